@@ -1,0 +1,47 @@
+# Every command works on a fresh machine with Python >= 3.11, pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-long ui check format lock clean
+
+help: ## Show these commands.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(BIN)/.installed ## Build .venv from the pinned, hashed lock file.
+
+$(BIN)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 install")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: install ## Run the shipped manifest end to end against the sandbox. Costs nothing.
+	$(BIN)/kontext demo
+
+test: install ## Run the tests.
+	$(BIN)/python -m pytest
+
+test-long: install ## Run the long tests: kill -9 sweeps, large plans, real backfills.
+	$(BIN)/python -m pytest -m long
+
+ui: install ## Open the Dagster UI on this project.
+	$(BIN)/kontext ui
+
+check: install ## Lint, format check and strict types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## Renew requirements.lock from pyproject.toml (needs uv).
+	uv pip compile pyproject.toml --group dev --all-extras --universal --python-version 3.11 \
+		--generate-hashes --no-header --quiet --output-file requirements.lock
+
+clean: ## Remove what was built here; keeps data.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

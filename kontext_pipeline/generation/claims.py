@@ -1,0 +1,182 @@
+"""Who is at work on a ledger, and who is dead: claimants and their leases.
+
+A claimant is one process's run. What it claims is its own for as long as it lives; a dead one's claims
+are taken over. Two signs tell, and neither reads a clock of another machine:
+
+* beside a SQLite ledger each claimant holds a lock file, which the kernel lets go the moment the
+  process is gone, however it went;
+* everywhere, a claimant's beat in the ledger counts up. Whoever waits for it to move for a whole
+  lease, on its own monotonic clock, and sees it stand still, may take over.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, text
+
+from kontext_pipeline.errors import KontextError, LedgerError
+from kontext_pipeline.generation.database import Database, Transaction
+
+
+class LeaseLost(KontextError):
+    """This process was silent for longer than its lease and another one has taken its claims over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """A process that was seen in the ledger."""
+
+    id: str
+    run_id: str
+    host: str
+    pid: int
+    beat: int
+
+
+class Lease:
+    """This process's place in the ledger: alive until closed, killed, or silent for too long."""
+
+    def __init__(self, database: Database, *, run_id: str, backend: str, lease_s: float) -> None:
+        """Enter the ledger as a claimant, and keep the beat from a thread of its own."""
+        self.id = uuid.uuid4().hex
+        self.run_id = run_id
+        self.backend = backend
+        self.lease_s = lease_s
+        self._database = database
+        self._lock = _lock(database, self.id)
+        if self._lock is not None:
+            self._lock.acquire()
+        database.write(self._enter)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
+        self._thread.start()
+
+    def _enter(self, transaction: Transaction) -> None:
+        transaction.connection.execute(
+            text(
+                "INSERT INTO claimants (id, run_id, backend, host, pid, beat, started_at) "
+                "VALUES (:id, :run_id, :backend, :host, :pid, 0, :now)"
+            ),
+            {
+                "id": self.id,
+                "run_id": self.run_id,
+                "backend": self.backend,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "now": time.time_ns() // 1000,
+            },
+        )
+
+    def check(self, transaction: Transaction) -> None:
+        """Make sure, within the transaction, that nobody has taken over.
+
+        Raises:
+            LeaseLost: somebody has.
+        """
+        key = ("alive", self.id)
+        if key not in transaction.memory:
+            row = transaction.connection.execute(
+                text("SELECT ended_at FROM claimants WHERE id = :id"), {"id": self.id}
+            ).one()
+            transaction.memory[key] = row.ended_at is None
+        if not transaction.memory[key]:
+            raise LeaseLost(
+                f"this run (process {os.getpid()}) did not answer for more than {self.lease_s:g} s and another run has "
+                "taken over what it had claimed. Nothing more is sent from here; start it again to go on."
+            )
+
+    def _keep_beating(self) -> None:
+        while not self._closing.wait(self.lease_s / 4):
+            # A beat that fails is a beat missed; the lease is several long.
+            with contextlib.suppress(LedgerError):
+                self._database.write(self._beat)
+
+    def _beat(self, transaction: Transaction) -> None:
+        transaction.connection.execute(
+            text("UPDATE claimants SET beat = beat + 1 WHERE id = :id AND ended_at IS NULL"), {"id": self.id}
+        )
+
+    def close(self) -> None:
+        """Leave the ledger: whatever is still claimed is free for others at once."""
+        self._closing.set()
+        self._thread.join()
+        try:
+            self._database.write(lambda transaction: end(transaction, self.id))
+        finally:
+            _release(self._lock)
+
+
+class Obituaries:
+    """Judges which other claimants are dead, by what it has seen of them so far."""
+
+    def __init__(self, database: Database, lease_s: float) -> None:
+        """Start with nothing seen: a claimant that only its beat can judge gets one whole lease."""
+        self._database = database
+        self._lease_s = lease_s
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def dead(self, connection: Connection, *, backend: str, me: str) -> list[Claimant]:
+        """Return the claimants of `backend` that have not left and are dead."""
+        rows = connection.execute(
+            text(
+                "SELECT id, run_id, host, pid, beat FROM claimants "
+                "WHERE ended_at IS NULL AND backend = :backend AND id <> :me"
+            ),
+            {"backend": backend, "me": me},
+        )
+        return [claimant for row in rows if self._is_dead(claimant := Claimant(*row))]
+
+    def _is_dead(self, claimant: Claimant) -> bool:
+        now = time.monotonic()
+        beat, since = self._seen.get(claimant.id, (claimant.beat, now))
+        if beat != claimant.beat:
+            beat, since = claimant.beat, now
+        self._seen[claimant.id] = (beat, since)
+        return now - since >= self._lease_s or self._lock_is_free(claimant.id)
+
+    def _lock_is_free(self, claimant: str) -> bool:
+        lock = _lock(self._database, claimant)
+        if lock is None or not Path(lock.lock_file).exists():
+            return False
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+        return True
+
+
+def end(transaction: Transaction, claimant: str) -> None:
+    """Write into the ledger that a claimant has left or is dead."""
+    transaction.connection.execute(
+        text("UPDATE claimants SET ended_at = :now WHERE id = :id AND ended_at IS NULL"),
+        {"id": claimant, "now": time.time_ns() // 1000},
+    )
+    transaction.memory.pop(("alive", claimant), None)
+
+
+def forget(database: Database, claimant: str) -> None:
+    """Remove the lock file of a claimant that is in the ledger as ended."""
+    _release(_lock(database, claimant))
+
+
+def _lock(database: Database, claimant: str) -> FileLock | None:
+    if database.path is None:
+        return None
+    folder = database.path.with_name(database.path.name + ".claims")
+    folder.mkdir(exist_ok=True)
+    return FileLock(folder / f"{claimant}.lock", thread_local=False)
+
+
+def _release(lock: FileLock | None) -> None:
+    if lock is not None:
+        lock.release(force=True)
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()

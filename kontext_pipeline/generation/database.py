@@ -1,0 +1,233 @@
+"""The ledger's database: opening it, bringing it up to date, and writing to it.
+
+One writer at a time, in SQLite and in PostgreSQL alike, and every write of a process goes through one
+thread that commits whatever has gathered while the last commit was on its way to the disk (group
+commit). So a transaction needs no reasoning about what others do meanwhile, and four hundred workers
+cost a few fsyncs a second instead of four hundred.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from kontext_pipeline.errors import LedgerError
+from kontext_pipeline.generation.schema import SCHEMA_VERSION
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S: Final = 60.0
+WRITE_LOCK: Final = 0x6B6F6E74
+"""The advisory lock that makes PostgreSQL take one ledger transaction at a time."""
+MOST_IN_ONE_COMMIT: Final = 512
+
+
+class Transaction:
+    """One group of writes on its way to one commit. `memory` lasts as long as it does."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Wrap the connection of a transaction that holds the write lock."""
+        self.connection = connection
+        self.memory: dict[Any, Any] = {}
+        self.sqlite = connection.dialect.name == "sqlite"
+
+    def shared_clock(self) -> int:
+        """Microseconds on the clock that all users of this ledger share.
+
+        PostgreSQL's own, or for SQLite, whose users are all on one machine, the machine's monotonic one:
+        no user's wall clock takes part.
+        """
+        if self.sqlite:
+            return time.monotonic_ns() // 1000
+        found = self.connection.execute(
+            text("SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint")
+        )
+        return int(found.scalar_one())
+
+
+class Database:
+    """A ledger's database, up to date and ready to be written to.
+
+    Raises:
+        LedgerError: it can't be opened, or a newer release made it.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open `url` (SQLAlchemy's form), making or upgrading the tables where needed."""
+        self.url = make_url(url)
+        self.path = self._sqlite_path()
+        self.engine = self._engine()
+        try:
+            self._bring_up_to_date()
+        except (OperationalError, DBAPIError) as error:
+            self.engine.dispose()
+            raise LedgerError(f"the ledger {self} can't be opened: {error.orig}") from None
+        self._queue: queue.SimpleQueue[tuple[Callable[[Transaction], Any], Future[Any]] | None]
+        self._queue = queue.SimpleQueue()
+        self._closed = False
+        self._writer = threading.Thread(target=self._write_groups, name="ledger-writer", daemon=True)
+        self._writer.start()
+
+    def __str__(self) -> str:
+        """Name the database without its password."""
+        return str(self.path) if self.path else self.url.render_as_string(hide_password=True)
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a transaction and return its result once that is on the disk.
+
+        `work` may run twice (when something beside it failed), but is committed once.
+
+        Raises:
+            LedgerError: the transaction did not come to be.
+        """
+        future: Future[T] = Future()
+        if self._closed:
+            raise LedgerError(f"the ledger {self} is closed")
+        self._queue.put((work, future))
+        return future.result()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading one consistent state; writers are not held up by it."""
+        with self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
+
+    def close(self) -> None:
+        """Commit what is waiting and let the database go."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._writer.join()
+            self.engine.dispose()
+
+    def _sqlite_path(self) -> Path | None:
+        if self.url.get_backend_name() != "sqlite":
+            return None
+        if not self.url.database or self.url.database == ":memory:":
+            raise LedgerError("a ledger in memory would forget what was paid: name a file")
+        path = Path(self.url.database).expanduser().absolute()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(f"the ledger {path} can't be made: {error.strerror}") from None
+        return path
+
+    def _engine(self) -> Engine:
+        if self.path is None:
+            return create_engine(self.url, pool_pre_ping=True)
+        engine = create_engine(
+            self.url.set(database=str(self.path)),
+            connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": False},
+        )
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: Any, _record: Any) -> None:
+            cursor = connection.cursor()
+            # WAL: readers and the writer don't wait for each other. FULL: a commit is on the disk
+            # before the POST that it allows, whatever happens to the power.
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            writing = connection.get_execution_options().get("writing", False)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+        return engine
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            connection = connection.execution_options(writing=True)
+            with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITE_LOCK})
+                yield connection
+
+    def _bring_up_to_date(self) -> None:
+        with self.engine.connect() as connection, connection.begin():
+            if self._version(connection) == SCHEMA_VERSION:
+                return
+        with self._writing() as connection:
+            # Asked again: another process may have upgraded while this one waited for the lock.
+            found = self._version(connection)
+            if found == SCHEMA_VERSION:
+                return
+            self._upgrade(connection, found)
+
+    @staticmethod
+    def _version(connection: Connection) -> str | None:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        return str(found) if found is not None else None
+
+    def _upgrade(self, connection: Connection, found: str | None) -> None:
+        # Imported here: alembic takes half a second, and most openings need no migration.
+        from alembic import command
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        config.attributes["connection"] = connection
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if found is not None and found not in known:
+            raise LedgerError(
+                f"the ledger {self} is of version {found}; this release knows none newer than {SCHEMA_VERSION}. "
+                "A newer release of kontext_pipeline made it: use that one. Nothing was changed."
+            )
+        command.upgrade(config, "head")
+
+    def _write_groups(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            group = [first]
+            last = False
+            while len(group) < MOST_IN_ONE_COMMIT:
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if item is None:
+                    last = True
+                    break
+                group.append(item)
+            self._commit(group)
+            if last:
+                return
+
+    def _commit(self, group: list[tuple[Callable[[Transaction], Any], Future[Any]]]) -> None:
+        try:
+            with self._writing() as connection:
+                transaction = Transaction(connection)
+                results = [work(transaction) for work, _ in group]
+        except Exception as error:  # noqa: BLE001  whatever it is belongs to whoever asked for the write
+            if len(group) > 1:
+                # One of them spoiled it: each gets a transaction of its own.
+                for item in group:
+                    self._commit([item])
+                return
+            future = group[0][1]
+            if isinstance(error, SQLAlchemyError):
+                cause = error.orig if isinstance(error, DBAPIError) else error
+                future.set_exception(LedgerError(f"the ledger {self} could not be written: {cause}"))
+            else:
+                future.set_exception(error)
+            return
+        for (_, future), result in zip(group, results, strict=True):
+            future.set_result(result)

@@ -1,0 +1,653 @@
+"""The ledger: every attempt, every generation, and what they cost. The only truth about money.
+
+Before a POST, `open` claims the request, holds its price against every cap and takes its place in the
+rate, all in one transaction: no open attempt, no POST. After an answer, `close` settles the attempt with
+what it really cost and writes the generation's outcome, again in one. Amounts are whole millionths of a
+USD here; `usd` and `micros` turn them.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+from sqlalchemy import Connection, bindparam, text
+
+from kontext_pipeline.generation.claims import Lease, Obituaries, end, forget
+from kontext_pipeline.generation.database import Database, Transaction
+
+State = Literal["open", "charged", "released", "unknown"]
+Status = Literal["pending", "succeeded", "failed", "unknown"]
+
+RATE_SLACK: Final = 1.005
+"""A hair slower than the limit, so that a window of the server's never holds one request too many."""
+CATCH_UP_US: Final = 50_000
+"""How late a request may be and still leave the next one's time as it was, microseconds."""
+LONGEST_PAUSE_US: Final = 3_600_000_000
+"""A pause beyond this was written before the clock began anew, microseconds."""
+LOOKUP_CHUNK: Final = 900
+"""Fingerprints a query, below every database's limit of parameters."""
+
+GENERATIONS: Final = pa.schema(
+    [
+        ("fingerprint", pa.string()),
+        ("batch", pa.string()),
+        ("status", pa.string()),
+        ("status_code", pa.int32()),
+        ("error", pa.string()),
+        ("attempts", pa.int32()),
+        ("cost_usd", pa.float64()),
+        ("cost_estimated", pa.bool_()),
+        ("possibly_charged_usd", pa.float64()),
+        ("latency_s", pa.float64()),
+        ("request_id", pa.string()),
+        ("image_path", pa.string()),
+        ("image_sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),
+        ("run_id", pa.string()),
+        ("started_at", pa.timestamp("us", tz="UTC")),
+        ("finished_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""What `Ledger.generations` returns; `batch` is the one whose table bears the cost."""
+
+
+def micros(usd: float) -> int:
+    """Millionths of a USD, rounded to the nearest."""
+    return round(usd * 1_000_000)
+
+
+def usd(amount: int) -> float:
+    """USD of an amount in millionths."""
+    return amount / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """A most that may be spent: by one run, or by all runs of a backend (in one UTC day, month, or ever)."""
+
+    limit: int
+    scope: Literal["run", "day", "month", "all"]
+
+    def where(self, run_id: str, day: str) -> tuple[str, dict[str, str]]:
+        """SQL condition on `spending` and its parameters."""
+        if self.scope == "run":
+            return "run_id = :run_id", {"run_id": run_id}
+        if self.scope == "day":
+            return "day = :day", {"day": day}
+        if self.scope == "month":
+            return "day LIKE :month", {"month": f"{day[:7]}-%"}
+        return "1 = 1", {}
+
+    def __str__(self) -> str:
+        """Say it as a user would."""
+        period = {"run": "this run", "day": "today (UTC)", "month": "this month (UTC)", "all": "all runs"}
+        return f"{usd(self.limit):.2f} USD for {period[self.scope]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The request is claimed and its price is held: send it."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Nothing is to be sent: the generation has its outcome."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """It is in flight already, or another living run is at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The rate or a pause says: not for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Capped:
+    """A cap leaves no room. `for_good` is False while open attempts may yet give some back."""
+
+    cap: Cap
+    for_good: bool
+
+
+Opening = Opened | Settled | Taken | Wait | Capped
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A picture in the image store: `path` relative to the data directory, sizes in pixels and bytes."""
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What came of an attempt: what it means for the money, and how it went. `cost` in millionths."""
+
+    state: Literal["charged", "released", "unknown"]
+    outcome: str
+    cost: int = 0
+    cost_estimated: bool = False
+    cause: str = ""
+    status_code: int | None = None
+    error: str | None = None
+    request_id: str | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """An open attempt whose run is gone. `job` is the v2 job to collect, as it was recorded."""
+
+    attempt: int
+    fingerprint: str
+    batch: str
+    api_version: str
+    job: str | None
+    started_at: datetime
+    price: int
+
+
+class Ledger:
+    """One process's hands on the ledger, for one backend.
+
+    Reading needs no more than this; `enter` makes it a claimant, which opening attempts takes.
+
+    Raises:
+        LedgerError: the database can't be opened or a newer release made it.
+    """
+
+    def __init__(self, url: str, *, backend: str) -> None:
+        """Open the ledger at `url`, an SQLAlchemy URL."""
+        self.database = Database(url)
+        self.backend = backend
+        self._lease: Lease | None = None
+        self._obituaries: Obituaries | None = None
+
+    def close(self) -> None:
+        """Give up what is still claimed and let the database go."""
+        try:
+            self.leave()
+        finally:
+            self.database.close()
+
+    def leave(self) -> None:
+        """Stop being a claimant: what is still claimed is free for others at once."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.close()
+
+    def enter(self, *, run_id: str, lease_s: float) -> None:
+        """Become a claimant: from here on attempts can be opened."""
+        self._lease = Lease(self.database, run_id=run_id, backend=self.backend, lease_s=lease_s)
+        self._obituaries = Obituaries(self.database, lease_s)
+
+    @property
+    def lease(self) -> Lease:
+        """This process's place among the claimants."""
+        assert self._lease is not None, "enter() comes first"
+        return self._lease
+
+    def open(
+        self,
+        fingerprint: str,
+        batch: str,
+        *,
+        api_version: str,
+        price: int,
+        caps: Sequence[Cap] = (),
+        rpm: float | None = None,
+        unknown_retries: int = 1,
+        retry_failed: bool = False,
+    ) -> Opening:
+        """Claim a request, hold `price` against every cap and take a place in the rate: all, or nothing.
+
+        Returns `Opened` when and only when the attempt is in the ledger, on the disk, and may be sent.
+
+        Raises:
+            LeaseLost: another run has taken over what this one had claimed.
+            LedgerError: the ledger could not be written.
+        """
+        lease = self.lease
+
+        def work(transaction: Transaction) -> Opening:
+            lease.check(transaction)
+            connection = transaction.connection
+            found = connection.execute(_FIND, {"fingerprint": fingerprint}).one_or_none()
+            if found is not None:
+                if found.status == "succeeded":
+                    return Settled("succeeded")
+                if found.in_flight or (found.claimant not in (None, lease.id) and found.ended_at is None):
+                    return Taken()
+                if found.status == "failed" and not (found.retryable or retry_failed):
+                    return Settled("failed")
+                if _most_suspicious(connection, fingerprint) > unknown_retries:
+                    connection.execute(_GIVE_UP, {"fingerprint": fingerprint, "status": "unknown"})
+                    return Settled("unknown")
+            money = Money.of(transaction)
+            for cap in caps:
+                held = money.held(self.backend, lease.run_id, cap)
+                if sum(held) + price > cap.limit:
+                    return Capped(cap, for_good=sum(held[:2]) + price > cap.limit)
+            delay = _take_place(transaction, self.backend, rpm)
+            if delay > 0:
+                return Wait(delay / 1_000_000)
+            claim = {
+                "fingerprint": fingerprint,
+                "backend": self.backend,
+                "batch": batch,
+                "claimant": lease.id,
+            }
+            connection.execute(_ADD_GENERATION if found is None else _CLAIM, claim)
+            now = time.time_ns() // 1000
+            attempt = connection.execute(
+                _ADD_ATTEMPT,
+                {
+                    **claim,
+                    "batch": batch if found is None else found.batch,
+                    "run_id": lease.run_id,
+                    "api_version": api_version,
+                    "price": price,
+                    "day": money.today,
+                    "now": now,
+                },
+            ).scalar_one()
+            money.add(self.backend, money.today, lease.run_id, "open", price)
+            return Opened(int(attempt))
+
+        return self.database.write(work)
+
+    def record_job(self, attempt: int, job: str, request_id: str) -> None:
+        """Write down the v2 job of an open attempt; it is on the disk when this returns."""
+        self.database.write(
+            lambda transaction: (
+                transaction.connection.execute(
+                    text("UPDATE attempts SET job = :job, request_id = :request_id WHERE id = :id"),
+                    {"id": attempt, "job": job, "request_id": request_id},
+                ).rowcount
+            )
+        )
+
+    def close_attempt(
+        self,
+        attempt: int,
+        closing: Closing,
+        *,
+        status: Status,
+        picture: Stored | None = None,
+        retryable: bool = True,
+        keep_claim: bool = False,
+        unknown_retries: int = 1,
+    ) -> bool:
+        """Settle an attempt and write the generation's outcome. Return whether the claim is still held.
+
+        An attempt that was charged or released stays as it is; one that was `unknown` takes late news. A
+        generation that has succeeded never changes. With `keep_claim` the claim stays for another try,
+        unless the request has used up its `unknown_retries`.
+        """
+
+        def work(transaction: Transaction) -> bool:
+            connection = transaction.connection
+            row = connection.execute(_ATTEMPT, {"id": attempt}).one()
+            if row.state in ("open", "unknown"):
+                connection.execute(
+                    _CLOSE_ATTEMPT,
+                    {
+                        "id": attempt,
+                        "state": closing.state,
+                        "outcome": closing.outcome,
+                        "cause": closing.cause or None,
+                        "cost": closing.cost,
+                        "cost_estimated": closing.cost_estimated,
+                        "status_code": closing.status_code,
+                        "error": closing.error,
+                        "request_id": closing.request_id,
+                        "latency_s": closing.latency_s,
+                        "now": time.time_ns() // 1000,
+                    },
+                )
+                money = Money.of(transaction)
+                money.add(row.backend, row.day, row.run_id, row.state, -row.price)
+                amount = {"charged": closing.cost, "unknown": row.price, "released": 0}[closing.state]
+                if amount:
+                    money.add(row.backend, row.day, row.run_id, closing.state, amount)
+            keep = keep_claim and _most_suspicious(connection, row.fingerprint) <= unknown_retries
+            connection.execute(
+                _CLOSE_GENERATION,
+                {
+                    "fingerprint": row.fingerprint,
+                    "status": status,
+                    "retryable": retryable,
+                    "claimant": row.claimant if keep else None,
+                    **_columns(picture),
+                },
+            )
+            return keep
+
+        return self.database.write(work)
+
+    def adopt_picture(self, fingerprint: str, batch: str, picture: Stored) -> None:
+        """Enter a picture that the store has and this ledger never paid for: cost 0, no attempt."""
+
+        def work(transaction: Transaction) -> None:
+            connection = transaction.connection
+            known = connection.execute(_FIND, {"fingerprint": fingerprint}).one_or_none()
+            if known is None:
+                connection.execute(
+                    _ADD_GENERATION,
+                    {"fingerprint": fingerprint, "backend": self.backend, "batch": batch, "claimant": None},
+                )
+            connection.execute(
+                _CLOSE_GENERATION,
+                {
+                    "fingerprint": fingerprint,
+                    "status": "succeeded",
+                    "retryable": False,
+                    "claimant": None,
+                    **_columns(picture),
+                },
+            )
+
+        self.database.write(work)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody on this ledger send for so many seconds: the account's limit is reached."""
+
+        def work(transaction: Transaction) -> None:
+            rates = _rates(transaction, self.backend)
+            now = transaction.shared_clock()
+            rates["paused_until"] = max(rates["paused_until"], now + round(min(seconds, 3600) * 1_000_000))
+            _save_rates(transaction, self.backend, rates)
+
+        self.database.write(work)
+
+    def take_over(self) -> list[Orphan]:
+        """Declare the dead dead, and adopt every open attempt whose run is gone.
+
+        Each orphan is this process's to collect or to write off; if it dies too, the next one's.
+        """
+        assert self._obituaries is not None, "enter() comes first"
+        lease = self.lease
+        with self.database.read() as connection:
+            dead = self._obituaries.dead(connection, backend=self.backend, me=lease.id)
+
+        def work(transaction: Transaction) -> list[Orphan]:
+            lease.check(transaction)
+            for claimant in dead:
+                end(transaction, claimant.id)
+            mine = {"me": lease.id, "backend": self.backend}
+            rows = transaction.connection.execute(_ORPHANS, mine).all()
+            for row in rows:
+                transaction.connection.execute(_ADOPT_ATTEMPT, {**mine, "id": row.id})
+                transaction.connection.execute(_ADOPT_GENERATION, {**mine, "fingerprint": row.fingerprint})
+            return [
+                Orphan(
+                    attempt=row.id,
+                    fingerprint=row.fingerprint,
+                    batch=row.batch,
+                    api_version=row.api_version,
+                    job=row.job,
+                    started_at=datetime.fromtimestamp(row.started_at / 1e6, UTC),
+                    price=row.price,
+                )
+                for row in rows
+            ]
+
+        orphans = self.database.write(work)
+        for claimant in dead:
+            forget(self.database, claimant.id)
+        return orphans
+
+    def dearest(self) -> int:
+        """The most that an attempt on this backend was ever charged, in millionths; 0 where none was."""
+        with self.database.read() as connection:
+            most = connection.execute(
+                text("SELECT MAX(cost) FROM attempts WHERE backend = :backend AND state = 'charged'"),
+                {"backend": self.backend},
+            ).scalar()
+            return int(most or 0)
+
+    def statuses(self, fingerprints: Sequence[str]) -> dict[str, tuple[Status, bool]]:
+        """Return status and whether another run may try again, of those requests that the ledger knows."""
+        found: dict[str, tuple[Status, bool]] = {}
+        with self.database.read() as connection:
+            for row in _rows_of(connection, _STATUSES, fingerprints):
+                found[row.fingerprint] = (row.status, bool(row.retryable))
+        return found
+
+    def generations(self, fingerprints: Sequence[str]) -> pa.Table:
+        """Return what is known of these requests, one row each (schema `GENERATIONS`); unknown ones are left out.
+
+        Costs are sums over all attempts of a request. Status code, error, latency and request id are
+        those of the attempt that brought the picture, or else of the last one.
+        """
+        known: dict[str, dict[str, Any]] = {}
+        with self.database.read() as connection:
+            for row in _rows_of(connection, _GENERATIONS, fingerprints):
+                known[row.fingerprint] = dict(row._mapping)
+            for row in _rows_of(connection, _ATTEMPT_SUMS, fingerprints):
+                known[row.fingerprint].update(row._mapping)
+            telling = {
+                record["telling"]: record for record in known.values() if record.get("telling") is not None
+            }
+            for row in _rows_of(connection, _TELLING_ATTEMPTS, list(telling)):
+                telling[row.id].update(row._mapping)
+        return pa.Table.from_pylist([_generation(record) for record in known.values()], schema=GENERATIONS)
+
+
+class Money:
+    """Charged, unknown and open amounts as one transaction sees and changes them."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        """Start with nothing read and nothing changed."""
+        self._connection = transaction.connection
+        self._held: dict[tuple[str, str, Cap], list[int]] = {}
+        # PostgreSQL's users agree on its date; SQLite's are on one machine.
+        clock = time.time() if transaction.sqlite else transaction.shared_clock() / 1e6
+        self.today = datetime.fromtimestamp(clock, UTC).date().isoformat()
+
+    @classmethod
+    def of(cls, transaction: Transaction) -> "Money":
+        """The one of this transaction."""
+        if "money" not in transaction.memory:
+            transaction.memory["money"] = cls(transaction)
+        money: Money = transaction.memory["money"]
+        return money
+
+    def held(self, backend: str, run_id: str, cap: Cap) -> list[int]:
+        """What counts against a cap now: charged, unknown, open."""
+        key = (backend, run_id, cap)
+        if key not in self._held:
+            condition, parameters = cap.where(run_id, self.today)
+            row = self._connection.execute(
+                text(
+                    "SELECT COALESCE(SUM(charged), 0), COALESCE(SUM(unknown), 0), COALESCE(SUM(open), 0) "  # noqa: S608
+                    f"FROM spending WHERE backend = :backend AND {condition}"
+                ),
+                {"backend": backend, **parameters},
+            ).one()
+            self._held[key] = [int(amount) for amount in row]
+        return self._held[key]
+
+    def add(self, backend: str, day: str, run_id: str, state: State, amount: int) -> None:
+        """Change one sum by `amount` millionths."""
+        self._held.clear()
+        changes = {"charged": 0, "unknown": 0, "open": 0, state: amount}
+        place = {"backend": backend, "day": day, "run_id": run_id}
+        if self._connection.execute(_ADD_SPENDING, {**place, **changes}).rowcount == 0:
+            self._connection.execute(_NEW_SPENDING, {**place, **changes})
+
+
+def _take_place(transaction: Transaction, backend: str, rpm: float | None) -> int:
+    """Take the next place in the rate, or return how many microseconds away it is.
+
+    The generic cell rate algorithm: places are one interval apart, and `next_at` is when the next one
+    opens. A request that is a little late doesn't push back those after it, so the rate is kept full.
+    """
+    rates = _rates(transaction, backend)
+    now = transaction.shared_clock()
+    if rates["paused_until"] > now:
+        if rates["paused_until"] - now <= LONGEST_PAUSE_US:
+            return rates["paused_until"] - now
+        rates["paused_until"] = 0
+    if rpm is None:
+        return 0
+    interval = round(60_000_000 / rpm * RATE_SLACK)
+    if now < rates["next_at"] <= now + interval + CATCH_UP_US:
+        return rates["next_at"] - now
+    last = rates["next_at"] if rates["next_at"] <= now else 0
+    rates["next_at"] = max(last, now - CATCH_UP_US) + interval
+    _save_rates(transaction, backend, rates)
+    return 0
+
+
+def _rates(transaction: Transaction, backend: str) -> dict[str, int]:
+    key = ("rates", backend)
+    if key not in transaction.memory:
+        row = transaction.connection.execute(_RATES, {"backend": backend}).one_or_none()
+        if row is None:
+            transaction.connection.execute(
+                text("INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, 0, 0)"),
+                {"backend": backend},
+            )
+        transaction.memory[key] = {
+            "next_at": row.next_at if row else 0,
+            "paused_until": row.paused_until if row else 0,
+        }
+    rates: dict[str, int] = transaction.memory[key]
+    return rates
+
+
+def _save_rates(transaction: Transaction, backend: str, rates: dict[str, int]) -> None:
+    transaction.connection.execute(
+        text("UPDATE rates SET next_at = :next_at, paused_until = :paused_until WHERE backend = :backend"),
+        {"backend": backend, **rates},
+    )
+
+
+def _most_suspicious(connection: Connection, fingerprint: str) -> int:
+    """How often the request met its most frequent kind of answer that may have cost money for nothing."""
+    row = connection.execute(_SUSPICIOUS, {"fingerprint": fingerprint}).first()
+    return int(row.times) if row else 0
+
+
+def _columns(picture: Stored | None) -> dict[str, Any]:
+    return {
+        "image_path": picture.path if picture else None,
+        "image_sha256": picture.sha256 if picture else None,
+        "width": picture.width if picture else None,
+        "height": picture.height if picture else None,
+        "bytes": picture.bytes if picture else None,
+    }
+
+
+def _rows_of(connection: Connection, query: Any, keys: Sequence[Any]) -> Iterator[Any]:
+    for start in range(0, len(keys), LOOKUP_CHUNK):
+        yield from connection.execute(query, {"keys": list(keys[start : start + LOOKUP_CHUNK])})
+
+
+def _generation(record: dict[str, Any]) -> dict[str, Any]:
+    succeeded = record["status"] == "succeeded"
+    return {
+        **{name: record.get(name) for name in GENERATIONS.names},
+        "error": None if succeeded else record.get("error"),
+        "attempts": record.get("attempts", 0),
+        "cost_usd": usd(int(record.get("cost") or 0)),
+        "cost_estimated": bool(record.get("estimated")),
+        "possibly_charged_usd": usd(int(record.get("possibly_charged") or 0)),
+        "started_at": record.get("started"),
+        "finished_at": record.get("finished"),
+    }
+
+
+def _in(sql: str) -> Any:
+    return text(sql).bindparams(bindparam("keys", expanding=True))
+
+
+_FIND = text(
+    "SELECT g.status, g.retryable, g.claimant, g.batch, c.ended_at, EXISTS (SELECT 1 FROM attempts a "
+    "WHERE a.fingerprint = g.fingerprint AND a.state = 'open') AS in_flight FROM generations g "
+    "LEFT JOIN claimants c ON c.id = g.claimant WHERE g.fingerprint = :fingerprint"
+)
+_GIVE_UP = text("UPDATE generations SET status = :status, claimant = NULL WHERE fingerprint = :fingerprint")
+_ADD_GENERATION = text(
+    "INSERT INTO generations (fingerprint, backend, batch, status, retryable, claimant) "
+    "VALUES (:fingerprint, :backend, :batch, 'pending', TRUE, :claimant)"
+)
+_CLAIM = text(
+    "UPDATE generations SET status = 'pending', retryable = TRUE, claimant = :claimant WHERE fingerprint = :fingerprint"
+)
+_ADD_ATTEMPT = text(
+    "INSERT INTO attempts (fingerprint, batch, backend, run_id, claimant, api_version, state, price, cost, "
+    "cost_estimated, day, started_at) VALUES (:fingerprint, :batch, :backend, :run_id, :claimant, :api_version, "
+    "'open', :price, 0, FALSE, :day, :now) RETURNING id"
+)
+_ATTEMPT = text(
+    "SELECT fingerprint, backend, run_id, claimant, state, price, day FROM attempts WHERE id = :id"
+)
+_CLOSE_ATTEMPT = text(
+    "UPDATE attempts SET state = :state, outcome = :outcome, cause = :cause, cost = :cost, "
+    "cost_estimated = :cost_estimated, status_code = :status_code, error = :error, "
+    "request_id = COALESCE(:request_id, request_id), latency_s = :latency_s, finished_at = :now WHERE id = :id"
+)
+_CLOSE_GENERATION = text(
+    "UPDATE generations SET status = :status, retryable = :retryable, claimant = :claimant, "
+    "image_path = :image_path, image_sha256 = :image_sha256, width = :width, height = :height, bytes = :bytes "
+    "WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:image_path IS NOT NULL OR NOT EXISTS "
+    "(SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND state = 'open'))"
+)
+_SUSPICIOUS = text(
+    "SELECT COUNT(*) AS times FROM attempts WHERE fingerprint = :fingerprint "
+    "AND (state = 'unknown' OR (state = 'charged' AND outcome <> 'succeeded')) "
+    "GROUP BY outcome ORDER BY times DESC LIMIT 1"
+)
+_ADD_SPENDING = text(
+    "UPDATE spending SET charged = charged + :charged, unknown = unknown + :unknown, open = open + :open "
+    "WHERE backend = :backend AND day = :day AND run_id = :run_id"
+)
+_NEW_SPENDING = text(
+    "INSERT INTO spending (backend, day, run_id, charged, unknown, open) "
+    "VALUES (:backend, :day, :run_id, :charged, :unknown, :open)"
+)
+_RATES = text("SELECT next_at, paused_until FROM rates WHERE backend = :backend")
+_ORPHANS = text(
+    "SELECT a.id, a.fingerprint, a.batch, a.api_version, a.job, a.started_at, a.price FROM attempts a "
+    "JOIN claimants c ON c.id = a.claimant "
+    "WHERE a.state = 'open' AND c.ended_at IS NOT NULL AND a.backend = :backend AND a.claimant <> :me ORDER BY a.id"
+)
+_ADOPT_ATTEMPT = text("UPDATE attempts SET claimant = :me WHERE id = :id")
+_ADOPT_GENERATION = text(
+    "UPDATE generations SET claimant = :me WHERE fingerprint = :fingerprint AND status <> 'succeeded'"
+)
+_STATUSES = _in("SELECT fingerprint, status, retryable FROM generations WHERE fingerprint IN :keys")
+_GENERATIONS = _in(
+    "SELECT fingerprint, batch, status, image_path, image_sha256, width, height, bytes FROM generations "
+    "WHERE fingerprint IN :keys"
+)
+_ATTEMPT_SUMS = _in(
+    "SELECT fingerprint, COUNT(*) AS attempts, SUM(cost) AS cost, "
+    "SUM(CASE WHEN state = 'unknown' THEN price ELSE 0 END) AS possibly_charged, "
+    "MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS estimated, MIN(started_at) AS started, "
+    "COALESCE(MAX(CASE WHEN outcome = 'succeeded' THEN id END), MAX(id)) AS telling "
+    "FROM attempts WHERE fingerprint IN :keys GROUP BY fingerprint"
+)
+_TELLING_ATTEMPTS = _in(
+    "SELECT id, status_code, error, latency_s, request_id, run_id, finished_at AS finished FROM attempts WHERE id IN :keys"
+)

@@ -1,0 +1,414 @@
+"""The whole path, once: what the command line and the Dagster assets both call.
+
+Puts the rooms together for one set of settings: manifests are planned, a plan is weighed against the
+ledger, batches are generated, and their metadata tables are written.
+"""
+
+import contextlib
+import queue
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from upath import UPath
+
+from kontext_pipeline.dataset.metadata import metadata_table, plan_digest
+from kontext_pipeline.dataset.schema import own_schema
+from kontext_pipeline.dataset.storage import is_current, write_batch
+from kontext_pipeline.errors import KontextError, SettingsError
+from kontext_pipeline.generation.ledger import Cap, Ledger, Status, micros
+from kontext_pipeline.generation.loop import GenerationLoop, Options, Progress, Stop, Wish
+from kontext_pipeline.generation.retries import RetryPolicy
+from kontext_pipeline.generation.store import ImageStore
+from kontext_pipeline.planning.estimate import Estimate, estimate
+from kontext_pipeline.planning.manifest import read_manifests
+from kontext_pipeline.planning.plan import Plan, load_plan, make_plan, requests_of
+from kontext_pipeline.segmind.answers import Credits
+from kontext_pipeline.segmind.client import SegmindClient
+from kontext_pipeline.segmind.model import LIST_PRICE_USD
+from kontext_pipeline.segmind.outcomes import Outcome
+from kontext_pipeline.settings import Settings
+
+SPOOL_KEPT_S = 7 * 24 * 3600.0
+"""Half-received answers of dead processes are kept this long, seconds."""
+
+
+class PreflightError(KontextError):
+    """The account can't do what the plan asks for. Nothing was sent that costs anything."""
+
+    def __init__(self, message: str, *, reachable: bool) -> None:
+        """`reachable`: the API answered, so that trying again later won't help by itself."""
+        super().__init__(message)
+        self.reachable = reachable
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTable:
+    """A batch's metadata table, and the digest of the plan that it was made from."""
+
+    key: str
+    table: pa.Table
+    plan_digest: str
+
+
+@dataclass(slots=True)
+class RunReport:
+    """What one run did. `finished` are the batches of which every row has its outcome."""
+
+    run_id: str
+    progress: Progress
+    stopped: Stop | None = None
+    finished: list[str] = field(default_factory=list)
+    left: int = 0
+    """Requests that have no outcome yet and are for a later run: still out there, or never sent."""
+
+
+class Pipeline:
+    """The pipeline over one data directory and one ledger. Use it in a `with` block.
+
+    Raises:
+        SettingsError: the settings don't fit together.
+        LedgerError: the ledger can't be opened.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the data directory and the ledger that `settings` name."""
+        self.settings = settings
+        self.data_dir = UPath(settings.data_dir)
+        if self.data_dir.protocol in ("", "file", "local"):
+            self.data_dir = UPath(self.data_dir.path).expanduser().absolute()
+        self.ledger = Ledger(settings.resolved_ledger_url, backend=settings.backend)
+
+    def __enter__(self) -> Self:
+        """Return the pipeline itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the ledger go."""
+        self.ledger.close()
+
+    # --- the plan -------------------------------------------------------------------------------
+
+    def plan(self, manifests: Sequence[str] | None = None) -> Plan:
+        """Read the manifests and bring the plan up to date with them.
+
+        Raises:
+            ManifestError: with every fault of every manifest.
+        """
+        settings = self.settings
+        return make_plan(
+            read_manifests(manifests or settings.manifests),
+            data_dir=self.data_dir,
+            backend=settings.backend,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            clamp_safety_tolerance=settings.clamp_safety_tolerance,
+        )
+
+    def planned(self) -> Plan:
+        """Open the plan as it was last made, without reading the manifests.
+
+        Raises:
+            PlanError: nothing was planned yet.
+        """
+        return load_plan(self.data_dir)
+
+    def estimate(self, plan: Plan, *, retry_failed: bool = False) -> Estimate:
+        """Say what of a plan is there and what the rest will cost, by the ledger."""
+        memory: dict[int, tuple[list[bool], list[bool]]] = {}
+
+        def masks(fingerprints: pa.Array) -> tuple[list[bool], list[bool]]:
+            key = id(fingerprints)
+            if key not in memory:
+                memory.clear()
+                known = self.ledger.statuses(fingerprints.to_pylist())
+                found = [known.get(text) for text in fingerprints.to_pylist()]
+                memory[key] = (
+                    [status is not None and status[0] == "succeeded" for status in found],
+                    [status is not None and _settled(status, retry_failed) for status in found],
+                )
+            return memory[key]
+
+        return estimate(
+            plan,
+            settled=lambda fingerprints: masks(fingerprints)[0],
+            failed=lambda fingerprints: masks(fingerprints)[1],
+            concurrency=self.settings.concurrency,
+            rpm=self.settings.rpm,
+        )
+
+    # --- generation -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[SegmindClient]:
+        """The API as the settings describe it.
+
+        Raises:
+            SettingsError: there is no key.
+        """
+        settings = self.settings
+        client = SegmindClient(
+            api_key=settings.key,
+            base_url=settings.resolved_base_url,
+            upload_url=settings.resolved_upload_url,
+            connect_timeout_s=settings.connect_timeout_s,
+            answer_timeout_s=settings.answer_timeout_s,
+            pool_size=settings.concurrency + 16,
+        )
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def preflight(self, client: SegmindClient, pictures: int, *, go_on_with_less: bool) -> str | None:
+        """Ask the account, for nothing, whether it can do this. Return what the user should know, if anything.
+
+        Raises:
+            PreflightError: the key is refused, the API is out of reach, or the balance pays for fewer than
+                `pictures` and `go_on_with_less` is False.
+        """
+        balance = client.credits()
+        if balance.outcome is Outcome.STOPPED:
+            raise PreflightError(
+                f"the API refuses the key: {balance.status_code} {balance.error or ''}. Check SEGMIND_API_KEY. "
+                "Nothing was sent.",
+                reachable=True,
+            )
+        if balance.outcome is Outcome.UNREACHABLE:
+            raise PreflightError(
+                f"{self.settings.resolved_base_url} can't be reached: {balance.error}. Nothing was sent.",
+                reachable=False,
+            )
+        return self._weigh(balance, pictures, go_on_with_less=go_on_with_less)
+
+    @staticmethod
+    def _weigh(balance: Credits, pictures: int, *, go_on_with_less: bool) -> str | None:
+        if balance.total is None:
+            return None
+        affordable = max(0, micros(balance.total) // micros(LIST_PRICE_USD))
+        if affordable >= pictures:
+            return None
+        lack = (
+            f"the account's balance of {balance.total:.2f} USD buys {affordable:,} of the {pictures:,} pictures "
+            f"({pictures * LIST_PRICE_USD:.2f} USD)"
+        )
+        if affordable == 0:
+            raise PreflightError(f"{lack}. Top it up. Nothing was sent.", reachable=True)
+        if not go_on_with_less:
+            raise PreflightError(
+                f"{lack}. Top it up, or let the run go on to that point with --yes. Nothing was sent.",
+                reachable=True,
+            )
+        return lack + "; the run goes on to that point"
+
+    def run(
+        self,
+        plan: Plan,
+        keys: Sequence[str],
+        *,
+        client: SegmindClient,
+        run_id: str | None = None,
+        budget_usd: float | None = None,
+        retry_failed: bool = False,
+        write_tables: bool = True,
+        watch: Callable[[Progress], None] | None = None,
+    ) -> RunReport:
+        """Generate what is missing of the batches `keys`; write each batch's metadata table as it is finished.
+
+        `budget_usd` caps this run; `KONTEXT_BUDGET_USD` caps all of them. With `write_tables` False the
+        tables are the caller's to write, but for a run that is cut short, whose tables are always written.
+        `watch` is given the progress, which the run keeps up to date.
+
+        An exception that interrupts (Ctrl-C, a termination) is raised again once everything is settled.
+
+        Raises:
+            KontextError: the plan or the ledger can't be read or written.
+        """
+        settings = self.settings
+        run_id = run_id or uuid.uuid4().hex
+        store = ImageStore(self.data_dir)
+        store.sweep(SPOOL_KEPT_S)
+        self.ledger.enter(run_id=run_id, lease_s=settings.lease_s)
+        desk = _Desk(self, plan, keys, retry_failed=retry_failed, write=write_tables)
+        loop = GenerationLoop(
+            ledger=self.ledger,
+            store=store,
+            client=client,
+            options=Options(
+                api_version=settings.api_version,
+                concurrency=settings.concurrency,
+                rpm=settings.rpm,
+                caps=self._caps(budget_usd),
+                retries=RetryPolicy(
+                    server_error_retries=settings.server_error_retries,
+                    unknown_retries=settings.unknown_retries,
+                    base_s=settings.backoff_base_s,
+                    cap_s=settings.backoff_cap_s,
+                    jitter=settings.backoff_jitter,
+                ),
+                retry_failed=retry_failed,
+                job_timeout_s=settings.job_timeout_s,
+                drain_s=settings.drain_s,
+            ),
+            on_outcome=desk.through,
+        )
+        if watch is not None:
+            watch(loop.progress)
+        interrupted = True
+        try:
+            loop.run(desk.wishes())
+            interrupted = False
+        finally:
+            self.ledger.leave()
+            desk.close(everything=write_tables or interrupted or loop.stopped is not None)
+        return RunReport(
+            run_id=run_id,
+            progress=loop.progress,
+            stopped=loop.stopped,
+            finished=desk.finished,
+            left=desk.left,
+        )
+
+    def _caps(self, budget_usd: float | None) -> list[Cap]:
+        caps = [] if budget_usd is None else [Cap(micros(budget_usd), "run")]
+        if self.settings.budget_usd is not None:
+            caps.append(Cap(micros(self.settings.budget_usd), self.settings.budget_period))
+        return caps
+
+    # --- the dataset ----------------------------------------------------------------------------
+
+    def metadata_of(self, plan: Plan, key: str, *, own: pa.Schema | None = None) -> BatchTable:
+        """Make the metadata table of a batch from the plan and the ledger."""
+        batch = plan.batch_table(key)
+        generations = self.ledger.generations(pc.unique(batch["fingerprint"]).to_pylist())
+        charged = generations.filter(pc.equal(generations["batch"], key))["fingerprint"].combine_chunks()
+        backend = self.settings.backend
+        own = own if own is not None else self.own_columns(plan)
+        return BatchTable(
+            key,
+            metadata_table(
+                batch, generations.drop_columns(["batch"]), backend=backend, charged=charged, own=own
+            ),
+            plan_digest(batch, backend=backend, charged=charged, own=own),
+        )
+
+    def write_tables(self, plan: Plan, keys: Iterable[str], *, own: pa.Schema | None = None) -> None:
+        """Write the metadata tables of these batches; those that would not change are left alone.
+
+        `own` saves finding the manifests' own columns again (`own_columns`).
+        """
+        own = own if own is not None else self.own_columns(plan)
+        for key in keys:
+            made = self.metadata_of(plan, key, own=own)
+            if not is_current(self.data_dir, key, made.plan_digest):
+                write_batch(made.table, self.data_dir, key, plan_digest=made.plan_digest)
+
+    @staticmethod
+    def own_columns(plan: Plan) -> pa.Schema:
+        """Return the manifests' own columns, as every table of the plan has them."""
+        first_of_each = {batch.manifest: batch.key for batch in reversed(plan.batches)}
+        return own_schema([plan.batch_table(key).schema for key in first_of_each.values()])
+
+
+class _Desk:
+    """Hands the wishes of a run out, and writes a batch's table when the last of its wishes is through."""
+
+    def __init__(
+        self, pipeline: Pipeline, plan: Plan, keys: Sequence[str], *, retry_failed: bool, write: bool
+    ) -> None:
+        self._pipeline = pipeline
+        self._plan = plan
+        self._keys = list(keys)
+        self._retry_failed = retry_failed
+        self._write = write
+        self._lock = threading.Lock()
+        self._left: Counter[str] = Counter()
+        self._handed_out: set[str] = set()
+        self.finished: list[str] = []
+        self._written: set[str] = set()
+        self._own = pipeline.own_columns(plan)
+        self._error: BaseException | None = None
+        self._tables: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_tables, name="tables", daemon=True)
+        self._writer.start()
+
+    @property
+    def left(self) -> int:
+        """Wishes that are not through, of the batches that were handed out."""
+        return self._left.total()
+
+    def wishes(self) -> Iterator[Wish]:
+        """Every request of the batches that has no outcome yet, each once a batch."""
+        for key in self._keys:
+            batch = self._plan.batch_table(key)
+            known = self._pipeline.ledger.statuses(pc.unique(batch["fingerprint"]).to_pylist())
+            wishes = {
+                fingerprint: Wish(fingerprint, key, request)
+                for fingerprint, request in requests_of(batch)
+                if not _settled(known.get(fingerprint), self._retry_failed)
+            }
+            with self._lock:
+                self._left[key] = len(wishes)
+                self._handed_out.add(key)
+                if not wishes:
+                    self._finish(key)
+            yield from wishes.values()
+
+    def through(self, wish: Wish, _status: Status) -> None:
+        """A wish has its outcome."""
+        with self._lock:
+            self._left[wish.batch] -= 1
+            if self._left[wish.batch] == 0:
+                self._finish(wish.batch)
+
+    def _finish(self, key: str) -> None:
+        self.finished.append(key)
+        if self._write:
+            self._tables.put(key)
+
+    def _write_tables(self) -> None:
+        while (key := self._tables.get()) is not None:
+            try:
+                self._pipeline.write_tables(self._plan, [key], own=self._own)
+                self._written.add(key)
+            except Exception as error:  # noqa: BLE001  raised again by close()
+                self._error = self._error or error
+
+    def close(self, *, everything: bool) -> None:
+        """Finish writing; `everything`: also the tables of batches that are not through."""
+        self._tables.put(None)
+        self._writer.join()
+        if everything:
+            left = [key for key in self._keys if key not in self._written]
+            self._pipeline.write_tables(self._plan, left, own=self._own)
+        if self._error is not None:
+            raise self._error
+
+
+def _settled(status: tuple[Status, bool] | None, retry_failed: bool) -> bool:
+    """Whether a request of this status and retryability is not to be tried in this run."""
+    if status is None:
+        return False
+    name, retryable = status
+    return name == "succeeded" or (name == "failed" and not (retryable or retry_failed))
+
+
+def all_manifests(settings: Settings) -> list[str]:
+    """The manifests that the settings name.
+
+    Raises:
+        SettingsError: none is named.
+    """
+    if not settings.manifests:
+        raise SettingsError(
+            "no manifest: set KONTEXT_MANIFESTS, or name files on the command line. Nothing was sent."
+        )
+    return settings.manifests

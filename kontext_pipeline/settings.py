@@ -1,0 +1,300 @@
+"""Every setting: its environment variable, default, unit and check, in one place.
+
+The command line and Dagster read the same settings: options beat environment variables, which beat a
+`.env` file in the working directory, which beats the defaults here.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from kontext_pipeline.errors import SettingsError
+
+Backend = Literal["segmind", "sandbox"]
+ApiVersion = Literal["v1", "v2"]
+BudgetPeriod = Literal["all", "day", "month"]
+
+SEGMIND_URL: Final = "https://api.segmind.com"
+SEGMIND_UPLOAD_URL: Final = "https://workflows-api.segmind.com/upload-asset"
+SANDBOX_PORT: Final = 8765
+SANDBOX_KEY: Final = "SG_5a4dba5e5a4dba5e"
+"""The key that is sent to the sandbox, which takes any of the right form: a real one never goes there."""
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("an http:// or https:// URL is expected, such as " + SEGMIND_URL)
+    if parts.username or parts.password:
+        raise ValueError("a user name or password in the URL is not allowed")
+    return value.strip().rstrip("/")
+
+
+def _key(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value().strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise ValueError("a key has no spaces or control characters; it looks like SG_ and 16 hex digits")
+    return SecretStr(key)
+
+
+def _ledger_url(value: str | None) -> str | None:
+    if not value:
+        return None
+    try:
+        url = make_url(value)
+    except ArgumentError as error:
+        raise ValueError("an SQLAlchemy URL is expected, such as postgresql://user@host/kontext") from error
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg2")
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ValueError("a ledger lives in sqlite or postgresql")
+    return url.render_as_string(hide_password=False)
+
+
+def _words(value: object) -> object:
+    return value.split() if isinstance(value, str) else value
+
+
+def _blank_is_none(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _micro_usd(value: float) -> float:
+    if abs(value * 1e6 - round(value * 1e6)) > 1e-3:
+        raise ValueError("amounts are kept to a millionth of a USD")
+    return value
+
+
+Url = Annotated[str, AfterValidator(_http_url)]
+Usd = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False), AfterValidator(_micro_usd)]
+Rpm = Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]
+Optionally = BeforeValidator(_blank_is_none)
+
+
+class Settings(BaseSettings):
+    """What a run is told, wherever it is told from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KONTEXT_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        validate_default=True,
+    )
+
+    api_key: Annotated[
+        SecretStr | None,
+        AfterValidator(lambda key: key and _key(key)),
+        Field(
+            validation_alias="SEGMIND_API_KEY",
+            description="The key of the Segmind account. Only ever sent in a header.",
+        ),
+    ] = None
+    base_url: Annotated[
+        Url | None,
+        Optionally,
+        Field(
+            validation_alias="SEGMIND_BASE_URL",
+            description="Where the API is; every other endpoint follows from it.",
+        ),
+    ] = None
+    upload_url: Annotated[
+        Url | None,
+        Optionally,
+        Field(
+            validation_alias="SEGMIND_UPLOAD_URL",
+            description="Where local input pictures are uploaded, if not where the base URL says.",
+        ),
+    ] = None
+    backend: Annotated[
+        Backend,
+        Field(description="`segmind` is the paid API; `sandbox` is the free stand-in on this machine."),
+    ] = "segmind"
+    api_version: Annotated[
+        ApiVersion, Field(description="`v1` waits for each answer; `v2` submits, polls and fetches.")
+    ] = "v1"
+    manifests: Annotated[
+        list[str],
+        NoDecode,
+        BeforeValidator(_words),
+        Field(description="CSV or Parquet files or globs, separated by spaces."),
+    ] = ["data/demo.csv"]
+    data_dir: Annotated[
+        str, Field(min_length=1, description="Where the dataset is kept: a path or an fsspec URL.")
+    ] = "data/output"
+    ledger_url: Annotated[
+        str | None,
+        AfterValidator(_ledger_url),
+        Field(
+            description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory."
+        ),
+    ] = None
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**63, description="What the seeds of rows without one are derived from."),
+    ] = 0
+    batch_size: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Pictures a batch, one Dagster partition each. Dagster is comfortable with 10,000 partitions and "
+            "slow beyond 100,000: a million rows want 1000 or more.",
+        ),
+    ] = 100
+    concurrency: Annotated[
+        int, Field(ge=1, le=1024, description="Generations in flight at once, a process.")
+    ] = 8
+    rpm: Annotated[
+        Rpm | None,
+        Optionally,
+        Field(
+            description="Requests a minute that the account allows, over all processes on the ledger; "
+            "default: as the API's own answers say.",
+        ),
+    ] = None
+    budget_usd: Annotated[
+        Usd | None, Optionally, Field(description="Cap on what all runs of this ledger may spend, USD.")
+    ] = None
+    budget_period: Annotated[
+        BudgetPeriod,
+        Field(description="What `KONTEXT_BUDGET_USD` is a cap of: `all` time, a UTC `day` or `month`."),
+    ] = "all"
+    clamp_safety_tolerance: Annotated[
+        bool,
+        Field(description="Send 2 where a row with an input picture asks for more; the table records both."),
+    ] = False
+    server_error_retries: Annotated[
+        int, Field(ge=0, le=100, description="Times a row is tried again in a run after 500, 502 or 503.")
+    ] = 6
+    unknown_retries: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="Times, ever, a row is tried again after an answer that was lost, and after a 504 on v1: each such "
+            "attempt may have been charged.",
+        ),
+    ] = 1
+    backoff_base_s: Annotated[
+        float, Field(gt=0, le=3600, description="First pause before a retry, seconds; it doubles each time.")
+    ] = 1.0
+    backoff_cap_s: Annotated[
+        float, Field(gt=0, le=3600, description="Longest pause before a retry, seconds.")
+    ] = 60.0
+    backoff_jitter: Annotated[
+        float, Field(ge=0, le=1, description="Share of each pause that is drawn at random, 0 to 1.")
+    ] = 0.5
+    connect_timeout_s: Annotated[
+        float, Field(gt=0, le=600, description="Wait for a connection, seconds.")
+    ] = 10.0
+    answer_timeout_s: Annotated[
+        float, Field(gt=0, le=7200, description="Wait for an answer, seconds; a typical one takes 24.34.")
+    ] = 300.0
+    job_timeout_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=86_400,
+            description="v2: wait for a job to finish before it is left to a later run, seconds.",
+        ),
+    ] = 600.0
+    drain_s: Annotated[
+        float, Field(ge=0, le=7200, description="After a stop: wait for what is in flight, seconds.")
+    ] = 120.0
+    lease_s: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=3600,
+            description="Silence after which another process takes over a run's claims, seconds.",
+        ),
+    ] = 60.0
+
+    @property
+    def paid(self) -> bool:
+        """Whether generations cost real money."""
+        return self.backend == "segmind"
+
+    @property
+    def resolved_base_url(self) -> str:
+        """Where the API of the chosen backend is."""
+        if self.base_url:
+            return self.base_url
+        return SEGMIND_URL if self.paid else f"http://127.0.0.1:{SANDBOX_PORT}"
+
+    @property
+    def resolved_upload_url(self) -> str:
+        """Where local pictures go: beside the API, but for the provider's own, which has a host for it."""
+        if self.upload_url:
+            return self.upload_url
+        base = self.resolved_base_url
+        return SEGMIND_UPLOAD_URL if base == SEGMIND_URL else f"{base}/upload-asset"
+
+    @property
+    def key(self) -> str:
+        """The API key to send.
+
+        Raises:
+            SettingsError: the backend is the paid one and no key is set.
+        """
+        if not self.paid:
+            return SANDBOX_KEY
+        if self.api_key is None or not self.api_key.get_secret_value():
+            raise SettingsError(
+                "no API key: set SEGMIND_API_KEY in the environment or in a .env file (a key looks like SG_ and "
+                "16 hex digits), or try everything for nothing with KONTEXT_BACKEND=sandbox. Nothing was sent."
+            )
+        return self.api_key.get_secret_value()
+
+    @property
+    def resolved_ledger_url(self) -> str:
+        """SQLAlchemy URL of the ledger.
+
+        Raises:
+            SettingsError: the data directory is remote and no ledger is named.
+        """
+        if self.ledger_url:
+            return self.ledger_url
+        if "://" in self.data_dir and not self.data_dir.startswith("file://"):
+            raise SettingsError(
+                f"KONTEXT_DATA_DIR is {self.data_dir}: a remote directory can't hold the ledger's database. "
+                "Name one with KONTEXT_LEDGER_URL, such as postgresql://user@host/kontext or sqlite:////var/lib/kontext.db."
+            )
+        path = Path(self.data_dir.removeprefix("file://")).expanduser().absolute()
+        return f"sqlite:///{path / 'ledger.db'}"
+
+
+def environment_variable(field: str) -> str:
+    """Return the environment variable of a setting: `SEGMIND_...` where it has one, else `KONTEXT_...`."""
+    alias = Settings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else f"KONTEXT_{field.upper()}"
+
+
+def load_settings(**options: Any) -> Settings:
+    """Read the settings; `options` that are not None beat every other source.
+
+    Raises:
+        SettingsError: one or more values are not allowed; every one is named with its variable.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_fault(fault) for fault in error.errors(include_url=False))) from None
+
+
+def _fault(fault: Any) -> str:
+    place = str(fault["loc"][0]) if fault["loc"] else ""
+    variable = environment_variable(place) if place in Settings.model_fields else place
+    value = "" if "KEY" in variable or "LEDGER" in variable else f" is {fault['input']!r}"
+    return f"{variable}{value}: {fault['msg'].removeprefix('Value error, ')}. Nothing was sent."

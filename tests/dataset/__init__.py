@@ -1,0 +1,1 @@
+"""Tests of the metadata table and what is shown of it."""
