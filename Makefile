@@ -1,7 +1,10 @@
 # Every command works on a fresh machine with Python >= 3.11, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := data/demo.csv --data-dir data/demo --backend sandbox --batch-size 8
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+export DAGSTER_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-long ui check format lock clean
@@ -19,7 +22,9 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 demo: install ## Run the shipped manifest end to end against the sandbox. Costs nothing.
-	$(BIN)/kontext demo
+	@$(BIN)/kontext run $(DEMO)
+	@echo
+	@echo 'make ui opens the Dagster UI on it; make demo again generates nothing.'
 
 test: install ## Run the tests.
 	$(BIN)/python -m pytest
@@ -28,7 +33,7 @@ test-long: install ## Run the long tests: kill -9 sweeps, large plans, real back
 	$(BIN)/python -m pytest -m long
 
 ui: install ## Open the Dagster UI on this project.
-	$(BIN)/kontext ui
+	@$(BIN)/kontext ui $(DEMO)
 
 check: install ## Lint, format check and strict types.
 	$(BIN)/ruff check .

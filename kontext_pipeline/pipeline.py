@@ -20,8 +20,8 @@ from upath import UPath
 
 from kontext_pipeline.dataset.metadata import metadata_table, plan_digest
 from kontext_pipeline.dataset.schema import own_schema
-from kontext_pipeline.dataset.storage import is_current, write_batch
-from kontext_pipeline.errors import KontextError, SettingsError
+from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
+from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.ledger import Cap, Ledger, Status, micros
 from kontext_pipeline.generation.loop import GenerationLoop, Options, Progress, Stop, Wish
 from kontext_pipeline.generation.retries import RetryPolicy
@@ -69,6 +69,14 @@ class RunReport:
     """Requests that have no outcome yet and are for a later run: still out there, or never sent."""
 
 
+def data_dir_of(settings: Settings) -> UPath:
+    """Return the data directory that the settings name; a local one by its absolute path."""
+    folder = UPath(settings.data_dir)
+    if folder.protocol in ("", "file", "local"):
+        folder = UPath(folder.path).expanduser().absolute()
+    return folder
+
+
 class Pipeline:
     """The pipeline over one data directory and one ledger. Use it in a `with` block.
 
@@ -80,9 +88,7 @@ class Pipeline:
     def __init__(self, settings: Settings) -> None:
         """Open the data directory and the ledger that `settings` name."""
         self.settings = settings
-        self.data_dir = UPath(settings.data_dir)
-        if self.data_dir.protocol in ("", "file", "local"):
-            self.data_dir = UPath(self.data_dir.path).expanduser().absolute()
+        self.data_dir = data_dir_of(settings)
         self.ledger = Ledger(settings.resolved_ledger_url, backend=settings.backend)
 
     def __enter__(self) -> Self:
@@ -129,11 +135,11 @@ class Pipeline:
             key = id(fingerprints)
             if key not in memory:
                 memory.clear()
-                known = self.ledger.statuses(fingerprints.to_pylist())
+                known = self.statuses(fingerprints.to_pylist(), retry_failed=retry_failed)
                 found = [known.get(text) for text in fingerprints.to_pylist()]
                 memory[key] = (
                     [status is not None and status[0] == "succeeded" for status in found],
-                    [status is not None and _settled(status, retry_failed) for status in found],
+                    [status is not None and not status[1] for status in found],
                 )
             return memory[key]
 
@@ -145,16 +151,24 @@ class Pipeline:
             rpm=self.settings.rpm,
         )
 
+    def statuses(
+        self, fingerprints: Sequence[str], *, retry_failed: bool = False
+    ) -> dict[str, tuple[Status, bool]]:
+        """Return, of the requests that the ledger knows, the status and whether a run would try again."""
+        return self.ledger.statuses(
+            fingerprints, unknown_retries=self.settings.unknown_retries, retry_failed=retry_failed
+        )
+
     # --- generation -----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def client(self) -> Iterator[SegmindClient]:
-        """The API as the settings describe it.
+    def client(self, settings: Settings | None = None) -> Iterator[SegmindClient]:
+        """The API as the settings describe it (`settings`: other ones than the pipeline's).
 
         Raises:
             SettingsError: there is no key.
         """
-        settings = self.settings
+        settings = settings or self.settings
         client = SegmindClient(
             api_key=settings.key,
             base_url=settings.resolved_base_url,
@@ -311,6 +325,12 @@ class Pipeline:
             if not is_current(self.data_dir, key, made.plan_digest):
                 write_batch(made.table, self.data_dir, key, plan_digest=made.plan_digest)
 
+    def metadata_of_all(self, plan: Plan) -> pa.Table:
+        """Read the metadata tables of all batches of a plan, as they were written."""
+        return pa.concat_tables(
+            [read_batch(self.data_dir, key) for key in plan.batch_keys], promote_options="permissive"
+        )
+
     @staticmethod
     def own_columns(plan: Plan) -> pa.Schema:
         """Return the manifests' own columns, as every table of the plan has them."""
@@ -349,11 +369,13 @@ class _Desk:
         """Every request of the batches that has no outcome yet, each once a batch."""
         for key in self._keys:
             batch = self._plan.batch_table(key)
-            known = self._pipeline.ledger.statuses(pc.unique(batch["fingerprint"]).to_pylist())
+            known = self._pipeline.statuses(
+                pc.unique(batch["fingerprint"]).to_pylist(), retry_failed=self._retry_failed
+            )
             wishes = {
                 fingerprint: Wish(fingerprint, key, request)
                 for fingerprint, request in requests_of(batch)
-                if not _settled(known.get(fingerprint), self._retry_failed)
+                if known.get(fingerprint, (None, True))[1]
             }
             with self._lock:
                 self._left[key] = len(wishes)
@@ -391,24 +413,3 @@ class _Desk:
             self._pipeline.write_tables(self._plan, left, own=self._own)
         if self._error is not None:
             raise self._error
-
-
-def _settled(status: tuple[Status, bool] | None, retry_failed: bool) -> bool:
-    """Whether a request of this status and retryability is not to be tried in this run."""
-    if status is None:
-        return False
-    name, retryable = status
-    return name == "succeeded" or (name == "failed" and not (retryable or retry_failed))
-
-
-def all_manifests(settings: Settings) -> list[str]:
-    """The manifests that the settings name.
-
-    Raises:
-        SettingsError: none is named.
-    """
-    if not settings.manifests:
-        raise SettingsError(
-            "no manifest: set KONTEXT_MANIFESTS, or name files on the command line. Nothing was sent."
-        )
-    return settings.manifests

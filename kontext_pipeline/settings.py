@@ -5,6 +5,7 @@ The command line and Dagster read the same settings: options beat environment va
 """
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -58,7 +59,7 @@ def _ledger_url(value: str | None) -> str | None:
 
 
 def _words(value: object) -> object:
-    return value.split() if isinstance(value, str) else value
+    return shlex.split(value) if isinstance(value, str) else value
 
 
 def _blank_is_none(value: object) -> object:
@@ -126,7 +127,7 @@ class Settings(BaseSettings):
         list[str],
         NoDecode,
         BeforeValidator(_words),
-        Field(description="CSV or Parquet files or globs, separated by spaces."),
+        Field(description="CSV or Parquet files or globs, separated by spaces; quote a name that has some."),
     ] = ["data/demo.csv"]
     data_dir: Annotated[
         str, Field(min_length=1, description="Where the dataset is kept: a path or an fsspec URL.")

@@ -1,0 +1,318 @@
+"""The `kontext` command: reads options, calls what the Dagster assets call, and says what came of it.
+
+Every command's heavy imports are inside it, so that `kontext --help` answers at once.
+"""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kontext_pipeline.errors import KontextError
+
+if TYPE_CHECKING:
+    from kontext_pipeline.pipeline import Pipeline
+    from kontext_pipeline.planning.estimate import Estimate
+    from kontext_pipeline.segmind.client import SegmindClient
+    from kontext_pipeline.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Exit(IntEnum):
+    """Exit statuses of `kontext run`; other commands use `DONE` and `NOTHING_SENT`."""
+
+    DONE = 0
+    """Every row has its picture."""
+    SOME_FAILED = 1
+    """Some rows failed for good, or may have been charged without a picture; the rest is there."""
+    NOTHING_SENT = 2
+    """The manifest, the settings or the key was wrong."""
+    STOPPED = 3
+    """Stopped early by the account, the budget, the disk or the user; start again to go on."""
+
+
+def manifest_options(command: F) -> F:
+    """Options that say what is planned, and where."""
+    for decorate in reversed(
+        [
+            click.argument("manifests", nargs=-1, metavar="MANIFEST..."),
+            click.option("--data-dir", metavar="DIR", help="Where the dataset is kept."),
+            click.option(
+                "--backend",
+                type=click.Choice(["sandbox", "segmind"]),
+                help="The free stand-in, or the paid API.",
+            ),
+            click.option(
+                "--batch-size", type=int, metavar="N", help="Pictures a batch (a Dagster partition)."
+            ),
+            click.option(
+                "--seed", type=int, metavar="N", help="What seeds of rows without one are derived from."
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def run_options(command: F) -> F:
+    """Options that say how pictures are generated."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--api-version", type=click.Choice(["v1", "v2"]), help="v1 waits; v2 submits and polls."
+            ),
+            click.option("--concurrency", type=int, metavar="N", help="Generations in flight at once."),
+            click.option("--rpm", type=float, metavar="N", help="Requests a minute that the account allows."),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="kontext-pipeline", prog_name="kontext")
+def main() -> None:
+    """Augment image datasets with FLUX.1 Kontext [max]: a manifest goes in, a dataset comes out, and every
+    image that was paid for is kept, once.
+
+    Settings come from options, then the environment, then a .env file; the README lists them. `kontext run
+    --backend sandbox MANIFEST` tries everything for nothing.
+    """
+
+
+@main.command()
+@manifest_options
+@run_options
+def plan(manifests: tuple[str, ...], **options: Any) -> None:
+    """Show what a manifest asks for and what it will cost. Sends nothing."""
+    with _user_errors():
+        from kontext_pipeline import console
+
+        with _pipeline(manifests, options) as pipeline:
+            planned = pipeline.plan()
+            console.show_plan(pipeline.settings, planned, pipeline.estimate(planned))
+
+
+@main.command()
+@manifest_options
+@run_options
+@click.option("--budget", type=float, metavar="USD", help="The most that this run may spend.")
+@click.option("--retry-failed", is_flag=True, help="Try rows again that failed for good.")
+@click.option("--yes", is_flag=True, help="Don't ask before money is spent, nor when the balance is short.")
+def run(
+    manifests: tuple[str, ...], *, budget: float | None, retry_failed: bool, yes: bool, **options: Any
+) -> None:
+    """Generate the pictures of a manifest that are not there yet.
+
+    Exit status: 0 every row has its picture; 1 some rows failed for good; 2 nothing was sent, because the
+    manifest, the settings or the key was wrong; 3 stopped early, start again to go on.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    with _user_errors(), _pipeline(manifests, options) as pipeline:
+        sys.exit(_run(pipeline, budget=budget, retry_failed=retry_failed, yes=yes))
+
+
+def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes: bool) -> Exit:
+    from kontext_pipeline import console
+    from kontext_pipeline.errors import SettingsError
+    from kontext_pipeline.pipeline import PreflightError
+
+    if budget is not None and budget < 0:
+        raise SettingsError(
+            f"--budget is {budget:g}: an amount in USD, 0 or more, is expected. Nothing was sent."
+        )
+    _ = pipeline.settings.key
+    planned = pipeline.plan()
+    estimate = pipeline.estimate(planned, retry_failed=retry_failed)
+    console.show_plan(pipeline.settings, planned, estimate)
+    keys = planned.batch_keys
+    if estimate.to_generate == 0:
+        pipeline.write_tables(planned, keys)
+        console.say("\nNothing to generate: every picture that the manifest asks for has its outcome.")
+        console.show_summary(pipeline, planned, None)
+        _report_to_dagster(pipeline, keys)
+        return Exit.SOME_FAILED if estimate.failed_for_good else Exit.DONE
+    with _api(pipeline) as client:
+        try:
+            warning = pipeline.preflight(client, estimate.to_generate, go_on_with_less=yes or _asks(yes))
+        except PreflightError as error:
+            console.complain(str(error))
+            return Exit.NOTHING_SENT if error.reachable else Exit.STOPPED
+        if warning:
+            console.warn(warning)
+        if not _agreed(pipeline.settings, estimate, yes=yes):
+            console.say("Nothing was sent.")
+            return Exit.NOTHING_SENT
+        with console.progress(estimate.to_generate) as show:
+            report = None
+            with contextlib.suppress(KeyboardInterrupt):
+                report = pipeline.run(
+                    planned,
+                    keys,
+                    client=client,
+                    budget_usd=budget,
+                    retry_failed=retry_failed,
+                    watch=show.watch,
+                )
+    if report is None:
+        console.complain("Stopped on request. What was in flight is settled; start again to go on.")
+    elif report.stopped is not None:
+        console.complain(f"Stopped: {report.stopped.message}")
+    elif report.left:
+        console.complain(f"{report.left} jobs are still out there; start again to collect them.")
+    totals = console.show_summary(pipeline, planned, show.progress)
+    _report_to_dagster(pipeline, keys)
+    if report is None or report.stopped is not None or report.left:
+        return Exit.STOPPED
+    return Exit.DONE if totals.complete else Exit.SOME_FAILED
+
+
+def _asks(yes: bool) -> bool:
+    """On a terminal a short balance is put to the user together with the cost."""
+    return not yes and sys.stdin.isatty()
+
+
+def _agreed(settings: "Settings", estimate: "Estimate", *, yes: bool) -> bool:
+    from kontext_pipeline import console
+
+    if yes or not settings.paid:
+        return True
+    if not sys.stdin.isatty():
+        console.complain(
+            f"This would spend {estimate.cost_usd:.2f} USD. Where there is no terminal to ask on, say --yes to agree."
+        )
+        return False
+    return click.confirm(f"Spend {estimate.cost_usd:.2f} USD?", default=False)
+
+
+@main.command()
+@click.option("--data-dir", metavar="DIR", help="Where the dataset is kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def status(*, as_json: bool, data_dir: str | None) -> None:
+    """Show the books: pictures, what was spent and possibly charged, what failed, what is still out there."""
+    with _user_errors():
+        from kontext_pipeline import console
+        from kontext_pipeline.generation.books import read_books
+        from kontext_pipeline.generation.database import Database
+        from kontext_pipeline.settings import load_settings
+
+        settings = load_settings(data_dir=data_dir)
+        database = Database(settings.resolved_ledger_url, make=False)
+        try:
+            console.show_books(read_books(database), as_json=as_json)
+        finally:
+            database.close()
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")
+@click.option(
+    "--profile", "profiles", multiple=True, metavar="NAME", help="What goes wrong: a named profile."
+)
+@click.option(
+    "--faults",
+    "fault_files",
+    multiple=True,
+    metavar="FILE",
+    help="What goes wrong: a TOML file, see docs/sandbox.md.",
+)
+@click.option("--speed", type=float, help="How many times faster than real the sandbox's time passes.")
+@click.option("--latency", "latency_s", type=float, metavar="SECONDS", help="Median time of a generation.")
+@click.option("--balance", type=float, metavar="USD", help="Credits on the account at the start.")
+@click.option("--rpm", type=int, metavar="N", help="Requests a minute that the account allows.")
+@click.option(
+    "--key", "keys", multiple=True, metavar="KEY", help="Keys to accept; default: any of the right form."
+)
+@click.option("--seed", type=int, metavar="N", help="Seeds latencies and faults.")
+@click.option("--plain", is_flag=True, help="Plain pictures instead of drawn ones: fast.")
+@click.option("--fetch-inputs", is_flag=True, help="Fetch public input pictures for real.")
+def sandbox(*, host: str, port: int, plain: bool, **options: Any) -> None:
+    """Serve a stand-in for the paid API, to develop, test and rehearse against."""
+    with _user_errors():
+        from kontext_pipeline.sandbox.config import SandboxConfig
+        from kontext_pipeline.sandbox.server import serve
+
+        given = {name: value for name, value in options.items() if value not in (None, (), False)}
+        serve(host, port, config=SandboxConfig.create(**given, draw=not plain))
+
+
+@main.command()
+@manifest_options
+@run_options
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
+def ui(manifests: tuple[str, ...], *, port: int, **options: Any) -> None:
+    """Open the Dagster UI with these settings, and a sandbox beside it where the backend is the sandbox."""
+    with _user_errors():
+        from kontext_pipeline import launcher
+
+        settings = _settings(manifests, options)
+        with _sandbox_if_needed(settings) as settings:
+            sys.exit(launcher.open_ui(settings, port=port))
+
+
+def _settings(manifests: tuple[str, ...], options: dict[str, Any]) -> "Settings":
+    from kontext_pipeline.settings import load_settings
+
+    return load_settings(manifests=list(manifests) or None, **options)
+
+
+@contextlib.contextmanager
+def _pipeline(manifests: tuple[str, ...], options: dict[str, Any]) -> "Iterator[Pipeline]":
+    from kontext_pipeline.pipeline import Pipeline
+
+    with Pipeline(_settings(manifests, options)) as pipeline:
+        yield pipeline
+
+
+@contextlib.contextmanager
+def _api(pipeline: "Pipeline") -> "Iterator[SegmindClient]":
+    with _sandbox_if_needed(pipeline.settings) as settings, pipeline.client(settings) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _sandbox_if_needed(settings: "Settings") -> "Iterator[Settings]":
+    from kontext_pipeline import launcher
+
+    with launcher.sandbox_if_needed(settings) as reachable:
+        yield reachable
+
+
+def _report_to_dagster(pipeline: "Pipeline", keys: list[str]) -> None:
+    from kontext_pipeline import console, launcher
+
+    if launcher.dagster_home() is not None:
+        with console.busy("Showing it to Dagster"):
+            from kontext_pipeline.orchestration.reporting import report_batches
+
+            report_batches(pipeline, keys)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """Print what the user can mend as a message, not as a traceback."""
+    try:
+        yield
+    except KontextError as error:
+        from kontext_pipeline import console
+
+        console.complain(str(error))
+        sys.exit(Exit.NOTHING_SENT)
+    except KeyboardInterrupt:
+        sys.exit(Exit.STOPPED)
+
+
+if __name__ == "__main__":
+    main(prog_name=Path(sys.argv[0]).name)
