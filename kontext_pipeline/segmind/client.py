@@ -34,6 +34,7 @@ from kontext_pipeline.segmind.payloads import (
     find_image,
     one_line,
     parse_json,
+    starts_like_json,
 )
 from kontext_pipeline.segmind.spool import Received, Spool
 from kontext_pipeline.segmind.transport import DisconnectedError, Reply, Transport
@@ -48,6 +49,9 @@ _DOWNLOAD_PAUSES_S: Final = (0.0, 0.5, 2.0)
 """Before each try to get a picture that a blocking call has already been billed for and that only this
 answer knows of. A GET costs nothing, and there is no later."""
 
+_PASSING: Final = frozenset({Outcome.SERVER_ERROR, Outcome.RATE_LIMITED, Outcome.LOST, Outcome.UNREACHABLE})
+"""What a moment later may be otherwise."""
+
 _WAITING: Final = frozenset(
     {"QUEUED", "PENDING", "IN_QUEUE", "STARTING", "PROCESSING", "RUNNING", "IN_PROGRESS"}
 )
@@ -57,11 +61,11 @@ _REQUEST_ID: Final = re.compile(r"[!-~]{1,200}")
 _UNSAFE_IN_URL: Final = re.compile(r"[^!-~]|[\\@]")
 
 
-class UploadUnsupported(KontextError):  # noqa: N818  # an answer to act on
+class UploadUnsupported(KontextError):
     """This server takes no uploads; a data URI in the request does instead."""
 
 
-class UploadFailed(KontextError):  # noqa: N818
+class UploadFailed(KontextError):
     """An upload did not succeed. Nothing was billed; `answer` says what came of it."""
 
     def __init__(self, message: str, answer: Answer) -> None:
@@ -167,7 +171,7 @@ class SegmindClient:
         arrived = self._post(Call.GENERATE, f"{self._base}/v1/{MODEL}", _json(body), spool)
         answer = self._answer(arrived)
         if arrived.received is not None:
-            answer = self._with_picture(answer, arrived, spool, started)
+            answer = self._with_picture(answer, arrived, spool)
         return replace(answer, latency_s=time.monotonic() - started)
 
     def submit(self, body: dict[str, Any]) -> Answer:
@@ -211,7 +215,7 @@ class SegmindClient:
         arrived = self._get(Call.FETCH, job.response_url, spool, self._answer_timeout_s)
         answer = replace(self._answer(arrived), job=job, request_id=job.request_id)
         if arrived.received is not None:
-            answer = self._with_picture(answer, arrived, spool, started)
+            answer = self._with_picture(answer, arrived, spool)
         return replace(answer, latency_s=time.monotonic() - started)
 
     def credits(self) -> Credits:
@@ -375,7 +379,7 @@ class SegmindClient:
 
     # What a body holds
 
-    def _with_picture(self, answer: Answer, arrived: _Arrived, spool: Path, started: float) -> Answer:
+    def _with_picture(self, answer: Answer, arrived: _Arrived, spool: Path) -> Answer:
         """Return `answer`, a success, with the picture that its body is or carries."""
         received = arrived.received
         assert received is not None
@@ -384,7 +388,7 @@ class SegmindClient:
         if isinstance(info, ImageInfo):
             return replace(answer, picture=_picture(received, info))
         document = None
-        if arrived.failure is None and not info.cut:
+        if arrived.failure is None and not info.cut and starts_like_json(received.head()):
             document = parse_json(received.content())
         if document is not None:
             return self._with_carried(answer, document, received, spool)
@@ -393,7 +397,7 @@ class SegmindClient:
         elif info.cut:
             answer = replace(answer, outcome=Outcome.UNUSABLE, cause="cut", error=str(info))
         else:
-            words = error_text(received.content()[:4096], self._key)
+            words = error_text(received.head(), self._key)
             answer = replace(
                 answer,
                 outcome=Outcome.UNUSABLE,
@@ -412,12 +416,11 @@ class SegmindClient:
                 return self._by_state(answer, document, b"")
         found = find_image(document)
         if found is None:
-            cause = "no_image"
-            words = error_text(received.content()[:4096], self._key)
+            words = error_text(received.head(), self._key)
             answer = replace(
                 answer,
                 outcome=Outcome.UNUSABLE,
-                cause=cause,
+                cause="no_image",
                 error=one_line(f"JSON without a picture: {words}", self._key),
             )
             return self._with_remains(answer, received)
@@ -425,8 +428,10 @@ class SegmindClient:
             carried = self._unpacked(answer, found, spool)
         else:
             carried = self._downloaded(answer, found, spool)
-        if carried.picture is None and carried.remains is None and answer.call is Call.GENERATE:
-            return self._with_remains(carried, received)
+            if carried.picture is None and answer.call is Call.GENERATE:
+                # The address is worth more than whatever was found there.
+                _remove(carried.remains)
+                return self._with_remains(carried, received)
         received.discard()
         return carried
 
@@ -457,11 +462,10 @@ class SegmindClient:
         outcome = answer
         for pause in pauses:
             time.sleep(pause)
-            if outcome.remains is not None:
-                outcome.remains.unlink(missing_ok=True)
+            _remove(outcome.remains)
             outcome = self._download_once(answer, url, spool)
-            final = outcome.outcome in {Outcome.SUCCEEDED, Outcome.EXPIRED}
-            if final or outcome.cause in {"client_closed", "aborted", "answer_too_large"}:
+            passing = outcome.outcome in _PASSING or outcome.cause == "cut"
+            if not passing or outcome.cause in {"aborted", "client_closed"}:
                 break
         if answer.call is Call.GENERATE and outcome.outcome is not Outcome.SUCCEEDED:
             # The call itself did succeed and is billed, whatever became of its file.
@@ -488,7 +492,8 @@ class SegmindClient:
             return replace(answer, picture=_picture(received, info))
         if arrived.failure is not None and arrived.failure.cause != "answer_too_large":
             received.discard()
-            return self._cut(replace(answer, call=Call.DOWNLOAD), arrived.failure)
+            of_file = self._cut(of_file, arrived.failure)
+            return replace(answer, outcome=of_file.outcome, cause=of_file.cause, error=of_file.error)
         cause = arrived.failure.cause if arrived.failure else "cut" if info.cut else "not_a_picture"
         answer = replace(
             answer,
@@ -578,6 +583,12 @@ def _json(body: dict[str, Any]) -> bytes:
 
 def _too_large(limit: int) -> DisconnectedError:
     return DisconnectedError(f"it is larger than {limit:,} bytes", cause="answer_too_large", sent=True)
+
+
+def _remove(path: Path | None) -> None:
+    if path is not None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _inspected(received: Received) -> ImageInfo | NotAPicture:

@@ -27,7 +27,7 @@ _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _START_OF_SCAN: Final = 0xDA
 
 
-class NotAPicture(Exception):  # noqa: N818  # says what the bytes are, not that something broke
+class NotAPicture(Exception):
     """The bytes are no whole picture; the text says why. `cut` tells the start of one from anything else."""
 
     def __init__(self, reason: str, *, cut: bool = False) -> None:

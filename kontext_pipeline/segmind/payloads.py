@@ -58,9 +58,14 @@ class Link:
     url: str
 
 
+def starts_like_json(head: bytes) -> bool:
+    """Return whether what starts with `head` may be a JSON object, list or string."""
+    return head.lstrip()[:1] in (b"{", b"[", b'"')
+
+
 def parse_json(content: bytes) -> Any | None:
     """Return the JSON document in `content`, None where it is none."""
-    if content.lstrip()[:1] not in (b"{", b"[", b'"'):
+    if not starts_like_json(content):
         return None
     try:
         return json.loads(content)

@@ -33,9 +33,20 @@ class Received:
             return io.BytesIO(self.data or b"")
         return self.path.open("rb", buffering=0)
 
+    def head(self) -> bytes:
+        """Return the first 4 KiB; nothing where they can't be read back."""
+        return self._start(4096)
+
     def content(self) -> bytes:
-        """Return all bytes at once: for JSON, not for pictures."""
-        return (self.data or b"") if self.path is None else self.path.read_bytes()
+        """Return all bytes at once: for JSON, not for pictures. Nothing where they can't be read back."""
+        return self._start(self.size)
+
+    def _start(self, count: int) -> bytes:
+        try:
+            with self.open() as file:
+                return file.read(count)
+        except OSError:
+            return b""
 
     def discard(self) -> None:
         """Remove the file."""

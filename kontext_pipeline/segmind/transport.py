@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from http.client import HTTPException
+from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -116,6 +116,9 @@ class _Watched:
             self.connect()
         if _thread.flight is not None:
             _thread.flight.sending(self.sock)
+            # The library allows the whole body no more time than connecting: too little for a picture
+            # in the request on a slow line.
+            self.sock.settimeout(_thread.flight.timeout_s)
         super().send(data)  # type: ignore[misc]
 
     @property
@@ -181,8 +184,7 @@ class _Adapter(HTTPAdapter):
     """
 
     def __init__(self, pool_size: int) -> None:
-        self._context: ssl.SSLContext | None = None
-        self._context_lock = threading.Lock()
+        self._context = _new_tls_context()
         super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size, max_retries=0, pool_block=False)
 
     def init_poolmanager(
@@ -202,7 +204,7 @@ class _Adapter(HTTPAdapter):
         host = {"scheme": parts.scheme, "host": parts.hostname, "port": parts.port}
         if parts.scheme != "https":
             return host, {}
-        return host, {"cert_reqs": "CERT_REQUIRED", "ssl_context": self._tls_context()}
+        return host, {"cert_reqs": "CERT_REQUIRED", "ssl_context": self._context}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Do nothing: the context that every connection shares verifies."""
@@ -212,12 +214,6 @@ class _Adapter(HTTPAdapter):
         response.status_code = resp.status
         response.raw = resp
         return response
-
-    def _tls_context(self) -> ssl.SSLContext:
-        with self._context_lock:
-            if self._context is None:
-                self._context = _new_tls_context()
-            return self._context
 
 
 def _new_tls_context() -> ssl.SSLContext:
@@ -245,7 +241,10 @@ class Transport:
     """
 
     def __init__(self, *, connect_timeout_s: float, pool_size: int) -> None:
-        """`pool_size`: connections kept open to one host; more may be in use at a time."""
+        """`pool_size`: connections kept open to one host; more may be in use at a time.
+
+        Raises `SettingsError` for a certificate bundle that can't be read.
+        """
         self._connect_timeout_s = connect_timeout_s
         self._adapter = _Adapter(pool_size)
         self._lock = threading.Lock()
@@ -416,6 +415,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _words(chain: list[BaseException]) -> str:
     """Return the innermost error's words; the outer ones name objects and addresses in memory."""
     for link in reversed(chain):
+        if isinstance(link, BadStatusLine) and not isinstance(link, RemoteDisconnected):
+            return "the answer is not HTTP"
         if isinstance(link, (OSError, HTTPException)) and not isinstance(link, requests.RequestException):
             return str(link) or type(link).__name__
     return type(chain[0]).__name__

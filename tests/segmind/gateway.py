@@ -60,6 +60,8 @@ class Gateway:
         self.routes: dict[str, Reply | list[Reply] | Script] = {}
         self.requests: list[Request] = []
         self.connections = 0
+        self.reads_after = 0.0
+        """Seconds before a new connection is read from."""
         self._context = context
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -102,6 +104,7 @@ class Gateway:
         try:
             if self._context is not None:
                 connection = self._context.wrap_socket(connection, server_side=True)
+            self._stop.wait(self.reads_after)
             reader = connection.makefile("rb")
             while (request := _read(reader, number)) is not None:
                 with self._lock:
@@ -140,7 +143,8 @@ class Gateway:
         if reply.chunked:
             headers["Transfer-Encoding"] = "chunked"
             body = b"".join(
-                b"%x\r\n%b\r\n" % (len(body[i : i + 1000]), body[i : i + 1000]) for i in range(0, len(body), 1000)
+                b"%x\r\n%b\r\n" % (len(body[i : i + 1000]), body[i : i + 1000])
+                for i in range(0, len(body), 1000)
             )
             body += b"0\r\n\r\n"
         elif not reply.no_length:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kontext_pipeline.segmind.client import SegmindClient
-from kontext_pipeline.segmind.outcomes import Charge, Outcome
+from kontext_pipeline.segmind.outcomes import Call, Charge, Outcome
 from tests.segmind.conftest import BODY, KEY, picture
 from tests.segmind.gateway import Gateway, Reply
 
@@ -83,18 +83,22 @@ def test_a_paid_pictures_file_is_asked_for_again(
     assert len(list(spool.iterdir())) == 1
 
 
-@pytest.mark.parametrize("status", [404, 302, 500])
+@pytest.mark.parametrize(
+    "of_file", [Reply(404), Reply(302), Reply(500), Reply(body=b"<html>"), Reply(body=CONTENT[:200])]
+)
 def test_a_paid_picture_whose_file_is_not_to_be_had_leaves_its_address(
-    gateway: Gateway, client: SegmindClient, spool: Path, status: int
+    gateway: Gateway, client: SegmindClient, spool: Path, of_file: Reply
 ) -> None:
     gateway.routes[V1] = Reply(
         body=_with_url({"image": URL}, f"{gateway.url}/a.jpg"), headers={"x-cost": "0.1"}
     )
-    gateway.routes["/a.jpg"] = Reply(status)
+    gateway.routes["/a.jpg"] = of_file
     answer = client.generate(BODY, spool)
+    assert answer.call is Call.GENERATE
     assert (answer.outcome, answer.charge, answer.cost_usd) == (Outcome.UNUSABLE, Charge.YES, 0.1)
     assert answer.remains is not None
     assert b"/a.jpg" in answer.remains.read_bytes()
+    assert list(spool.iterdir()) == [answer.remains]
 
 
 @pytest.mark.parametrize(
