@@ -1,0 +1,1 @@
+"""The kontext command, run as a user runs it."""

@@ -1,0 +1,73 @@
+"""Runs `kontext` as a process of its own, against a provider on loopback, in a folder of its own."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.cli.provider import KEY, Provider, running_provider
+
+KONTEXT = Path(sys.executable).with_name("kontext")
+
+Kontext = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with running_provider() as running:
+        yield running
+
+
+@pytest.fixture
+def environment(provider: Provider) -> dict[str, str]:
+    """A user's environment: the key and where the API is, impatient retries, and nothing else of ours."""
+    clean = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(("KONTEXT_", "SEGMIND_", "DAGSTER_"))
+    }
+    return {
+        **clean,
+        "SEGMIND_API_KEY": KEY,
+        "SEGMIND_BASE_URL": provider.gateway.url,
+        "KONTEXT_BACKOFF_BASE_S": "0.02",
+        "KONTEXT_BACKOFF_CAP_S": "0.2",
+        "KONTEXT_DATA_DIR": "out",
+    }
+
+
+@pytest.fixture
+def kontext(tmp_path: Path, environment: dict[str, str]) -> Kontext:
+    def run(*arguments: str, **changes: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [str(KONTEXT), *arguments],
+            cwd=tmp_path,
+            env={**environment, **changes},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Callable[..., Path]:
+    """Writes rows as a CSV file; columns are the union of the rows' keys."""
+
+    def write(rows: Sequence[dict[str, object]], name: str = "wishes.csv") -> Path:
+        path = tmp_path / name
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return write
