@@ -1,0 +1,46 @@
+"""What the documents say of settings, commands and files is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kontext_pipeline import cli
+from kontext_pipeline.settings import Settings, environment_variable, load_settings
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*.md")])
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_the_settings_table_names_every_setting_with_its_meaning(name: str) -> None:
+    variable, meaning = environment_variable(name), Settings.model_fields[name].description
+    rows = (ROOT / "README.md").read_text().splitlines()
+    [row] = [row for row in rows if row.startswith(f"| `{variable}` |")]
+    assert row.endswith(f"| {meaning} |")
+    default = Settings.model_fields[name].default
+    if default is not None:
+        words = " ".join(default) if isinstance(default, list) else default
+        said = f"`{words:g}`" if isinstance(words, float) else f"`{str(words).lower()}`"
+        assert f"| {said} |" in row
+
+
+def test_the_example_environment_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(environment_variable(name), raising=False)
+    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().backend == "sandbox"
+
+
+def test_every_command_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    for command in cli.main.commands:
+        assert f"`kontext {command}" in text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
