@@ -129,24 +129,25 @@ class Pipeline:
 
     def estimate(self, plan: Plan, *, retry_failed: bool = False) -> Estimate:
         """Say what of a plan is there and what the rest will cost, by the ledger."""
-        memory: dict[int, tuple[list[bool], list[bool]]] = {}
+        looked_up: tuple[pa.Array, list[bool], list[bool]] | None = None
 
-        def masks(fingerprints: pa.Array) -> tuple[list[bool], list[bool]]:
-            key = id(fingerprints)
-            if key not in memory:
-                memory.clear()
-                known = self.statuses(fingerprints.to_pylist(), retry_failed=retry_failed)
-                found = [known.get(text) for text in fingerprints.to_pylist()]
-                memory[key] = (
-                    [status is not None and status[0] == "succeeded" for status in found],
-                    [status is not None and not status[1] for status in found],
+        def look_up(fingerprints: pa.Array) -> tuple[pa.Array, list[bool], list[bool]]:
+            # Asked for twice in a row, once for each mask: one query does for both.
+            nonlocal looked_up
+            if looked_up is None or looked_up[0] is not fingerprints:
+                texts = fingerprints.to_pylist()
+                known = self.statuses(texts, retry_failed=retry_failed)
+                looked_up = (
+                    fingerprints,
+                    [text in known and known[text][0] == "succeeded" for text in texts],
+                    [text in known and not known[text][1] for text in texts],
                 )
-            return memory[key]
+            return looked_up
 
         return estimate(
             plan,
-            settled=lambda fingerprints: masks(fingerprints)[0],
-            failed=lambda fingerprints: masks(fingerprints)[1],
+            settled=lambda fingerprints: look_up(fingerprints)[1],
+            failed=lambda fingerprints: look_up(fingerprints)[2],
             concurrency=self.settings.concurrency,
             rpm=self.settings.rpm,
         )

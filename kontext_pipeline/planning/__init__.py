@@ -1,1 +1,1 @@
-"""Planning: manifests are read and checked, and become requests with seeds, fingerprints, batches and a price."""
+"""Planning: manifests are read and checked, and become requests with seeds, batches and a price."""

@@ -22,7 +22,7 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """What was planned before, one entry a manifest row, sorted by row: its id, its row number, its batch's number."""
+    """What was planned before, sorted by row: each row's id, its number, and the number of its batch."""
 
     ids: pa.Array
     rows: Numbers
@@ -46,8 +46,8 @@ def assign(
     """Return the batch number of each manifest row.
 
     `ids` are unique, `rows` rising row numbers, `sizes` how many pictures each row wishes for. A row that was
-    there `before` keeps its batch. A row that wasn't takes the batch of the row that is gone from its place, so
-    an edited row stays where it was. All others fill new batches, from `first_new` on, up to `batch_size`
+    there `before` keeps its batch. A row that wasn't takes the batch of the row that is gone from its place,
+    so an edited row stays where it was. All others fill new batches, from `first_new` on, up to `batch_size`
     pictures; a row's pictures stay together, even where they are more than that.
     """
     numbers = np.full(len(rows), -1, np.int64)

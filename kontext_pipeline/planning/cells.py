@@ -53,9 +53,8 @@ def text(column: pa.ChunkedArray, *, trim: bool) -> pa.ChunkedArray:
         raise UnreadableColumnError(f"holds {kind} that can't be read as UTF-8 text") from error
 
     def without_blanks(chunk: pa.Array) -> pa.Array:
-        trimmed = pc.utf8_trim_whitespace(chunk)
-        blank = pc.equal(pc.binary_length(trimmed), 0)
-        kept = trimmed if trim else chunk
+        blank = pc.or_(pc.equal(pc.binary_length(chunk), 0), pc.utf8_is_space(chunk))
+        kept = pc.utf8_trim_whitespace(chunk) if trim else chunk
         return pc.if_else(blank, pa.scalar(None, pa.string()), kept) if pc.any(blank).as_py() else kept
 
     return each_chunk(without_blanks, column)
@@ -104,19 +103,21 @@ def whole_numbers(column: pa.ChunkedArray, allowed: range) -> tuple[pa.ChunkedAr
     if pa.types.is_null(kind):
         return column.cast(pa.int64()), pa.chunked_array([pa.array([False] * len(column), pa.bool_())])
     if pa.types.is_integer(kind):
-        bad = pc.greater(column, 2**63 - 1) if pa.types.is_uint64(kind) else pc.is_null(column)
+        bad = (
+            pc.greater(column, pa.scalar(2**63 - 1, kind)) if pa.types.is_uint64(kind) else pc.is_null(column)
+        )
         number = column.cast(pa.int64(), safe=False)
         bad = pc.and_(bad, pc.is_valid(column))
     elif pa.types.is_floating(kind):
         column = column.cast(pa.float64())
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
         whole = pc.and_(pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), _EXACT_IN_FLOAT64))
-        bad = pc.invert(pc.fill_null(whole, True))  # noqa: FBT003
+        bad = pc.invert(pc.fill_null(whole, True))
         number = pc.if_else(bad, pa.scalar(None, pa.float64()), column).cast(pa.int64())
     else:
         number, bad = _parsed(column)
     outside = pc.or_(pc.less(number, allowed.start), pc.greater_equal(number, allowed.stop))
-    return number, pc.or_(bad, pc.fill_null(outside, False))  # noqa: FBT003
+    return number, pc.or_(bad, pc.fill_null(outside, False))
 
 
 def _parsed(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
@@ -130,7 +131,7 @@ def _parsed(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     reads = pc.match_substring_regex(given, rf"^[+-]?0*[0-9]{{1,{_INT64_DIGITS}}}(\.0*)?$")
     digits = pc.replace_substring_regex(given, r"^\+?(-?)0*([0-9]+?)(\.0*)?$", r"\1\2")
     number = pc.if_else(reads, digits, pa.scalar(None, pa.string())).cast(pa.int64())
-    return number, pc.fill_null(pc.invert(reads), False)  # noqa: FBT003
+    return number, pc.fill_null(pc.invert(reads), False)
 
 
 def _holds_text(kind: pa.DataType) -> bool:

@@ -1,8 +1,8 @@
 """What a plan will cost, in money and time, given what is there already. Pure: asks nobody."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +12,21 @@ import pyarrow.compute as pc
 from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.segmind.model import LIST_PRICE_USD, TYPICAL_LATENCY_S
 
+_ASKED_AT_ONCE: Final = 20_000
+
 Fingerprints = Container[str] | Callable[[pa.Array], Sequence[bool] | pa.BooleanArray]
 """Some fingerprints: a set of them, or a function that takes a string array of fingerprints and says of each
-whether it is one of them (a boolean array or sequence of the same length)."""
+whether it is one of them (a boolean array or sequence of the same length). The array that is asked about is
+the same object for `settled` and then for `failed`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What is there and what is to come.
 
-    `rows` are manifest rows, `wishes` the pictures they wish for, `pictures` the different ones among those; these
-    are `already_there`, `failed_for_good` or `to_generate`. `cost_usd` is the list price of what is to be
-    generated, `seconds` how long that takes without retries.
+    `rows` are manifest rows, `wishes` the pictures they wish for, `pictures` the different ones among those;
+    these are `already_there`, `failed_for_good` or `to_generate`. `cost_usd` is the list price of what is to
+    be generated, `seconds` how long that takes without retries.
     """
 
     rows: int
@@ -44,14 +47,14 @@ def estimate(
     concurrency: int,
     rpm: float | None = None,
 ) -> Estimate:
-    """Estimate the rest of a plan, of which `settled` pictures are there and `failed` ones won't be tried again.
+    """Estimate the rest of a plan: `settled` pictures are there, `failed` ones won't be tried again.
 
     `concurrency` is how many generations are in flight at once, `rpm` the requests a minute that the account
     allows (None: no limit). The price and the time of one generation are the source document's.
     """
     there: list[pa.Array] = []
     lost: list[pa.Array] = []
-    for _, prints in plan.fingerprints():
+    for prints in _in_larger_pieces(array for _, array in plan.fingerprints()):
         is_there = _mask(settled, prints)
         is_lost = _mask(failed, prints) & ~is_there
         there.append(prints.filter(pa.array(is_there)))
@@ -76,6 +79,20 @@ def seconds_for(pictures: int, *, concurrency: int, rpm: float | None = None) ->
         return 0.0
     in_flight = pictures * TYPICAL_LATENCY_S / min(concurrency, pictures)
     return max(in_flight, pictures * 60 / rpm if rpm else 0.0)
+
+
+def _in_larger_pieces(arrays: Iterable[pa.Array]) -> Iterator[pa.Array]:
+    """Join small arrays, because who is asked about fingerprints answers many nearly as fast as one."""
+    waiting: list[pa.Array] = []
+    count = 0
+    for array in arrays:
+        waiting.append(array)
+        count += len(array)
+        if count >= _ASKED_AT_ONCE:
+            yield pa.concat_arrays(waiting)
+            waiting, count = [], 0
+    if waiting:
+        yield pa.concat_arrays(waiting)
 
 
 def _mask(fingerprints: Fingerprints, prints: pa.Array) -> npt.NDArray[np.bool_]:

@@ -21,7 +21,7 @@ class Faults:
 
     def __init__(self) -> None:
         """Start without a fault."""
-        self._shown: list[tuple[int, int, str]] = []
+        self._shown: list[tuple[int, str, int, str]] = []
         self._count = 0
 
     def __bool__(self) -> bool:
@@ -34,7 +34,7 @@ class Faults:
         `order` is the file's place among those given.
         """
         self._count += 1
-        self._shown.append((order, row, place(file, row, column) + ": " + text))
+        self._shown.append((order, file, row, place(file, row, column) + ": " + text))
         if len(self._shown) > 4 * MOST_SHOWN:
             self._shown = sorted(self._shown)[:MOST_SHOWN]
 
@@ -59,7 +59,7 @@ class Faults:
     def raise_if_any(self) -> None:
         """Raise a `ManifestError` that carries them, if there are any."""
         if self._count:
-            shown = [line for _, _, line in sorted(self._shown)[:MOST_SHOWN]]
+            shown = [line for *_, line in sorted(self._shown)[:MOST_SHOWN]]
             raise ManifestError(shown, more=self._count - len(shown))
 
 

@@ -4,39 +4,39 @@ That method says what a fingerprint is; here the same canonical text is put toge
 because a million request objects would take most of a minute to make.
 """
 
-import hashlib
-from collections.abc import Iterable
-from json.encoder import encode_basestring
+import json
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kontext_pipeline.planning.hashing import Digests, json_strings, sha256_of
 
 
-def canonical_image(input_image: str | None, input_sha256: str | None) -> str | None:
-    """Return what stands for an input image in a fingerprint: a local file's content, or the URI."""
-    return f"sha256:{input_sha256}" if input_sha256 else input_image
+def canonical_images(input_image: pa.ChunkedArray, input_sha256: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return what stands for input images: a local file's content, else the URI, else null."""
+    return pc.coalesce(pc.binary_join_element_wise("sha256:", input_sha256, ""), input_image)
 
 
-def fingerprints(
-    backend: str,
-    prompts: Iterable[str],
-    images: Iterable[str | None],
-    aspect_ratios: Iterable[str],
-    output_formats: Iterable[str],
-    safety_tolerances: Iterable[int],
-    seeds: Iterable[int],
-) -> list[str]:
-    """Return the fingerprint (64 hex digits) of each request, given by columns of equal length.
+def fingerprints(requests: pa.Table, backend: str) -> Digests:
+    """Return the fingerprint of each request; its hex digits are what `GenerationRequest.fingerprint` returns.
 
-    `images` is what `canonical_image` returns; the other columns are fields of `GenerationRequest`.
+    `requests` has the columns `prompt`, `canonical_image` (see `canonical_images`), `aspect_ratio`,
+    `output_format` (strings), `safety_tolerance` and `seed` (integers).
     """
-    sha256, escaped = hashlib.sha256, encode_basestring
-    for_backend = escaped(backend)
-    return [
-        sha256(
-            f'{{"aspect_ratio":{escaped(ratio)},"backend":{for_backend},'
-            f'"input_image":{"null" if image is None else escaped(image)},'
-            f'"output_format":{escaped(form)},"prompt":{escaped(prompt)},'
-            f'"safety_tolerance":{tolerance},"seed":{seed}}}'.encode()
-        ).hexdigest()
-        for prompt, image, ratio, form, tolerance, seed in zip(
-            prompts, images, aspect_ratios, output_formats, safety_tolerances, seeds, strict=True
-        )
-    ]
+    canonical = pc.binary_join_element_wise(
+        '{"aspect_ratio":',
+        json_strings(requests["aspect_ratio"]),
+        f',"backend":{json.dumps(backend, ensure_ascii=False)},"input_image":',
+        json_strings(requests["canonical_image"]),
+        ',"output_format":',
+        json_strings(requests["output_format"]),
+        ',"prompt":',
+        json_strings(requests["prompt"]),
+        ',"safety_tolerance":',
+        requests["safety_tolerance"].cast(pa.string()),
+        ',"seed":',
+        requests["seed"].cast(pa.string()),
+        "}",
+        "",
+    )
+    return sha256_of(canonical)

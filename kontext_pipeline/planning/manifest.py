@@ -55,9 +55,12 @@ REQUEST_COLUMNS: Final = (
 VARIANTS: Final = range(1, 1001)
 """How many pictures one row may ask for. A larger number is more likely a slip than a wish."""
 TAKEN_NAMES: Final = frozenset(
-    "batch variant fingerprint status status_code error attempts cost_usd cost_estimated possibly_charged_usd "
-    "latency_s request_id image_path image_sha256 width height bytes backend run_id started_at finished_at "
-    "manifest row safety_tolerance_asked input_path input_sha256".split()
+    {
+        *("manifest", "row", "batch", "variant", "safety_tolerance_asked", "input_path", "input_sha256"),
+        *("fingerprint", "status", "status_code", "error", "attempts", "cost_usd", "cost_estimated"),
+        *("possibly_charged_usd", "latency_s", "request_id", "image_path", "image_sha256", "width", "height"),
+        *("bytes", "backend", "run_id", "started_at", "finished_at"),
+    }
 )
 """Columns that the metadata table adds; a manifest's own columns need other names."""
 _LONGEST_NAME: Final = 64
@@ -103,13 +106,15 @@ class Manifest:
 class ManifestRows:
     """What a manifest says, checked: all columns are as long as there are rows.
 
-    `numbers` are the row numbers. `table` has `id`, `prompt`, `input_image`, `input_path` (strings; null:
-    not given, or no local file), `aspect_ratio`, `output_format` (string), `safety_tolerance` (int32), `seed`
-    (int64, null: not given) and `variants` (int32), and the manifest's own columns, `own_names`. `pictures`
-    are the local input pictures by path. `notes` are what the user may want to know.
+    `order` is the manifest's place among those given, `numbers` are the row numbers. `table` has `id`,
+    `prompt`, `input_image`, `input_path` (strings; null: not given, or no local file), `aspect_ratio`,
+    `output_format` (string), `safety_tolerance` (int32), `seed` (int64, null: not given) and `variants`
+    (int32), and the manifest's own columns, `own_names`. `pictures` are the local input pictures by path.
+    `notes` are what the user may want to know.
     """
 
     manifest: Manifest
+    order: int
     numbers: npt.NDArray[np.int64]
     table: pa.Table
     own_names: list[str]
@@ -120,8 +125,8 @@ class ManifestRows:
 def manifest_name(stem: str) -> str:
     """Return the name of a manifest whose file name without its extension is `stem`.
 
-    Lower-case ASCII letters, digits, `_` and `-`. Where letters had to go, or the name had to be cut, a digest of
-    the whole stem tells it from others.
+    Lower-case ASCII letters, digits, `_` and `-`. Where letters had to go, or the name had to be cut, a
+    digest of the whole stem tells it from others.
     """
     folded = unicodedata.normalize("NFKD", stem.casefold())
     ascii_only = folded.encode("ascii", "ignore").decode()
@@ -136,17 +141,18 @@ def manifest_name(stem: str) -> str:
 def read_manifests(patterns: Sequence["str | Path | UPath"]) -> list[Manifest]:
     """Find the manifests that `patterns` name: paths, globs (`**` too) or fsspec URLs, in their order.
 
-    Raises `ManifestError` when a file is missing, of no known type, or named like another one; it then reads the
-    contents of the others as well, to tell their faults together. When every file is there, the contents
-    are left to `make_plan`, which needs not read those that it knows already, or to `check_manifests`.
+    Raises `ManifestError` when a file is missing, of no known type, or named like another one; it then reads
+    the contents of the others as well, to tell their faults together. When every file is there, the contents
+    are left to `make_plan`, which needs not read what it knows already, or to `check_manifests`.
     """
     faults = Faults()
     manifests: list[Manifest] = []
+    orders: list[int] = []
     by_source: dict[str, Manifest] = {}
     by_name: dict[str, Manifest] = {}
     if not patterns:
         faults.add("manifests", "none is given; name a CSV or Parquet file, or a glob of them", order=0)
-    for order, (path, shown) in enumerate(_paths(patterns, faults)):
+    for order, path, shown in _paths(patterns, faults):
         if str(path) in by_source:
             continue
         if path.suffix.lower() not in _TYPES:
@@ -168,9 +174,10 @@ def read_manifests(patterns: Sequence["str | Path | UPath"]) -> list[Manifest]:
             continue
         manifest = Manifest(name, path, shown, digest, size, mtime_ns)
         manifests.append(manifest)
+        orders.append(order)
         by_source[str(path)] = by_name[name] = manifest
     if faults:
-        read_rows(manifests, {}, faults)
+        read_rows(manifests, {}, faults, orders)
     faults.raise_if_any()
     return manifests
 
@@ -181,42 +188,40 @@ def check_manifests(manifests: Sequence[Manifest]) -> None:
 
 
 def read_rows(
-    manifests: Sequence[Manifest], known: Mapping[str, Picture], faults: Faults | None = None
+    manifests: Sequence[Manifest],
+    known: Mapping[str, Picture],
+    faults: Faults | None = None,
+    orders: Sequence[int] | None = None,
 ) -> list[ManifestRows]:
     """Read and check the contents of manifests that are used together.
 
     Their own columns are unified: each gets all of them. `known` are local pictures by path that were looked
-    at before. Raises `ManifestError` with all faults, together with those already in `faults`.
+    at before. Raises `ManifestError` with all faults, together with those already in `faults`, by `orders`:
+    the places at which the manifests were given.
     """
     faults = faults or Faults()
-    found, orders = [], []
-    for order, manifest in enumerate(manifests):
-        rows = _Reader(manifest, order, faults).read(known)
+    found: dict[int, ManifestRows] = {}
+    for index, manifest in enumerate(manifests):
+        rows = _Reader(manifest, orders[index] if orders else index, faults).read(known)
         if rows is not None:
-            found.append(rows)
-            orders.append(order)
+            found[index] = rows
     if found:
-        _check_ids(found, orders, faults)
-        _unify(found, orders, faults)
+        _check_ids(list(found.values()), faults)
+        _unify(list(found.values()), faults)
     faults.raise_if_any()
-    return found
+    return list(found.values())
 
 
-def _paths(patterns: Sequence["str | Path | UPath"], faults: Faults) -> Iterator[tuple["Path | UPath", str]]:
+def _paths(
+    patterns: Sequence["str | Path | UPath"], faults: Faults
+) -> Iterator[tuple[int, "Path | UPath", str]]:
     for order, pattern in enumerate(patterns):
         shown = str(pattern)
-        is_url = "://" in shown
-        if is_url:
-            from upath import UPath
-
-            path: Path | UPath = UPath(pattern)
-            pieces = shown.split("://", 1)[1]
-        else:
-            path = Path(shown).expanduser()
-            pieces = shown
         try:
+            path, pieces = _opened(pattern)
+            is_local = isinstance(path, Path)
             if path.is_file():
-                yield (path if is_url else path.absolute()), shown
+                yield order, path, shown
                 continue
             if path.is_dir():
                 text = f"is a folder; name its files, as in {shown.rstrip('/')}/*.csv"
@@ -225,26 +230,47 @@ def _paths(patterns: Sequence["str | Path | UPath"], faults: Faults) -> Iterator
             if not any(sign in pieces for sign in "*?["):
                 faults.add(shown, "there is no such file", order=order)
                 continue
-            matches = sorted(_glob(path, is_url=is_url), key=str)
-        except OSError as error:
-            faults.add(shown, f"can't be read: {error.strerror or error}", order=order)
+            matches = sorted(_local_glob(pieces) if is_local else _remote_glob(path), key=str)
+        except (OSError, ImportError, ValueError) as error:
+            # A URL can be of an unknown protocol, or of one whose package isn't installed.
+            faults.add(shown, f"can't be read: {getattr(error, 'strerror', None) or error}", order=order)
             continue
         if not matches:
             faults.add(shown, "no file matches this glob", order=order)
         for match in matches:
-            yield (match if is_url else Path(match).absolute()), str(match)
+            yield order, (_absolute(match) if isinstance(match, Path) else match), str(match)
 
 
-def _glob(pattern: "Path | UPath", *, is_url: bool) -> Iterator["Path | UPath"]:
-    if not is_url:
-        yield from (Path(match) for match in glob.glob(str(pattern), recursive=True) if Path(match).is_file())
-        return
+def _opened(pattern: "str | Path | UPath") -> tuple["Path | UPath", str]:
+    """Return the path of a pattern, local ones absolute, and what may have wildcards in it."""
+    shown = str(pattern)
+    if "://" not in shown:
+        local = Path(shown).expanduser()
+        return _absolute(local), str(local)
     from upath import UPath
 
-    assert isinstance(pattern, UPath)
-    protocol = f"{pattern.protocol}://"
-    for match in pattern.fs.glob(pattern.path):
-        yield UPath(protocol + str(match).removeprefix(protocol), **pattern.storage_options)
+    path = UPath(pattern)
+    if path.protocol in {"file", "local"}:
+        return Path(path.path), path.path
+    return path, shown.split("://", 1)[1]
+
+
+def _absolute(path: Path) -> Path:
+    """Return a path as it is told from others: absolute and without `..`, links as they are."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _local_glob(pattern: str) -> list["Path | UPath"]:
+    # Path.glob takes no absolute pattern.
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207
+    return [Path(match) for match in found if Path(match).is_file()]
+
+
+def _remote_glob(pattern: Any) -> list["Path | UPath"]:
+    start = f"{pattern.protocol}://"
+    found = pattern.fs.glob(pattern.path)
+    kind = type(pattern)
+    return [kind(start + str(match).removeprefix(start), **pattern.storage_options) for match in found]
 
 
 def _digest(path: "Path | UPath") -> tuple[str, int]:
@@ -286,7 +312,7 @@ class _Reader:
         columns["input_path"], pictures = self._images(columns["input_image"], known)
         columns |= {name: cells.plain(table[name]) for name in own_names}
         return ManifestRows(
-            self._manifest, self._numbers, pa.table(columns), own_names, pictures, self._notes
+            self._manifest, self._order, self._numbers, pa.table(columns), own_names, pictures, self._notes
         )
 
     def _fault(self, text: str, *, row: int = 0, column: str = "") -> None:
@@ -339,13 +365,21 @@ class _Reader:
                 rows=bad,
                 indices=np.arange(len(bad)),
                 column="",
-                text=lambda index: (
-                    f"has {ragged[index].actual_columns} values where the header has "
-                    f"{ragged[index].expected_columns} columns; a value with a comma or a line break in it "
-                    "must be in double quotes"
-                ),
+                text=lambda index: _uneven(ragged[index]),
             )
+            if self._ends_in_a_quote(table):
+                self._fault(_NEVER_CLOSED, row=int(self._numbers[-1]))
         return table
+
+    def _ends_in_a_quote(self, table: pa.Table) -> bool:
+        """Say whether an unclosed quote has made the rest of the file into the last cell."""
+        last = table.columns[-1][-1].as_py() if table.num_rows else ""
+        if "\n" not in last and "\r" not in last:
+            return False
+        # A cell with a line break is quoted; if it is the last one, its closing quote ends the file.
+        with self._manifest.path.open("rb") as file:
+            file.seek(max(0, self._manifest.size - _BLOCK_BYTES))
+            return not file.read().rstrip().endswith(b'"')
 
     def _parsed_csv(self, block: int, ragged: list[pa_csv.InvalidRow]) -> pa.Table | None:
         def open_csv(types: dict[str, pa.DataType], on_ragged: Callable[[Any], str]) -> Any:
@@ -451,7 +485,10 @@ class _Reader:
     # ---- cells
 
     def _without_empty_rows(self, table: pa.Table) -> pa.Table:
-        """Leave out rows in which nothing is given, such as spreadsheets put at the end; they keep their numbers."""
+        """Leave out rows in which nothing is given, as spreadsheets have them at their end.
+
+        The others keep their numbers.
+        """
         try:
             prompts = cells.text(table["prompt"], trim=True)
         except cells.UnreadableColumnError:
@@ -471,7 +508,7 @@ class _Reader:
         return table.filter(pa.array(keep))
 
     def _columns(self, table: pa.Table) -> dict[str, pa.ChunkedArray]:
-        """Return the request columns, checked but for the images; where a check failed, something that fits."""
+        """Return the request columns, checked but for the images; where one is at fault, something that fits."""
         nothing = pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
 
         def given(name: str) -> pa.ChunkedArray:
@@ -521,7 +558,7 @@ class _Reader:
     def _images(
         self, images: pa.ChunkedArray, known: Mapping[str, Picture]
     ) -> tuple[pa.ChunkedArray, dict[str, Picture]]:
-        """Check the input images; return the absolute path of each local one (else null), and the pictures."""
+        """Check the input images; return the absolute path of each local one, else null, and the pictures."""
         nowhere = pa.chunked_array([pa.nulls(len(images), pa.string())])
         if images.null_count == len(images):
             return nowhere, {}
@@ -575,17 +612,18 @@ class _Reader:
     def _absolute(self, value: str) -> Path:
         """Return a local picture's path, seen from the manifest's folder."""
         if isinstance(self._manifest.path, Path):
-            return Path(os.path.normpath(self._manifest.path.parent / value))
+            return _absolute(self._manifest.path.parent / value)
         if not Path(value).is_absolute():
             raise NotAPictureError("a manifest at a URL can name a local file by its absolute path only")
-        return Path(os.path.normpath(value))
+        return _absolute(Path(value))
 
 
 _T = TypeVar("_T")
+_NEVER_CLOSED: Final = "a double quote opens here and is never closed"
 _CONTROL: Final = r"[\x00-\x1f\x7f]"
 
 
-def _check_ids(found: Sequence[ManifestRows], orders: Sequence[int], faults: Faults) -> None:
+def _check_ids(found: Sequence[ManifestRows], faults: Faults) -> None:
     """Every id may be given once, in all the manifests together."""
     ids = pa.chunked_array([chunk for rows in found for chunk in rows.table["id"].chunks], pa.string())
     ids_given = ids.drop_null()
@@ -604,23 +642,23 @@ def _check_ids(found: Sequence[ManifestRows], orders: Sequence[int], faults: Fau
         before = first.setdefault(row_id, here)
         if before != here:
             text = f"{quoted(row_id)} is the id of {before} already; an id may be given once"
-            faults.add(rows.manifest.shown, text, order=orders[which], row=number, column="id")
+            faults.add(rows.manifest.shown, text, order=rows.order, row=number, column="id")
 
 
-def _unify(found: Sequence[ManifestRows], orders: Sequence[int], faults: Faults) -> None:
+def _unify(found: Sequence[ManifestRows], faults: Faults) -> None:
     """Give every manifest the own columns of all, in the order in which they come up."""
     types: dict[str, pa.DataType] = {}
     origin: dict[str, str] = {}
-    for rows, order in zip(found, orders, strict=True):
+    for rows in found:
         for name in rows.own_names:
             kind = rows.table[name].type
             both = _common_type(types.get(name, pa.null()), kind)
             if both is None:
                 text = (
-                    f"holds {kind}, and {types[name]} in {origin[name]}; manifests that are used together need "
-                    "the same type in a column of the same name (a CSV holds string)"
+                    f"holds {kind}, and {types[name]} in {origin[name]}; manifests that are used together "
+                    "need the same type in a column of the same name (a CSV holds string)"
                 )
-                faults.add(rows.manifest.shown, text, order=order, column=name)
+                faults.add(rows.manifest.shown, text, order=rows.order, column=name)
                 continue
             if name not in types or both != types[name]:
                 origin[name] = rows.manifest.shown
@@ -655,8 +693,15 @@ def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     return None
 
 
+def _uneven(row: pa_csv.InvalidRow) -> str:
+    has = f"has {row.actual_columns} values where the header has {row.expected_columns} columns; "
+    if row.text.count('"') % 2:
+        return has + _NEVER_CLOSED
+    return has + "a value with a comma or a line break in it must be in double quotes"
+
+
 def _csv_place(before: bytes) -> tuple[int, int]:
-    """Return the data row and the column number (from 1) of the byte that comes after `before`; row 0: header."""
+    """Return the data row (0: the header) and the column number of the byte that comes after `before`."""
     row, record, quotes = 0, b"", 0
     for line in before.splitlines(keepends=True):
         record += line
@@ -683,7 +728,7 @@ def _not_allowed(values: pa.ChunkedArray, allowed: str) -> Callable[[int], str]:
 
 
 def _matches(column: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
-    return pc.fill_null(pc.match_substring_regex(column, pattern), False)  # noqa: FBT003
+    return pc.fill_null(pc.match_substring_regex(column, pattern), False)
 
 
 def _never(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -691,8 +736,7 @@ def _never(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _indices(mask: Any) -> npt.NDArray[np.int64]:
-    found = pc.indices_nonzero(mask).to_numpy().astype(np.int64)
-    return found  # type: ignore[no-any-return]
+    return np.asarray(pc.indices_nonzero(mask)).astype(np.int64)
 
 
 def _at(indices: Mapping[int, object], length: int) -> pa.Array:

@@ -28,7 +28,7 @@ class NotAPictureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A local file: absolute path, size in bytes, time of change in ns, and its content's sha256 once known."""
+    """A local file: absolute path, bytes, time of its last change in ns, and its sha256 once known."""
 
     path: str
     size: int
@@ -99,7 +99,7 @@ def is_picture(head: bytes) -> bool:
 
 
 def check_data_uri(uri: str) -> None:
-    """Raise `NotAPictureError` unless `uri` is a `data:image/...;base64,` URI that begins as a picture does."""
+    """Raise `NotAPictureError` unless `uri` is a `data:image/...;base64,` URI with a picture's beginning."""
     head = _DATA_URI.match(uri)
     if not head:
         raise NotAPictureError("a data URI must be data:image/<kind>;base64,<data>")

@@ -31,16 +31,17 @@ from kontext_pipeline.planning.batches import (
     batch_key,
 )
 from kontext_pipeline.planning.faults import listed
-from kontext_pipeline.planning.fingerprints import fingerprints
+from kontext_pipeline.planning.fingerprints import canonical_images, fingerprints
+from kontext_pipeline.planning.hashing import Digests, all_different, count_different, hex_of, numbers_of
 from kontext_pipeline.planning.manifest import Manifest, ManifestRows, read_rows
 from kontext_pipeline.planning.pictures import Picture, hashed, may_be_remembered
 from kontext_pipeline.planning.seeds import (
     SHORT_ID_DIGITS,
-    derived_seeds,
     identities_of_content,
     identity_of_id,
+    seeds_of_variants,
 )
-from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE, SEEDS
+from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
 from kontext_pipeline.segmind.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -69,9 +70,12 @@ PLAN_COLUMNS: Final = pa.schema(
 _FORMAT: Final = 1
 _FOOTER_KEY: Final = b"kontext_plan"
 _MOST_ROWS_NAMED: Final = 20
-_ROWS_AT_ONCE: Final = 50_000
+_BYTES_AT_ONCE: Final = 32 * 2**20
 _LOCK_WAIT_S: Final = 600
-_WITHOUT_DICTIONARY: Final = frozenset({"row", "id", "prompt", "seed", "fingerprint"})
+_WITHOUT_DICTIONARY: Final = frozenset({"row", "id", "prompt", "input_image", "seed", "fingerprint"})
+
+
+_Origin = dict[str, str | int | bool]
 
 
 class PlanError(KontextError):
@@ -80,7 +84,7 @@ class PlanError(KontextError):
 
 @dataclass(frozen=True, slots=True)
 class BatchInfo:
-    """A batch: its partition key, its manifest's name, how many pictures it wishes for, where it is in the file."""
+    """A batch: partition key, manifest's name, how many pictures it wishes for, place in the file."""
 
     key: str
     manifest: str
@@ -108,7 +112,7 @@ class _Footer:
     `origin` is all that the file follows from: when it is the same again, so is the plan.
     """
 
-    origin: dict[str, str | int | bool]
+    origin: _Origin
     source: str
     shown: str
     pictures_digest: str
@@ -134,21 +138,21 @@ class _PlanFile:
             footer = json.loads(self._file.metadata.metadata[_FOOTER_KEY])
             if footer["origin"]["format"] != _FORMAT:
                 raise PlanError(
-                    f"{path} was written by another version of kontext-pipeline, whose plans this one doesn't "
-                    "know; use that version, or another data directory"
+                    f"{path} was written by another version of kontext-pipeline, whose plans this one "
+                    "doesn't know; use that version, or another data directory"
                 )
             self.footer = _Footer(**footer)
         except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise PlanError(
-                f"{path} is no plan that can be read ({type(error).__name__}: {error}); move it away and plan "
-                "again: pictures that were generated are kept, but rows may come into other batches"
+                f"{path} is no plan that can be read ({type(error).__name__}: {error}); move it away and "
+                "plan again: pictures that were generated are kept, but rows may come into other batches"
             ) from error
 
     def columns(self, names: list[str]) -> pa.Table:
         return self._file.read(columns=names)
 
     def row_group(self, index: int, names: list[str] | None = None) -> pa.Table:
-        return self._file.read_row_group(index, columns=names)
+        return self._file.read_row_group(index, columns=names).replace_schema_metadata(None)
 
     def assigned(self) -> Assigned:
         """Return which row is in which batch."""
@@ -167,9 +171,9 @@ class _PlanFile:
 class Plan:
     """What was planned, read from its files as it is asked for; the files may be replaced meanwhile.
 
-    `manifests` are names; `rows` counts rows of manifests, `wishes` the pictures that they wish for, `pictures` the
-    different ones among those (one fingerprint, one picture), `text_to_image` the rows without an input
-    image. `warnings` are whole sentences. Safe to use from several threads.
+    `manifests` are names; `rows` counts rows of manifests, `wishes` the pictures that they wish for,
+    `pictures` the different ones among those (one fingerprint, one picture), `text_to_image` the rows
+    without an input image. `warnings` are whole sentences. Safe to use from several threads.
     """
 
     def __init__(self, files: Sequence[_PlanFile]) -> None:
@@ -226,7 +230,7 @@ class Plan:
             return self._files[batch.manifest].row_group(batch.row_group)
 
     def fingerprints(self) -> Iterator[tuple[str, pa.Array]]:
-        """Yield each batch's key and fingerprints (strings, in its rows' order), one batch in memory at a time."""
+        """Yield each batch's key and fingerprints, in its rows' order, one batch in memory at a time."""
         for batch in self.batches:
             with self._lock:
                 table = self._files[batch.manifest].row_group(batch.row_group, ["fingerprint"])
@@ -286,7 +290,7 @@ def make_plan(
     if batch_size < 1:
         raise PlanError(f"a batch size of {batch_size} is not allowed; it must be 1 or more")
     together = _digest_of(sorted((manifest.name, manifest.digest) for manifest in manifests))
-    origins = {
+    origins: dict[str, _Origin] = {
         manifest.name: {
             "format": _FORMAT,
             "digest": manifest.digest,
@@ -370,12 +374,13 @@ def _only_planner(folder: "Path | UPath") -> Iterator[None]:
             yield
     except Timeout:
         raise PlanError(
-            f"another process has been planning in {folder} for {_LOCK_WAIT_S // 60} minutes; try again when it is done"
+            f"another process has been planning in {folder} for {_LOCK_WAIT_S // 60} minutes; "
+            "try again when it is done"
         ) from None
 
 
 def _still_true(
-    origins: Mapping[str, Mapping[str, object]], earlier: Mapping[str, _PlanFile], folder: "Path | UPath"
+    origins: Mapping[str, _Origin], earlier: Mapping[str, _PlanFile], folder: "Path | UPath"
 ) -> bool:
     """Say whether the plans that are there follow from the same files, pictures and settings."""
     for name, origin in origins.items():
@@ -396,7 +401,7 @@ def _still_true(
 
 def _replan(
     manifests: Sequence[Manifest],
-    origins: Mapping[str, dict[str, str | int | bool]],
+    origins: Mapping[str, _Origin],
     earlier: Mapping[str, _PlanFile],
     folder: "Path | UPath",
     *,
@@ -414,12 +419,12 @@ def _replan(
         _check_unchanged(rows.manifest)
         draft = _Draft(rows, origins[rows.manifest.name])
         draft.assign(earlier.get(rows.manifest.name), batch_size)
-        count += len(np.unique(draft.batches))
+        count += int(np.count_nonzero(np.bincount(draft.batches)))
         drafts.append(draft)
     if count > MOST_BATCHES:
         raise PlanError(
-            f"the plan has {count:,} batches, and Dagster can't show more than {MOST_BATCHES:,} partitions; make the "
-            f"batch size (KONTEXT_BATCH_SIZE, now {batch_size:,}) larger"
+            f"the plan has {count:,} batches, and Dagster can't show more than {MOST_BATCHES:,} partitions; "
+            f"make the batch size (KONTEXT_BATCH_SIZE, now {batch_size:,}) larger"
         )
     for draft in drafts:
         draft.write(folder)
@@ -428,7 +433,7 @@ def _replan(
 class _Draft:
     """One manifest's plan in the making."""
 
-    def __init__(self, rows: ManifestRows, origin: dict[str, str | int | bool]) -> None:
+    def __init__(self, rows: ManifestRows, origin: _Origin) -> None:
         self._rows = rows
         self._origin = origin
         self._pictures = self._hash_pictures()
@@ -452,89 +457,73 @@ class _Draft:
         try:
             return hashed(self._rows.pictures.values())
         except OSError as error:
-            text = f"{self._rows.manifest.shown}: the input image {error.filename} can't be read: {error.strerror}"
+            shown = self._rows.manifest.shown
+            text = f"{shown}: the input image {error.filename} can't be read: {error.strerror}"
             raise ManifestError([text]) from error
 
     def _derive(self) -> None:
-        """Derive ids, seeds and fingerprints, some rows at a time, so that few Python objects live at once."""
+        """Derive ids, seeds and fingerprints, some rows at a time: what it takes on the way stays small."""
         table = self._rows.table
-        digests = pc.binary_join_element_wise("sha256:", self._sha256, "")
-        image = pc.coalesce(digests, table["input_image"])
         columns = pa.table(
             {
                 "id": table["id"],
                 "prompt": table["prompt"],
-                "image": image,
+                "canonical_image": canonical_images(table["input_image"], self._sha256),
                 "aspect_ratio": table["aspect_ratio"],
                 "output_format": table["output_format"],
-                "asked": table["safety_tolerance"],
+                "safety_tolerance": table["safety_tolerance"],
                 "sent": self._sent,
-                "given": table["seed"],
+                "seed": table["seed"],
                 "variants": table["variants"],
             }
         )
-        ids, variants, seeds, prints = [], [], [], []
-        for start in range(0, columns.num_rows, _ROWS_AT_ONCE):
-            short, variant, seed, fingerprint = self._derived(columns.slice(start, _ROWS_AT_ONCE))
-            ids.append(short)
+        wishes = int(self._sizes.sum())
+        at_once = max(
+            1, _BYTES_AT_ONCE * columns.num_rows // max(1, columns.nbytes * wishes // columns.num_rows)
+        )
+        identities, variants, seeds, prints = [], [], [], []
+        for start in range(0, columns.num_rows, at_once):
+            piece = columns.slice(start, at_once)
+            identity, variant, seed, fingerprint = self._derived(piece)
+            identities.append(identity)
             variants.append(variant)
             seeds.append(seed)
             prints.append(fingerprint)
-        self._ids = _unique_ids(table["id"].combine_chunks(), pa.chunked_array(ids).combine_chunks())
+        self._ids = _unique_ids(table["id"].combine_chunks(), np.concatenate(identities))
+        digests = np.concatenate(prints)
+        self._different = count_different(digests)
         self._wishes = pa.table(
             {
-                "variant": pa.chunked_array(variants),
-                "seed": pa.chunked_array(seeds),
-                "fingerprint": pa.chunked_array(prints),
+                "variant": pa.array(np.concatenate(variants), pa.int32()),
+                "seed": pa.array(np.concatenate(seeds)),
+                "fingerprint": hex_of(digests),
             }
         )
 
-    def _derived(self, rows: pa.Table) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
-        """Return short ids of the rows (null: the row has one), and variants, seeds, fingerprints of their wishes."""
-        given_ids = rows["id"].to_pylist()
-        without = rows.filter(pc.is_null(rows["id"]))
-        content = iter(
-            identities_of_content(
-                *(
-                    without[name].to_pylist()
-                    for name in ("prompt", "image", "aspect_ratio", "output_format", "asked", "given")
-                )
-            )
+    def _derived(self, rows: pa.Table) -> tuple[Digests, Numbers, Numbers, Digests]:
+        """Return the rows' identities (of their content), and their wishes' variants, seeds, fingerprints."""
+        content = identities_of_content(rows)
+        identities = pc.coalesce(
+            pc.binary_join_element_wise(identity_of_id(""), rows["id"], ""), hex_of(content)
         )
-        identities = [next(content) if given is None else identity_of_id(given) for given in given_ids]
-        short = pa.array(
-            [
-                identity[:SHORT_ID_DIGITS] if given is None else None
-                for identity, given in zip(identities, given_ids, strict=True)
-            ],
-            pa.string(),
-        )
+        rows = rows.append_column("identity", identities)
         sizes = np.asarray(rows["variants"]).astype(np.int64)
-        if sizes.max() == 1:
-            variant = np.ones(len(sizes), np.int64)
-        else:
+        variant = np.ones(len(sizes), np.int64)
+        if sizes.max() > 1:
             repeated = np.repeat(np.arange(len(sizes)), sizes)
             variant = np.arange(len(repeated)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
             rows = rows.take(pa.array(repeated))
-            identities = [identities[index] for index in repeated.tolist()]
-        seed = self._seeds(rows["given"], identities, variant)
-        prints = fingerprints(
-            str(self._origin["backend"]),
-            *(
-                rows[name].to_pylist()
-                for name in ("prompt", "image", "aspect_ratio", "output_format", "sent")
-            ),
-            seed.tolist(),
+        seeds = seeds_of_variants(
+            given=rows["seed"],
+            project_seed=int(self._origin["seed"]),
+            identities=rows["identity"],
+            variants=pa.chunked_array([variant]),
         )
-        return short, pa.array(variant, pa.int32()), pa.array(seed), pa.array(prints, pa.string())
-
-    def _seeds(self, given: pa.ChunkedArray, identities: list[str], variants: Numbers) -> Numbers:
-        is_given = np.asarray(pc.is_valid(given))
-        counted = (np.asarray(pc.fill_null(given, 0)) + variants - 1) % SEEDS.stop
-        if is_given.all():
-            return counted
-        derived = derived_seeds(int(self._origin["seed"]), identities, variants.tolist())
-        return np.where(is_given, counted, np.array(derived, np.int64))
+        requests = rows.drop_columns(["seed", "safety_tolerance"]).rename_columns(
+            {"sent": "safety_tolerance"}
+        )
+        prints = fingerprints(requests.append_column("seed", pa.array(seeds)), str(self._origin["backend"]))
+        return content, variant, seeds, prints
 
     def assign(self, earlier: _PlanFile | None, batch_size: int) -> None:
         """Put each row into its batch."""
@@ -545,9 +534,9 @@ class _Draft:
             known = pc.any(pc.is_in(self._ids, value_set=before.ids)).as_py()
             if not known:
                 raise PlanError(
-                    f"{manifest.shown} has the same name ({manifest.name}) as {earlier.footer.source}, which was "
-                    "planned in this data directory, and no row in common with it; rename it, or use another data "
-                    "directory"
+                    f"{manifest.shown} has the same name ({manifest.name}) as {earlier.footer.source}, which "
+                    "was planned in this data directory, and no row in common with it; rename it, or use "
+                    "another data directory"
                 )
         self.batches = assign(
             self._ids,
@@ -560,7 +549,7 @@ class _Draft:
         self._next_number = max(self._next_number, int(self.batches.max()) + 1)
 
     def write(self, folder: "Path | UPath") -> None:
-        """Write the plan, then what was seen of the pictures: the plan is what counts if only one gets there."""
+        """Write the plan, then what was seen of the pictures: only the plan has to get there."""
         name = self._rows.manifest.name
         remembered = [
             picture if may_be_remembered(picture) else Picture(picture.path, picture.size, -1, picture.sha256)
@@ -605,8 +594,8 @@ class _Draft:
         with pq.ParquetWriter(
             path,
             schema,
-            compression="zstd",
-            compression_level=1,
+            # Batches are many and small: to set zstd up for each column takes longer than to write it.
+            compression="snappy",
             use_dictionary=[name for name in schema.names if name not in _WITHOUT_DICTIONARY],
             write_statistics=["row"],
         ) as writer:
@@ -640,7 +629,7 @@ class _Draft:
             sizes=sizes,
             next_number=self._next_number,
             rows=len(rows.numbers),
-            pictures=int(pc.count_distinct(self._wishes["fingerprint"]).as_py()),
+            pictures=self._different,
             text_to_image=int(pc.sum(without).as_py() or 0),
             above_tolerance=asdict(_RowNumbers.of(rows, self._above)),
             match_without_image=asdict(_RowNumbers.of(rows, matching)),
@@ -670,11 +659,22 @@ class _Picker:
         return dict(zip(picked.column_names, picked.columns, strict=True))
 
 
-def _unique_ids(given: pa.Array, short: pa.Array) -> pa.Array:
-    """Return the given ids, and `short` where there is none, with `-2`, `-3`... from its second time on."""
-    ids = pc.coalesce(given, short)
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return ids
+def _unique_ids(given: pa.Array, identities: Digests) -> pa.Array:
+    """Return the given ids, and where there is none the beginning of the row's identity.
+
+    Rows of one identity get `-2`, `-3`... from the second one on.
+    """
+    short = hex_of(identities, SHORT_ID_DIGITS)
+    if given.null_count == len(given):
+        ids = short
+        beginnings = numbers_of(identities) >> np.uint64(64 - 4 * SHORT_ID_DIGITS)
+        if all_different(beginnings):
+            return ids
+    else:
+        ids = pc.coalesce(given, short)
+        short = pc.if_else(pc.is_valid(given), pa.scalar(None, pa.string()), short)
+        if pc.count_distinct(ids).as_py() == len(ids):
+            return ids
     alike = given.filter(pc.match_substring_regex(given, rf"^[0-9a-f]{{{SHORT_ID_DIGITS}}}(-\d+)?$"))
     reserved = set(alike.to_pylist())
     counts = pc.value_counts(ids)
@@ -789,7 +789,8 @@ def _warnings(plan: Plan, footers: Sequence[_Footer]) -> list[str]:
             else "it is sent as it is, and such rows may be refused"
         )
         found.append(
-            f"safety_tolerance is above {limit}, the most the provider allows beside an input image, in {above}; {what}"
+            f"safety_tolerance is above {limit}, the most the provider allows beside an input image, in {above}; "
+            + what
         )
     matching = _where(footers, "match_without_image")
     if matching:
@@ -800,13 +801,13 @@ def _warnings(plan: Plan, footers: Sequence[_Footer]) -> list[str]:
     joined = plan.wishes - plan.pictures
     if joined:
         found.append(
-            f"{plan.wishes:,} pictures are wished for and {plan.pictures:,} of them differ; what is wished for "
-            "twice is generated once"
+            f"{plan.wishes:,} pictures are wished for and {plan.pictures:,} of them differ; what is wished "
+            "for twice is generated once"
         )
     if len(plan.batches) > COMFORTABLE_BATCHES:
         found.append(
-            f"the plan has {len(plan.batches):,} batches; above {COMFORTABLE_BATCHES:,} Dagster's pages get slow, above "
-            f"{MOST_BATCHES:,} it can't show them, so make the batch size (KONTEXT_BATCH_SIZE) larger"
+            f"the plan has {len(plan.batches):,} batches; above {COMFORTABLE_BATCHES:,} Dagster's pages get "
+            f"slow, above {MOST_BATCHES:,} it can't show them, so make the batch size (KONTEXT_BATCH_SIZE) larger"
         )
     return found
 

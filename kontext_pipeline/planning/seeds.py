@@ -6,10 +6,15 @@ ever: a change here would ask for every picture again.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from json.encoder import encode_basestring
+import json
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kontext_pipeline.planning.hashing import Digests, json_strings, sha256_of
 from kontext_pipeline.segmind.model import SEEDS
 
 DERIVED_SEEDS: Final = range(2**31)
@@ -26,7 +31,7 @@ def identity_of_id(row_id: str) -> str:
 def identity_of_content(
     *,
     prompt: str,
-    image: str | None,
+    canonical_image: str | None,
     aspect_ratio: str,
     output_format: str,
     safety_tolerance: int,
@@ -34,36 +39,42 @@ def identity_of_content(
 ) -> str:
     """Return the identity (64 hex digits) of a row without an id: a sha256 of what it asks for.
 
-    `image` is the URI of the input image, or `sha256:` and the digest of a local file; `safety_tolerance` is
-    what the manifest says, whatever is sent; `seed` is the one the manifest gives, or None. Rows that are
-    equal in all of this ask for the same picture. `variants` is not part of it: a row that asks for more
-    pictures keeps those it has.
+    `canonical_image` is the URI of the input image, or `sha256:` and the digest of a local file;
+    `safety_tolerance` is what the manifest says, whatever is sent; `seed` is the one the manifest gives, or
+    None. Rows that are equal in all of this ask for the same picture. `variants` is not part of it: a row
+    that asks for more pictures keeps those it has.
     """
-    return identities_of_content(
-        [prompt], [image], [aspect_ratio], [output_format], [safety_tolerance], [seed]
-    )[0]
+    content = {
+        "aspect_ratio": aspect_ratio,
+        "input_image": canonical_image,
+        "output_format": output_format,
+        "prompt": prompt,
+        "safety_tolerance": safety_tolerance,
+        "seed": seed,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def identities_of_content(
-    prompts: Iterable[str],
-    images: Iterable[str | None],
-    aspect_ratios: Iterable[str],
-    output_formats: Iterable[str],
-    safety_tolerances: Iterable[int],
-    seeds: Iterable[int | None],
-) -> list[str]:
-    """Return `identity_of_content` of many rows, column by column: some four times as fast."""
-    sha256, escaped = hashlib.sha256, encode_basestring
-    return [
-        sha256(
-            f'{{"aspect_ratio":"{ratio}","input_image":{"null" if image is None else escaped(image)},'
-            f'"output_format":"{form}","prompt":{escaped(prompt)},"safety_tolerance":{tolerance},'
-            f'"seed":{"null" if seed is None else seed}}}'.encode()
-        ).hexdigest()
-        for prompt, image, ratio, form, tolerance, seed in zip(
-            prompts, images, aspect_ratios, output_formats, safety_tolerances, seeds, strict=True
-        )
-    ]
+def identities_of_content(rows: pa.Table) -> Digests:
+    """Return `identity_of_content` of many rows, given by columns of its parameters' names."""
+    content = pc.binary_join_element_wise(
+        '{"aspect_ratio":',
+        json_strings(rows["aspect_ratio"]),
+        ',"input_image":',
+        json_strings(rows["canonical_image"]),
+        ',"output_format":',
+        json_strings(rows["output_format"]),
+        ',"prompt":',
+        json_strings(rows["prompt"]),
+        ',"safety_tolerance":',
+        rows["safety_tolerance"].cast(pa.string()),
+        ',"seed":',
+        pc.fill_null(rows["seed"].cast(pa.string()), "null"),
+        "}",
+        "",
+    )
+    return sha256_of(content)
 
 
 def seed_of_variant(*, given: int | None, project_seed: int, identity: str, variant: int) -> int:
@@ -75,14 +86,20 @@ def seed_of_variant(*, given: int | None, project_seed: int, identity: str, vari
     """
     if given is not None:
         return (given + variant - 1) % SEEDS.stop
-    return derived_seeds(project_seed, [identity], [variant])[0]
+    digest = hashlib.sha256(f"{project_seed}\n{identity}\n{variant}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % DERIVED_SEEDS.stop
 
 
-def derived_seeds(project_seed: int, identities: Sequence[str], variants: Sequence[int]) -> list[int]:
-    """Return the seeds of many pictures of rows without a given one, in `DERIVED_SEEDS`."""
-    sha256, number, last = hashlib.sha256, int.from_bytes, DERIVED_SEEDS.stop - 1
-    prefix = f"{project_seed}\n"
-    return [
-        number(sha256(f"{prefix}{identity}\n{variant}".encode()).digest()[:4], "big") & last
-        for identity, variant in zip(identities, variants, strict=True)
-    ]
+def seeds_of_variants(
+    *, given: pa.ChunkedArray, project_seed: int, identities: pa.ChunkedArray, variants: pa.ChunkedArray
+) -> npt.NDArray[np.int64]:
+    """Return `seed_of_variant` of many pictures, given by columns of its parameters."""
+    counted: npt.NDArray[np.int64] = (
+        np.asarray(pc.fill_null(given, 0)) + np.asarray(variants) - 1
+    ) % SEEDS.stop
+    if given.null_count == 0:
+        return counted
+    texts = pc.binary_join_element_wise(f"{project_seed}\n", identities, "\n", variants.cast(pa.string()), "")
+    first_four = np.ascontiguousarray(sha256_of(texts)[:, :4]).view(">u4").ravel()
+    derived = first_four.astype(np.int64) % DERIVED_SEEDS.stop
+    return np.where(np.asarray(pc.is_valid(given)), counted, derived)

@@ -1,0 +1,84 @@
+"""What a plan will cost and how long it takes."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from kontext_pipeline.planning.estimate import Estimate, estimate, seconds_for
+from kontext_pipeline.planning.manifest import read_manifests
+from kontext_pipeline.planning.plan import Plan, make_plan
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Return a plan of 7 rows that wish for 8 pictures, 6 of which differ, in batches of 3."""
+    (tmp_path / "m.csv").write_text("prompt,variants\na,2\nb,\nc,\na,\nd,\nb,\ne,\n")
+    return make_plan(
+        read_manifests([tmp_path / "m.csv"]),
+        data_dir=tmp_path,
+        backend="sandbox",
+        seed=0,
+        batch_size=3,
+        clamp_safety_tolerance=False,
+    )
+
+
+def prints_of(plan: Plan) -> list[str]:
+    return [text for _, prints in plan.fingerprints() for text in prints.to_pylist()]
+
+
+def test_nothing_is_there_yet(plan: Plan) -> None:
+    assert estimate(plan, settled=set(), concurrency=4) == Estimate(
+        rows=7,
+        wishes=8,
+        pictures=6,
+        already_there=0,
+        failed_for_good=0,
+        to_generate=6,
+        cost_usd=0.6,
+        seconds=6 * 24.34 / 4,
+    )
+
+
+def test_what_is_there_or_failed_is_not_generated(plan: Plan) -> None:
+    prints = prints_of(plan)
+    found = estimate(plan, settled={prints[0], prints[2]}, failed={prints[3], "another"}, concurrency=1)
+    assert (found.already_there, found.failed_for_good, found.to_generate) == (2, 1, 3)
+    assert found.cost_usd == pytest.approx(0.3)
+
+
+def test_settled_counts_before_failed(plan: Plan) -> None:
+    everything = set(prints_of(plan))
+    found = estimate(plan, settled=everything, failed=everything, concurrency=1)
+    assert (found.already_there, found.failed_for_good, found.to_generate) == (6, 0, 0)
+    assert (found.cost_usd, found.seconds) == (0, 0)
+
+
+def test_functions_are_asked_as_sets_are(plan: Plan) -> None:
+    prints = prints_of(plan)
+    chosen = set(prints[:4])
+
+    def settled(asked: pa.Array) -> np.ndarray:
+        return np.array([text in chosen for text in asked.to_pylist()])
+
+    by_function = estimate(plan, settled=settled, failed=lambda asked: [False] * len(asked), concurrency=2)
+    assert by_function == estimate(plan, settled=chosen, concurrency=2)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "concurrency", "rpm", "seconds"),
+    [
+        (0, 8, None, 0),
+        (1, 8, None, 24.34),
+        (80, 8, None, 243.4),
+        (80, 8, 60, 243.4),
+        (80, 8, 5, 960),
+        (80, 8, 0.5, 9600),
+    ],
+)
+def test_time_is_bounded_by_concurrency_or_the_rate_limit(
+    pictures: int, concurrency: int, rpm: float | None, seconds: float
+) -> None:
+    assert seconds_for(pictures, concurrency=concurrency, rpm=rpm) == pytest.approx(seconds)
