@@ -1,0 +1,199 @@
+"""The checks on metadata tables: that they agree with the ledger to the cent, and that the pictures are there.
+
+What is compared is in `compare`; the rest says it to Dagster.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    MetadataValue,
+    TableColumn,
+    TableRecord,
+    TableSchema,
+    multi_asset_check,
+)
+
+from kontext_pipeline.orchestration.assets import metadata
+from kontext_pipeline.orchestration.resources import KontextResource
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from kontext_pipeline.pipeline import Pipeline
+
+BOOKS_BALANCE: Final = AssetCheckSpec(
+    name="books_balance",
+    asset=metadata,
+    description="Each batch's table agrees with the ledger to the cent, picture by picture: what was charged and what was "
+    "possibly charged. And each picture's file is there, with the size that the table says. A run checks its own batches; "
+    "executed by itself, the check looks at all of them.",
+)
+EVERY_ROW: Final = AssetCheckSpec(
+    name="every_row_has_its_picture",
+    asset=metadata,
+    description="No row failed, and none is pending or unknown. A warning, not an error: the rows that are there are whole.",
+)
+DIFFERENCES_SHOWN: Final = 50
+"""Most differences that an evaluation lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that doesn't agree: where, and what each side says."""
+
+    batch: str
+    fingerprint: str
+    what: str
+
+
+@multi_asset_check(
+    name="check_metadata",
+    specs=[BOOKS_BALANCE, EVERY_ROW],
+    can_subset=True,
+)
+def check_metadata(
+    context: AssetCheckExecutionContext, kontext: KontextResource
+) -> Iterator[AssetCheckResult]:
+    """Check the tables of the run's batches, or of all where the run has none."""
+    from kontext_pipeline.dataset.storage import read_batch, written_batches
+    from kontext_pipeline.dataset.summary import summarize
+
+    selected = {key.name for key in context.selected_asset_check_keys}
+    differences: list[Difference] = []
+    without: list[dict[str, Any]] = []
+    cost = possibly = 0.0
+    rows = 0
+    with kontext.pipeline() as pipeline:
+        keys = _keys_of_run(context)
+        if keys is None:
+            keys = written_batches(pipeline.data_dir)
+        for key in keys:
+            table = read_batch(pipeline.data_dir, key)
+            summary = summarize(table)
+            rows += summary.rows
+            cost += summary.cost_usd
+            possibly += summary.possibly_charged_usd
+            if not summary.complete:
+                counts = {name: count for name, count in summary.by_status.items() if name != "succeeded"}
+                without.append({"batch": key, "rows": summary.rows, **counts})
+            if BOOKS_BALANCE.name in selected:
+                differences += compare(pipeline, key, table)
+        if BOOKS_BALANCE.name in selected:
+            differences += [Difference("", "", f"sums of the caps: {text}") for text in caps_differ(pipeline)]
+    if BOOKS_BALANCE.name in selected:
+        yield _books_balance(differences, batches=len(keys), cost=cost, possibly=possibly)
+    if EVERY_ROW.name in selected:
+        yield _every_row(without, batches=len(keys), rows=rows)
+
+
+def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Difference]:
+    """Compare a batch's table with the ledger and the image store, picture by picture.
+
+    Amounts are compared in millionths of a USD. A picture that several batches ask for is charged to the one
+    that the ledger names.
+    """
+    from kontext_pipeline.generation.ledger import micros
+
+    shown: dict[str, list[int]] = {}
+    files: dict[str, tuple[str | None, int | None]] = {}
+    columns = ("fingerprint", "cost_usd", "possibly_charged_usd", "image_path", "bytes")
+    for row in table.select(columns).to_pylist():
+        amounts = shown.setdefault(row["fingerprint"], [0, 0])
+        amounts[0] += micros(row["cost_usd"])
+        amounts[1] += micros(row["possibly_charged_usd"])
+        files[row["fingerprint"]] = (row["image_path"], row["bytes"])
+    known = pipeline.ledger.generations(list(shown)).to_pylist()
+    booked = {
+        row["fingerprint"]: [micros(row["cost_usd"]), micros(row["possibly_charged_usd"])]
+        for row in known
+        if row["batch"] == key
+    }
+    found = []
+    for fingerprint, amounts in shown.items():
+        for name, here, there in zip(
+            ("charged", "possibly charged"), amounts, booked.get(fingerprint, [0, 0]), strict=True
+        ):
+            if here != there:
+                found.append(
+                    Difference(
+                        key,
+                        fingerprint,
+                        f"{name}: {here / 1e6:.6f} USD in the table, {there / 1e6:.6f} in the ledger",
+                    )
+                )
+    for fingerprint, (path, size) in files.items():
+        if path is None:
+            continue
+        try:
+            actual: int | None = (pipeline.data_dir / path).stat().st_size
+        except FileNotFoundError:
+            actual = None
+        if actual != size:
+            is_ = "is not there" if actual is None else f"has {actual:,} bytes"
+            found.append(Difference(key, fingerprint, f"{path} {is_}; the table says {size:,}"))
+    succeeded = {row["fingerprint"] for row in known if row["status"] == "succeeded"}
+    found += [
+        Difference(key, fingerprint, "the ledger has a picture, the table none: materialize metadata again")
+        for fingerprint, (path, _) in files.items()
+        if path is None and fingerprint in succeeded
+    ]
+    return found
+
+
+def caps_differ(pipeline: "Pipeline") -> list[str]:
+    """Compare the sums that budgets are checked against with the attempts that they are sums of."""
+    from kontext_pipeline.generation.books import spending_differs
+
+    return spending_differs(pipeline.ledger.database)
+
+
+def _keys_of_run(context: AssetCheckExecutionContext) -> Sequence[str] | None:
+    run = context.op_execution_context
+    return run.partition_keys if run.has_partition_key or run.has_partition_key_range else None
+
+
+def _books_balance(
+    differences: Sequence[Difference], *, batches: int, cost: float, possibly: float
+) -> AssetCheckResult:
+    metadata: dict[str, Any] = {
+        "batches": batches,
+        "cost_usd": round(cost, 6),
+        "possibly_charged_usd": round(possibly, 6),
+        "differences": len(differences),
+    }
+    if differences:
+        metadata["what_differs"] = MetadataValue.table(
+            [
+                TableRecord({"batch": one.batch, "what": one.what, "fingerprint": one.fingerprint})
+                for one in differences[:DIFFERENCES_SHOWN]
+            ],
+            schema=TableSchema([TableColumn("batch"), TableColumn("what"), TableColumn("fingerprint")]),
+        )
+    return AssetCheckResult(
+        check_name=BOOKS_BALANCE.name,
+        passed=not differences,
+        metadata=metadata,
+        description=None
+        if not differences
+        else f"{len(differences):,} differences between tables, ledger and pictures; the first: {differences[0].what}",
+    )
+
+
+def _every_row(without: Sequence[dict[str, Any]], *, batches: int, rows: int) -> AssetCheckResult:
+    lacking = sum(one["failed"] + one["pending"] + one["unknown"] for one in without)
+    metadata: dict[str, Any] = {"batches": batches, "rows": rows, "rows_without_picture": lacking}
+    if without:
+        metadata["by_batch"] = MetadataValue.table([TableRecord(one) for one in without[:DIFFERENCES_SHOWN]])
+    return AssetCheckResult(
+        check_name=EVERY_ROW.name,
+        passed=not lacking,
+        severity=AssetCheckSeverity.WARN,
+        metadata=metadata,
+        description=f"{lacking:,} of {rows:,} rows have no picture" if lacking else None,
+    )

@@ -1,0 +1,61 @@
+"""Telling Dagster what was done without it, so that its pages show a dataset that the command line made."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
+
+from kontext_pipeline.orchestration.partitions import register
+from kontext_pipeline.orchestration.shown import batch_metadata, figures, plan_metadata, thumbnails_for
+
+if TYPE_CHECKING:
+    from kontext_pipeline.pipeline import Pipeline
+
+PLAN: Final = AssetKey("plan")
+IMAGES: Final = AssetKey("images")
+METADATA: Final = AssetKey("metadata")
+
+
+def report_batches(
+    pipeline: "Pipeline", keys: Sequence[str], *, instance: DagsterInstance | None = None
+) -> int:
+    """Register the plan's batches and record these as materialized, as they are now; return how many were new.
+
+    A batch whose figures are on record already is left out. Images count as materialized when every
+    row has its outcome. The instance is the one of `DAGSTER_HOME` unless another is given.
+    """
+    from kontext_pipeline.dataset.storage import read_batch
+    from kontext_pipeline.dataset.summary import summarize
+
+    if instance is None:
+        with DagsterInstance.get() as own:
+            return report_batches(pipeline, keys, instance=own)
+    planned = pipeline.planned()
+    register(instance, planned.batch_keys)
+    tables = {key: read_batch(pipeline.data_dir, key) for key in keys}
+    summaries = {key: summarize(table) for key, table in tables.items()}
+    new = [key for key in keys if not _is_on_record(instance, key, figures(summaries[key]))]
+    if new:
+        estimate = pipeline.estimate(planned)
+        instance.report_runless_asset_event(
+            AssetMaterialization(PLAN, metadata=plan_metadata(planned, estimate))
+        )
+    for key in new:
+        summary = summaries[key]
+        if not summary.by_status["pending"]:
+            shown = batch_metadata(pipeline, tables[key], thumbnails=thumbnails_for(len(new)))
+            instance.report_runless_asset_event(AssetMaterialization(IMAGES, partition=key, metadata=shown))
+        instance.report_runless_asset_event(
+            AssetMaterialization(METADATA, partition=key, metadata=figures(summary))
+        )
+    return len(new)
+
+
+def _is_on_record(instance: DagsterInstance, key: str, now: dict[str, Any]) -> bool:
+    found = instance.fetch_materializations(
+        AssetRecordsFilter(asset_key=METADATA, asset_partitions=[key]), limit=1
+    )
+    event = found.records[0].asset_materialization if found.records else None
+    if event is None:
+        return False
+    return all(name in event.metadata and event.metadata[name].value == value for name, value in now.items())

@@ -1,0 +1,149 @@
+"""What Dagster shows of a plan, a batch and a table: its metadata values, made of figures that others compute."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from dagster import MetadataValue, TableColumn, TableRecord, TableSchema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from kontext_pipeline.dataset.summary import BatchSummary
+    from kontext_pipeline.pipeline import Pipeline
+    from kontext_pipeline.planning.estimate import Estimate
+    from kontext_pipeline.planning.plan import Plan
+
+SHEET_PICTURES: Final = 24
+"""Most thumbnails on a batch's contact sheet."""
+SHEET_PICTURES_A_RUN: Final = 1200
+"""Most thumbnails of a run, over all its batches: each takes about 20 ms."""
+ROWS_SHOWN: Final = 20
+"""Most rows of a table in the metadata of one event."""
+
+
+def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
+    """Return what the plan's materialization says."""
+    by_manifest: dict[str, list[int]] = {}
+    for batch in plan.batches:
+        by_manifest.setdefault(batch.manifest, []).append(batch.rows)
+    return {
+        "rows": estimate.rows,
+        "pictures": estimate.pictures,
+        "already_there": estimate.already_there,
+        "given_up": estimate.failed_for_good,
+        "to_generate": estimate.to_generate,
+        "estimated_cost_usd": estimate.cost_usd,
+        "estimated_minutes": round(estimate.seconds / 60, 1),
+        "batches": len(plan.batches),
+        "backend": plan.backend,
+        "warnings": MetadataValue.md("\n".join(f"- {text}" for text in plan.warnings) or "none"),
+        "manifests": MetadataValue.table(
+            [
+                TableRecord({"manifest": name, "batches": len(sizes), "pictures": sum(sizes)})
+                for name, sizes in list(by_manifest.items())[:ROWS_SHOWN]
+            ],
+            schema=TableSchema(
+                [
+                    TableColumn("manifest", "string"),
+                    TableColumn("batches", "int"),
+                    TableColumn(
+                        "pictures", "int", description="wishes of its rows, those for the same picture too"
+                    ),
+                ]
+            ),
+        ),
+    }
+
+
+def figures(summary: "BatchSummary") -> dict[str, Any]:
+    """Return a batch's figures: counts by status and status code, money, seconds and bytes."""
+    shown: dict[str, Any] = {
+        "rows": summary.rows,
+        "pictures": summary.pictures,
+        **summary.by_status,
+        "status_codes": {str(code): count for code, count in summary.by_status_code.items()},
+        "cost_usd": round(summary.cost_usd, 6),
+        "possibly_charged_usd": round(summary.possibly_charged_usd, 6),
+        "bytes": summary.bytes,
+    }
+    if summary.latency_s is not None:
+        shown |= {
+            "latency_p50_s": round(summary.latency_s.p50, 3),
+            "latency_p90_s": round(summary.latency_s.p90, 3),
+            "latency_p99_s": round(summary.latency_s.p99, 3),
+        }
+    return shown
+
+
+def batch_metadata(pipeline: "Pipeline", table: "pa.Table", *, thumbnails: int) -> dict[str, Any]:
+    """Return what the materialization of a batch's images says: figures, a contact sheet, rows without a picture.
+
+    `thumbnails` bounds the sheet; 0 leaves it out.
+    """
+    from kontext_pipeline.dataset.summary import summarize
+
+    shown = figures(summarize(table))
+    if sheet := _contact_sheet(pipeline, table, thumbnails):
+        shown["contact_sheet"] = MetadataValue.md(sheet)
+    if without := _rows_without_picture(table):
+        shown["without_picture"] = without
+    return shown
+
+
+def thumbnails_for(batches: int) -> int:
+    """Return how many thumbnails each batch may show in a run over so many batches."""
+    return min(SHEET_PICTURES, SHEET_PICTURES_A_RUN // max(1, batches))
+
+
+def column_schema(schema: "pa.Schema") -> TableSchema:
+    """Return the columns of a metadata table with their meanings, the manifest's own ones last."""
+    from kontext_pipeline.dataset.schema import COLUMNS
+
+    meanings = {name: meaning for name, _, meaning in COLUMNS}
+    return TableSchema(
+        [
+            TableColumn(
+                field.name, str(field.type), description=meanings.get(field.name, "the manifest's own column")
+            )
+            for field in schema
+        ]
+    )
+
+
+def _contact_sheet(pipeline: "Pipeline", table: "pa.Table", most: int) -> str | None:
+    from kontext_pipeline.dataset.contact_sheet import contact_sheet
+
+    there = table.select(["image_path", "id", "variant"]).filter(table["image_path"].is_valid())
+    captions: dict[str, str] = {}
+    for row in there.to_pylist():
+        name = row["id"] if row["variant"] == 1 else f"{row['id']} · {row['variant']}"
+        captions.setdefault(row["image_path"], name)
+    chosen = list(captions.items())
+    if len(chosen) > most:
+        # Spread over the batch: its first rows often ask for much the same.
+        chosen = [chosen[index * len(chosen) // most] for index in range(most)] if most else []
+    return contact_sheet([(pipeline.data_dir / path, caption) for path, caption in chosen])
+
+
+def _rows_without_picture(table: "pa.Table") -> MetadataValue | None:
+    import pyarrow.compute as pc
+
+    rows = table.filter(pc.not_equal(table["status"], "succeeded"))
+    if not rows.num_rows:
+        return None
+    names = ("id", "status", "status_code", "error")
+    return MetadataValue.table(
+        [
+            TableRecord({name: "" if row[name] is None else row[name] for name in names})
+            for row in rows.select(names).slice(0, ROWS_SHOWN).to_pylist()
+        ],
+        schema=TableSchema(
+            [
+                TableColumn("id", "string"),
+                TableColumn("status", "string"),
+                TableColumn("status_code", "string", description="HTTP status of the last answer"),
+                TableColumn(
+                    "error", "string", description=f"the server's words; the first {ROWS_SHOWN} rows"
+                ),
+            ]
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Tests of the orchestration room: a real Dagster, a real sandbox over HTTP, real Parquet."""

@@ -1,0 +1,164 @@
+"""What the room's tests share: a sandbox, a manifest, the environment of a user, a Dagster instance."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from dagster import DagsterInstance, ExecuteInProcessResult, RunConfig
+
+from kontext_pipeline.dataset.storage import read_batch
+from kontext_pipeline.definitions import defs
+from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
+
+REPOSITORY = Path(__file__).parents[2]
+KEY = "SG_feedfacecafebeef"
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+
+
+@dataclass
+class Desk:
+    """A user's folder, environment and Dagster, with a sandbox in the place of the paid API."""
+
+    sandbox: Sandbox
+    folder: Path
+    instance: DagsterInstance
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "output"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "photos.csv"
+
+    def write_manifest(self, prompts: Sequence[str]) -> None:
+        lines = [f"{prompt},label-{index}" for index, prompt in enumerate(prompts)]
+        self.manifest.write_text("\n".join(["prompt,label", *lines, ""]))
+
+    def plan(self) -> ExecuteInProcessResult:
+        return self.run("plan_manifests")
+
+    def augment(
+        self, first: str, last: str | None = None, *, config: Any = None, check: bool = True
+    ) -> ExecuteInProcessResult:
+        """Run the job `augment` over one batch, or over all from `first` to `last`."""
+        tags = {} if last is None else {RANGE_START: first, RANGE_END: last}
+        return self.run(
+            "augment", partition_key=first if last is None else None, tags=tags, config=config, check=check
+        )
+
+    def run(
+        self,
+        job: str,
+        *,
+        partition_key: str | None = None,
+        tags: dict[str, str] | None = None,
+        config: Any = None,
+        check: bool = True,
+    ) -> ExecuteInProcessResult:
+        definitions = defs()
+        result = definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            partition_key=partition_key,
+            tags=tags,
+            run_config=config if config is not None else RunConfig(),
+            raise_on_error=False,
+        )
+        if check:
+            assert result.success, [
+                event.step_failure_data.error_display_string
+                for event in result.all_events
+                if event.is_step_failure
+            ]
+        return result
+
+    def table(self, key: str) -> pa.Table:
+        return read_batch(self.data_dir, key)
+
+    def posts(self) -> int:
+        return int(self.sandbox.books()["totals"]["posts"])
+
+    def billed(self) -> int:
+        return int(self.sandbox.books()["totals"]["billed"])
+
+    def cost(self) -> float:
+        return float(self.sandbox.books()["totals"]["cost"])
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    """A user with a manifest of ten rows in batches of four, set to the paid backend at the sandbox's address.
+
+    `@pytest.mark.parametrize("desk", [{...}], indirect=True)` passes the sandbox's fields.
+    """
+    with running_sandbox(**getattr(request, "param", {})) as sandbox, DagsterInstance.ephemeral() as instance:
+        desk = Desk(sandbox, tmp_path, instance)
+        desk.write_manifest([f"a lighthouse with number {index}" for index in range(10)])
+        environment = {
+            "SEGMIND_API_KEY": KEY,
+            "SEGMIND_BASE_URL": sandbox.url,
+            "KONTEXT_MANIFESTS": str(desk.manifest),
+            "KONTEXT_DATA_DIR": str(desk.data_dir),
+            "KONTEXT_BATCH_SIZE": "4",
+            "KONTEXT_BACKOFF_BASE_S": "0.01",
+            "KONTEXT_BACKOFF_CAP_S": "0.05",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(tmp_path)
+        yield desk
+
+
+@pytest.fixture
+def desk_on_disk(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """The same with Dagster's instance on the disk, in `dagster-home`, where other processes find it."""
+    home = tmp_path / "dagster-home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with DagsterInstance.get() as desk.instance:
+        yield desk
+
+
+def failure_of(result: ExecuteInProcessResult) -> Any:
+    """Return what the failed step said: a `UserFailureData`."""
+    failed = [event for event in result.all_events if event.is_step_failure]
+    assert len(failed) == 1
+    return failed[0].step_failure_data.user_failure_data
+
+
+def materialized(result: ExecuteInProcessResult, asset: str) -> dict[str | None, dict[str, Any]]:
+    """Return the values of the metadata of an asset's materializations in this run, by partition."""
+    return {
+        event.partition: {
+            name: value.value
+            for name, value in event.step_materialization_data.materialization.metadata.items()
+        }
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None and event.asset_key.path == [asset]
+    }
+
+
+def checks(result: ExecuteInProcessResult) -> dict[str, Any]:
+    """Return the evaluations of this run's checks, by name."""
+    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+
+def materialize(first: str, last: str) -> list[str]:
+    return [
+        str(Path(sys.executable).with_name("dagster")),
+        *("asset", "materialize", "-m", "kontext_pipeline.definitions", "--select", "images,metadata"),
+        *("--partition-range", f"{first}...{last}"),
+    ]
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,183 @@
+"""Plan, images and metadata: one batch, a range of batches, again, and beside the command line's pipeline."""
+
+import base64
+import re
+
+import pyarrow.parquet as pq
+import pytest
+from dagster import AssetKey, DagsterInstance
+
+from kontext_pipeline.pipeline import Pipeline
+from kontext_pipeline.settings import load_settings
+from tests.orchestration.conftest import Desk, checks, failure_of, materialized
+
+ALL = ["photos-00000", "photos-00001", "photos-00002"]
+
+
+def test_plan_registers_a_partition_for_each_batch_and_says_what_it_will_cost(desk: Desk) -> None:
+    shown = materialized(desk.plan(), "plan")[None]
+
+    assert desk.instance.get_dynamic_partitions("batch") == ALL
+    assert (shown["rows"], shown["pictures"], shown["to_generate"]) == (10, 10, 10)
+    assert (shown["estimated_cost_usd"], shown["batches"], shown["already_there"]) == (1.0, 3, 0)
+    assert "no input_image" in shown["warnings"]
+    assert [record.data["manifest"] for record in shown["manifests"].records] == ["photos"]
+    assert desk.posts() == 0
+
+
+def test_a_manifest_that_grows_keeps_its_partitions_and_adds_one(desk: Desk) -> None:
+    desk.plan()
+    desk.augment(ALL[0])
+    desk.write_manifest([f"a lighthouse with number {index}" for index in range(12)])
+
+    shown = materialized(desk.plan(), "plan")[None]
+
+    assert desk.instance.get_dynamic_partitions("batch") == [*ALL, "photos-00003"]
+    assert (shown["new_batches"], shown["already_there"], shown["to_generate"]) == (1, 4, 8)
+
+
+def test_batches_that_left_the_plan_leave_the_partitions(desk: Desk) -> None:
+    desk.instance.add_dynamic_partitions("batch", ["of-another-00000"])
+    shown = materialized(desk.plan(), "plan")[None]
+
+    assert desk.instance.get_dynamic_partitions("batch") == ALL
+    assert shown["gone_batches"] == 1
+
+
+def test_one_batch_is_generated_written_shown_and_checked(desk: Desk) -> None:
+    desk.plan()
+    result = desk.augment(ALL[0])
+
+    assert desk.billed() == 4
+    images = materialized(result, "images")
+    assert list(images) == [ALL[0]]
+    shown = images[ALL[0]]
+    assert (shown["rows"], shown["pictures"], shown["succeeded"], shown["failed"]) == (4, 4, 4, 0)
+    assert shown["status_codes"] == {"200": 4}
+    assert (shown["cost_usd"], shown["possibly_charged_usd"]) == (0.4, 0.0)
+    assert 0 < shown["latency_p50_s"] <= shown["latency_p90_s"] <= shown["latency_p99_s"]
+    sheet = re.fullmatch(r"!\[4 pictures\]\(data:image/jpeg;base64,(.+)\)", shown["contact_sheet"])
+    assert sheet is not None
+    assert base64.b64decode(sheet[1]).startswith(b"\xff\xd8\xff")
+
+    table = desk.table(ALL[0])
+    assert table["status"].to_pylist() == ["succeeded"] * 4
+    assert table["label"].to_pylist() == [f"label-{index}" for index in range(4)]
+    assert all((desk.data_dir / path).is_file() for path in table["image_path"].to_pylist())
+
+    columns = materialized(result, "metadata")[ALL[0]]["dagster/column_schema"].columns
+    assert [column.name for column in columns] == table.column_names
+    assert all(column.description for column in columns)
+    assert {name: found.passed for name, found in checks(result).items()} == {
+        "books_balance": True,
+        "every_row_has_its_picture": True,
+    }
+
+
+def test_a_range_of_batches_is_one_run_with_a_materialization_for_each(desk: Desk) -> None:
+    desk.plan()
+    result = desk.augment(ALL[0], ALL[2])
+
+    assert desk.billed() == 10
+    for asset in ("images", "metadata"):
+        shown = materialized(result, asset)
+        assert sorted(str(key) for key in shown) == ALL
+        assert [shown[key]["rows"] for key in ALL] == [4, 4, 2]
+    assert sum(desk.table(key).num_rows for key in ALL) == 10
+    assert checks(result)["books_balance"].metadata["batches"].value == 3
+    # Events, not rows, are what Dagster's database pays for.
+    assert len(result.all_events) < 100
+
+
+def test_materializing_again_sends_nothing_and_leaves_the_files_alone(desk: Desk) -> None:
+    desk.plan()
+    desk.augment(ALL[0], ALL[2])
+    posts = desk.posts()
+    files = {path: path.stat().st_mtime_ns for path in desk.data_dir.glob("metadata/*/*.parquet")}
+    desk.sandbox.set_faults({"kind": "status", "status": 401, "on": ["credits"]})
+
+    result = desk.augment(ALL[0], ALL[2])
+
+    assert desk.posts() == posts
+    assert len(materialized(result, "images")) == 3
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_the_pipeline_and_dagster_share_one_data_directory(desk: Desk) -> None:
+    with Pipeline(load_settings()) as pipeline:
+        planned = pipeline.plan()
+        with pipeline.client() as client:
+            pipeline.run(planned, planned.batch_keys, client=client)
+    written = {path: path.read_bytes() for path in sorted(desk.data_dir.glob("metadata/*/*.parquet"))}
+
+    assert materialized(desk.plan(), "plan")[None]["to_generate"] == 0
+    for path in written:
+        path.unlink()
+    result = desk.augment(ALL[0], ALL[2])
+
+    assert desk.billed() == 10
+    assert {path: path.read_bytes() for path in written} == written
+    assert checks(result)["books_balance"].passed
+
+
+def test_v2_does_the_same(desk: Desk) -> None:
+    desk.plan()
+    config = {"resources": {"segmind": {"config": {"api_version": "v2"}}}}
+    desk.augment(ALL[0], config=config)
+
+    assert {entry["api"] for entry in desk.sandbox.books()["entries"]} == {"v2"}
+    assert desk.table(ALL[0])["status"].to_pylist() == ["succeeded"] * 4
+
+
+def test_run_config_beats_the_environment(desk: Desk) -> None:
+    other = desk.folder / "elsewhere"
+    config = {"resources": {"kontext": {"config": {"data_dir": str(other), "batch_size": 5}}}}
+    desk.run("plan_manifests", config=config)
+    desk.augment(ALL[1], config=config)
+
+    assert desk.instance.get_dynamic_partitions("batch") == ALL[:2]
+    table = pq.read_table(other / "metadata" / f"batch={ALL[1]}" / "part-0.parquet", partitioning=None)
+    assert table.num_rows == 5
+    assert not desk.data_dir.exists()
+
+
+def test_a_dotenv_file_is_enough(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEGMIND_API_KEY")
+    (desk.folder / ".env").write_text("SEGMIND_API_KEY=SG_0011223344556677\n")
+    desk.plan()
+    desk.augment(ALL[2])
+
+    assert desk.billed() == 2
+
+
+def test_a_failed_run_leaves_what_is_finished_on_record(desk: Desk) -> None:
+    desk.plan()
+    desk.sandbox.set_faults({"kind": "status", "status": 401, "after": 9})
+    desk.augment(ALL[0], ALL[2], check=False, config=_one_at_a_time())
+
+    assert desk.billed() == 9
+    known = desk.instance.get_materialized_partitions(AssetKey("images"))
+    assert known == set(ALL[:2])
+    assert [desk.table(key)["status"].to_pylist().count("succeeded") for key in ALL] == [4, 4, 1]
+
+
+def test_the_plan_stays_when_the_manifest_is_faulty(desk: Desk) -> None:
+    desk.plan()
+    desk.manifest.write_text("prompt,seed\nred boat,many\n,1\n")
+    result = desk.run("plan_manifests", check=False)
+
+    assert not result.success
+    text = failure_of(result).description
+    assert "photos.csv, row 1, column seed" in text
+    assert "row 2" in text
+    assert desk.instance.get_dynamic_partitions("batch") == ALL
+
+
+def _one_at_a_time() -> dict[str, object]:
+    return {"resources": {"segmind": {"config": {"concurrency": 1}}}}
+
+
+def test_an_instance_that_never_saw_the_plan_has_no_partitions(desk: Desk) -> None:
+    with DagsterInstance.ephemeral() as other:
+        desk.plan()
+        assert other.get_dynamic_partitions("batch") == []

@@ -1,0 +1,96 @@
+"""The code location loads: by every tool, quickly, and with nothing set."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kontext_pipeline.definitions import defs
+
+REPOSITORY = Path(__file__).parents[1]
+SCRIPTS = Path(sys.executable).parent
+
+
+def test_the_definitions_are_whole() -> None:
+    definitions = defs()
+    graph = definitions.resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {"plan", "images", "metadata"}
+    assert {key.name for key in graph.asset_check_keys} == {"books_balance", "every_row_has_its_picture"}
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description
+        assert node.group_name == "dataset"
+    images = definitions.resolve_assets_def("images")
+    assert images.op.pool == "segmind_api"
+    assert images.op.retry_policy is not None
+
+
+def test_loading_is_quick_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import json, sys, time, dagster\n"
+        "before = set(sys.modules)\n"
+        "start = time.process_time()\n"
+        "from kontext_pipeline.definitions import defs\n"
+        "defs()\n"
+        "seconds = time.process_time() - start\n"
+        "print(json.dumps([seconds, sorted(set(sys.modules) - before)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=_bare(), capture_output=True, text=True, check=True
+    )
+    seconds, loaded = json.loads(done.stdout)
+    heavy = {"pandas", "pyarrow", "numpy", "sqlalchemy", "alembic", "PIL", "requests", "starlette"}
+    assert not heavy & set(loaded)
+    assert seconds < 0.5
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["dagster", "definitions", "validate"],
+        pytest.param(
+            ["dagster", "definitions", "validate", "--workspace", "workspace.yaml"], marks=pytest.mark.long
+        ),
+        ["dg", "check", "defs"],
+    ],
+    ids=str,
+)
+def test_every_tool_loads_it_with_nothing_set(command: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(SCRIPTS / command[0]), *command[1:]],
+        cwd=REPOSITORY,
+        env=_bare() | {"DAGSTER_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "BetaWarning" not in done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_dg_lists_what_there_is(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(SCRIPTS / "dg"), "list", "defs", "--json"],
+        cwd=REPOSITORY,
+        env=_bare() | {"DAGSTER_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    listed = json.loads(done.stdout)
+    assert {one["asset_key"] for one in listed["assets"]} == {"plan", "images", "metadata"}
+    assert {one["name"] for one in listed["jobs"]} == {"plan_manifests", "augment"}
+
+
+def _bare() -> dict[str, str]:
+    """The environment of somebody who has set nothing."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("KONTEXT_", "SEGMIND_", "DAGSTER_"))
+    }
+    return kept | {"PATH": f"{SCRIPTS}{os.pathsep}{kept.get('PATH', '')}", "PYTHONPATH": str(REPOSITORY)}
