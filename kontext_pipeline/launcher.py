@@ -16,7 +16,13 @@ from kontext_pipeline.settings import Settings, environment_variable
 REHEARSAL_SPEED: Final = 20.0
 """How much faster than real a sandbox runs that a command starts by itself: a generation takes 1.2 s."""
 
-DAGSTER_YAML: Final = "# https://docs.dagster.io/deployment/oss/dagster-yaml\ntelemetry:\n  enabled: false\n"
+DAGSTER_YAML: Final = """\
+# https://docs.dagster.io/deployment/oss/dagster-yaml
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+"""
 """The configuration of an instance that is made here."""
 
 

@@ -123,9 +123,9 @@ class Pipeline:
         """Open the plan as it was last made, without reading the manifests.
 
         Raises:
-            PlanError: nothing was planned yet.
+            PlanError: nothing was planned yet for this backend.
         """
-        return load_plan(self.data_dir)
+        return load_plan(self.data_dir, backend=self.settings.backend)
 
     def estimate(self, plan: Plan, *, retry_failed: bool = False) -> Estimate:
         """Say what of a plan is there and what the rest will cost, by the ledger."""
@@ -219,7 +219,8 @@ class Pipeline:
             raise PreflightError(f"{lack}. Top it up. Nothing was sent.", reachable=True)
         if not go_on_with_less:
             raise PreflightError(
-                f"{lack}. Top it up, or let the run go on to that point with --yes. Nothing was sent.",
+                f"{lack}. Top it up, or let the run go on to that point (--yes, or go_on_with_less_credit in Dagster). "
+                "Nothing was sent.",
                 reachable=True,
             )
         return lack + "; the run goes on to that point"

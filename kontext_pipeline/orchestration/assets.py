@@ -14,7 +14,6 @@ from dagster import (
     BackfillPolicy,
     Config,
     DagsterExecutionInterruptedError,
-    Failure,
     MaterializeResult,
     asset,
 )
@@ -98,7 +97,7 @@ def images(context: AssetExecutionContext, config: GenerationConfig, kontext: Ko
     """Generate what is missing of the run's batches, and say what became of each."""
     keys = list(context.partition_keys)
     with kontext.pipeline() as pipeline:
-        planned = planned_batches(pipeline)
+        planned = pipeline.planned()
         try:
             stop, report = _generate(context, config, pipeline, planned, keys)
         except (DagsterExecutionInterruptedError, KeyboardInterrupt):
@@ -140,7 +139,7 @@ def metadata(context: AssetExecutionContext, kontext: KontextResource) -> dict[s
 
     tables = {}
     with kontext.pipeline() as pipeline:
-        planned = planned_batches(pipeline)
+        planned = pipeline.planned()
         own = pipeline.own_columns(planned)
         for key in context.partition_keys:
             made = pipeline.metadata_of(planned, key, own=own)
@@ -154,24 +153,6 @@ def metadata(context: AssetExecutionContext, kontext: KontextResource) -> dict[s
                 partition_key=key,
             )
     return tables
-
-
-def planned_batches(pipeline: "Pipeline") -> "Plan":
-    """Open the plan as it was last made.
-
-    Raises:
-        Failure: it was made for another backend, whose pictures are other pictures.
-        PlanError: nothing was planned yet.
-    """
-    planned = pipeline.planned()
-    backend = pipeline.settings.backend
-    if planned.backend != backend:
-        raise Failure(
-            description=f"The plan in {pipeline.data_dir} was made for the backend {planned.backend}, and this run is set "
-            f"to {backend}. Materialize the plan again, or set KONTEXT_BACKEND={planned.backend}. Nothing was sent.",
-            allow_retries=False,
-        )
-    return planned
 
 
 def missing_pictures(

@@ -27,7 +27,7 @@ from dagster import (
     sensor,
 )
 
-from kontext_pipeline.orchestration.assets import images, metadata, missing_pictures, planned_batches
+from kontext_pipeline.orchestration.assets import images, metadata, missing_pictures
 from kontext_pipeline.orchestration.jobs import augment_job, plan_job
 from kontext_pipeline.orchestration.partitions import BATCH
 from kontext_pipeline.orchestration.resources import KontextResource
@@ -95,7 +95,7 @@ def unfinished_batches(
     keys = context.instance.get_dynamic_partitions(BATCH)
     try:
         with kontext.pipeline() as pipeline:
-            planned = planned_batches(pipeline)
+            planned = pipeline.planned()
             keys = [key for key in keys if planned.has_batch(key)]
             missing = missing_pictures(pipeline, planned, keys)
     except Failure as failure:

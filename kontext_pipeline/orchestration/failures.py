@@ -23,8 +23,6 @@ RETRIES: Final = RetryPolicy(max_retries=3, delay=30, backoff=Backoff.EXPONENTIA
 """For faults of the infrastructure: after about 30, 60 and 120 seconds. Answers of the API have a policy of
 their own, in the resource `segmind`."""
 
-WITH_LESS_CREDIT: Final = "set go_on_with_less_credit in the run config of images"
-
 
 @contextlib.contextmanager
 def told_to_dagster() -> Iterator[None]:
@@ -34,7 +32,7 @@ def told_to_dagster() -> Iterator[None]:
     except KontextError as error:
         passing = isinstance(error, LedgerError) or not getattr(error, "reachable", True)
         raise Failure(
-            description=str(error).replace("with --yes", f"({WITH_LESS_CREDIT})"),
+            description=str(error),
             metadata={"cause": type(error).__name__},
             allow_retries=passing,
         ) from None

@@ -251,8 +251,12 @@ class Plan:
             ) from None
 
 
-def load_plan(data_dir: "Path | UPath", names: Sequence[str] | None = None) -> Plan:
+def load_plan(
+    data_dir: "Path | UPath", names: Sequence[str] | None = None, *, backend: str | None = None
+) -> Plan:
     """Open what was planned before, without reading a manifest: of the manifests `names`, or all there are.
+
+    With `backend`, plans for another one are left out: their pictures are other pictures.
 
     Raises `PlanError` when there is nothing, or it can't be read.
     """
@@ -263,7 +267,17 @@ def load_plan(data_dir: "Path | UPath", names: Sequence[str] | None = None) -> P
         if missing or not found:
             what = f"no plan of {', '.join(missing)}" if missing else "no plan"
             raise PlanError(f"there is {what} in {data_dir}; make one with: kontext plan MANIFEST...")
-        return Plan([_PlanFile(name, folder / f"{name}.parquet") for name in names or found])
+        files = [_PlanFile(name, folder / f"{name}.parquet") for name in names or found]
+        mine = [file for file in files if backend in (None, file.footer.origin["backend"])]
+        for other in files:
+            if other not in mine:
+                other.close()
+        if not mine:
+            raise PlanError(
+                f"what is planned in {data_dir} is for another backend than {backend}, whose pictures are other "
+                "pictures. Plan again, or set KONTEXT_BACKEND to the one that it was planned for. Nothing was sent."
+            )
+        return Plan(mine)
     except OSError as error:
         raise PlanError(f"the plan in {data_dir} can't be read: {error.strerror or error}") from error
 

@@ -116,7 +116,7 @@ def test_a_plan_for_another_backend_is_not_generated(desk: Desk, monkeypatch: py
     monkeypatch.setenv("KONTEXT_BACKEND", "sandbox")
     said = failure_of(desk.augment(ALL[0], check=False))
 
-    assert "made for the backend segmind" in said.description
+    assert "another backend than sandbox" in said.description
     assert desk.posts() == 0
 
 
@@ -126,7 +126,6 @@ def test_too_little_credit_stops_unless_the_run_config_says_to_go_on(desk: Desk)
     said = failure_of(desk.augment(ALL[0], check=False))
     assert "buys 2 of the 4 pictures" in said.description
     assert "go_on_with_less_credit" in said.description
-    assert "--yes" not in said.description
     assert desk.posts() == 0
 
     result = desk.augment(ALL[0], check=False, config=_images(go_on_with_less_credit=True))
