@@ -233,15 +233,25 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
 )
 @click.option("--seed", type=int, metavar="N", help="Seeds latencies and faults.")
 @click.option("--plain", is_flag=True, help="Plain pictures instead of drawn ones: fast.")
-@click.option("--fetch-inputs", is_flag=True, help="Fetch public input pictures for real.")
-def sandbox(*, host: str, port: int, plain: bool, **options: Any) -> None:
+@click.option(
+    "--fetch-inputs/--no-fetch-inputs",
+    default=True,
+    show_default=True,
+    help="Fetch public input pictures, or let drawn photographs stand in for them.",
+)
+def sandbox(*, host: str, port: int, plain: bool, fetch_inputs: bool, **options: Any) -> None:
     """Serve a stand-in for the paid API, to develop, test and rehearse against."""
     with _user_errors():
         from kontext_pipeline.sandbox.config import SandboxConfig
         from kontext_pipeline.sandbox.server import serve
 
-        given = {name: value for name, value in options.items() if value not in (None, (), False)}
-        serve(host, port, config=SandboxConfig.create(**given, draw=not plain))
+        given = {name: value for name, value in options.items() if value is not None and value != ()}
+        config = SandboxConfig.create(**given, draw=not plain, fetch_inputs=fetch_inputs)
+        serve(host, port, config=config, announce=_announce)
+
+
+def _announce(url: str) -> None:
+    click.echo(f"The sandbox answers at {url}; its page shows balance, jobs and pictures. Ctrl-C ends it.")
 
 
 @main.command()

@@ -36,7 +36,7 @@ _WORDS: Final[Mapping[int, str]] = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, raised from where it is found
+class Refusal(Exception):
     """A request that is answered with an error; nothing runs and nothing is billed."""
 
     def __init__(self, response: Response) -> None:

@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kontext_pipeline.sandbox import answers
 from kontext_pipeline.sandbox.backstage import Backstage
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.gateway import Gateway
+from kontext_pipeline.sandbox.openapi import OPENAPI
+from kontext_pipeline.sandbox.page import Page
 
 
 def create_app(config: SandboxConfig) -> Starlette:
@@ -22,7 +24,6 @@ def create_app(config: SandboxConfig) -> Starlette:
     with the `kontext.reset` extension (see `server`) for faults that reset connections.
     """
     gateway = Gateway(config)
-    backstage = Backstage(gateway)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -38,11 +39,17 @@ def create_app(config: SandboxConfig) -> Starlette:
         Route("/upload-asset", gateway.upload, methods=["POST"]),
         Route("/files/uploads/{name}", gateway.uploaded, methods=["GET"]),
         Route("/files/outputs/{name}", gateway.output, methods=["GET"]),
-        *backstage.routes(),
+        *Backstage(gateway).routes(),
+        *Page(gateway).routes(),
+        Route("/openapi.json", _openapi, methods=["GET"]),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.gateway = gateway
     return app
+
+
+async def _openapi(_: Request) -> Response:
+    return JSONResponse(OPENAPI)
 
 
 async def _http_error(_: Request, exception: Exception) -> Response:

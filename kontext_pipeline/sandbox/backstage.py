@@ -3,9 +3,10 @@
 None of it needs a key: whoever reaches the sandbox may use it, which is one reason it binds to loopback.
 """
 
+import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -34,8 +35,15 @@ class AccountBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     balance: float | None = Field(default=None, ge=0, le=1e9, allow_inf_nan=False)
-    rpm: int | None = Field(default=None, ge=1)
+    rpm: int | None = Field(default=None, ge=1, le=1_000_000_000)
     team_spend_limit: float | None = Field(default=None, ge=0, le=1e9, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_only(cls, value: object) -> object:
+        if isinstance(value, bool | str):
+            raise ValueError("must be a number")
+        return value
 
 
 class Backstage:
@@ -109,10 +117,15 @@ class Backstage:
         return JSONResponse(state)
 
     async def reset(self, request: Request) -> Response:
-        """POST /sandbox/reset: full balance, empty books, no jobs, the faults it was started with."""
+        """POST /sandbox/reset with `{}`: full balance, empty books, no jobs, the faults it was started with."""
         # A page in a browser can send a form to loopback, but not JSON without asking first.
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return error(406, "Content-Type must be application/json")
+        try:
+            if not isinstance(json.loads(await _json_body(request)), dict):
+                raise ValueError("the body must be a JSON object")
+        except (ValueError, RecursionError) as bad:
+            return error(400, _words(bad))
         self._gateway.reset()
         return JSONResponse({"reset": True})
 

@@ -74,8 +74,8 @@ class SandboxConfig(BaseModel):
     """Memory for drawn pictures; the least recently used are dropped beyond it (and drawn again if asked for)."""
     faults: tuple[Fault, ...] = ()
     """What goes wrong, in order: see `faults`."""
-    profiles: tuple[str, ...] = ()
-    """Names of the profiles that `faults` came from, for display alone."""
+    fault_sources: tuple[str, ...] = ()
+    """Names of the profiles and files that `faults` came from, for display alone: `create` reads them."""
 
     @field_validator("keys", "forbidden_keys")
     @classmethod
@@ -111,7 +111,7 @@ class SandboxConfig(BaseModel):
         every_fault = [fault for part in parts for fault in part.fault] + list(faults)
         named = (*profiles, *(Path(file).name for file in fault_files))
         try:
-            return cls(**{**merged, **fields, "faults": tuple(every_fault), "profiles": named})
+            return cls(**{**merged, **fields, "faults": tuple(every_fault), "fault_sources": named})
         except ValidationError as error:
             lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
             raise SettingsError("The sandbox can't be set up like this:\n" + "\n".join(lines)) from error

@@ -10,6 +10,7 @@ import hashlib
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -199,6 +200,15 @@ def chance(*parts: object) -> float:
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    endpoint: Endpoint
+    identity: str
+    prompt: str
+    posts: int
+    occurrence: int
+
+
 class FaultPlan:
     """The faults in force and what they've done so far."""
 
@@ -221,9 +231,10 @@ class FaultPlan:
             return []
         occurrence = self._asked[endpoint, identity]
         self._asked[endpoint, identity] += 1
+        asked = _Asked(endpoint, identity, prompt, posts, occurrence)
         slow: list[Fault] = []
         for index, fault in enumerate(self.faults):
-            if not self._strikes(index, fault, endpoint, identity, prompt, posts, occurrence):
+            if not self._strikes(index, asked):
                 continue
             self.struck[index] += 1
             self._hits[index, endpoint, identity] += 1
@@ -232,28 +243,20 @@ class FaultPlan:
             slow.append(fault)
         return slow
 
-    def _strikes(
-        self,
-        index: int,
-        fault: Fault,
-        endpoint: Endpoint,
-        identity: str,
-        prompt: str,
-        posts: int,
-        occurrence: int,
-    ) -> bool:
-        if endpoint not in fault.on:
+    def _strikes(self, index: int, asked: _Asked) -> bool:
+        fault = self.faults[index]
+        if asked.endpoint not in fault.on:
             return False
         if self._burst_left[index]:
             self._burst_left[index] -= 1
             return True
-        if posts <= fault.after or (fault.until is not None and posts > fault.until):
+        if asked.posts <= fault.after or (fault.until is not None and asked.posts > fault.until):
             return False
-        if fault.prompt is not None and fault.prompt.casefold() not in prompt.casefold():
+        if fault.prompt is not None and fault.prompt.casefold() not in asked.prompt.casefold():
             return False
-        if fault.times is not None and self._hits[index, endpoint, identity] >= fault.times:
+        if fault.times is not None and self._hits[index, asked.endpoint, asked.identity] >= fault.times:
             return False
-        if chance(self._seed, index, endpoint, identity, occurrence) >= fault.share:
+        if chance(self._seed, index, asked.endpoint, asked.identity, asked.occurrence) >= fault.share:
             return False
         self._burst_left[index] = fault.burst - 1
         return True

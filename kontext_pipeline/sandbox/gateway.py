@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -32,6 +33,8 @@ from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
 
 MAX_UPLOADS: Final = 32
 """Files in one call of upload-asset."""
+GET_ONLY: Final = frozenset({"/v1/get-user-credits"})
+"""Paths that look like a model's, and aren't."""
 LARGE_BODY: Final = 256 * 1024
 """Bodies beyond this many bytes are parsed in a thread, so that other requests don't wait for it."""
 RECENT: Final = 12
@@ -87,8 +90,9 @@ class Gateway:
         self.config = config
         self.run = Run(config, config.faults)
         self.store = FileStore(max_bytes=config.store_bytes, ttl_s=config.file_ttl_s)
-        self.studio = Studio(draw=config.draw, cache_bytes=config.cache_bytes)
+        self.studio = Studio(self.store, draw=config.draw, cache_bytes=config.cache_bytes)
         self._inputs = Inputs(config, self.store)
+        self._ids = random.Random()  # noqa: S311 - ids must differ, not be secret
         self._underway: set[asyncio.Task[Response]] = set()
 
     def reset(self, faults: Sequence[Fault] | None = None) -> None:
@@ -114,17 +118,17 @@ class Gateway:
 
     async def _post(self, request: Request, api: Literal["v1", "v2"]) -> Response:
         run = self.run
+        if request.url.path in GET_ONLY:
+            raise HTTPException(405, headers={"Allow": "GET"})
         try:
             raw = await self._body(request)
         except Refusal as refusal:
             return refusal.response
         except ClientDisconnect:
             return Response(status_code=400)
-        body = await _parsed(raw)
-        entry = run.books.open(
-            api, canonical_sha256(body) if body is not _NOT_JSON else hashlib.sha256(raw).hexdigest()
-        )
-        entry.request_id = str(uuid.uuid4())
+        body, body_sha256 = await _parsed(raw)
+        entry = run.books.open(api, body_sha256)
+        entry.request_id = str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
         try:
             accepted = await self._accept(request, run, entry, api, body)
         except Refusal as refusal:
@@ -177,7 +181,7 @@ class Gateway:
         except BadParameter as bad:
             raise Refusal(error(400, f"Invalid parameters: {bad}")) from None
         entry.seed = parameters.seed
-        input_image = await self._input(parameters.input_image, own_hosts)
+        input_image = await self._input(run, parameters.input_image, own_hosts)
         self._check_safety(parameters)
         if not run.account.within_team_limit():
             raise Refusal(error(406, answers.WORDS_406["team-limit"]))
@@ -385,8 +389,8 @@ class Gateway:
         try:
             raw = await self._body(request)
             self._key(request, run)
-            body = await _parsed(raw)
-            await self._get_fault(run, "upload", hashlib.sha256(raw).hexdigest(), "")
+            body, body_sha256 = await _parsed(raw)
+            await self._get_fault(run, "upload", body_sha256, "")
             if _media_type(request) != "application/json":
                 raise Refusal(error(406, answers.WORDS_406["content-type"]))
             uris = body.get("data_urls") if isinstance(body, dict) else None
@@ -443,10 +447,13 @@ class Gateway:
             raise Refusal(error(403, "Insufficient permissions for this resource"))
         return key
 
-    async def _input(self, uri: str | None, own_hosts: frozenset[str]) -> InputImage | None:
+    async def _input(self, run: Run, uri: str | None, own_hosts: frozenset[str]) -> InputImage | None:
         if uri is None:
             return None
         try:
+            output = run.jobs.output(_own_path(uri, own_hosts).removeprefix("files/outputs/"))
+            if output is not None:
+                return await asyncio.to_thread(self._inputs.keep, await self.studio.picture(output.recipe))
             return await asyncio.to_thread(self._inputs.resolve, uri, own_hosts)
         except BadInput as bad:
             raise Refusal(error(400, f"Invalid parameters: {bad}")) from None
@@ -507,31 +514,32 @@ _FILE_HEADERS: Final = {
 }
 
 
-async def _parsed(raw: bytes) -> Any:
-    """Return the JSON value of a body, or _NOT_JSON."""
+async def _parsed(raw: bytes) -> tuple[Any, str]:
+    """Return the JSON value of a body, or _NOT_JSON, and what the books know it by."""
+    return await asyncio.to_thread(_parse, raw) if len(raw) > LARGE_BODY else _parse(raw)
+
+
+def _parse(raw: bytes) -> tuple[Any, str]:
     try:
-        return await asyncio.to_thread(_loads, raw) if len(raw) > LARGE_BODY else _loads(raw)
+        body = json.loads(raw)
+        return body, canonical_sha256(body)
     except (ValueError, RecursionError):
-        return _NOT_JSON
-
-
-def _loads(raw: bytes) -> Any:
-    value = json.loads(raw)
-    if isinstance(value, dict):
-        # A depth that can be read can be too deep to be written again, as the canonical form needs.
-        canonical_sha256(value)
-    return value
+        return _NOT_JSON, hashlib.sha256(raw).hexdigest()
 
 
 def _identity(body: dict[str, Any], own_hosts: frozenset[str]) -> str:
     """Return what a body asks for, without the host and port this sandbox happens to have this time."""
     uri = body.get("input_image")
-    if isinstance(uri, str):
-        for host in own_hosts:
-            prefix = f"http://{host}/"
-            if uri.startswith(prefix):
-                return canonical_sha256({**body, "input_image": "/" + uri.removeprefix(prefix)})
-    return canonical_sha256(body)
+    path = _own_path(uri, own_hosts) if isinstance(uri, str) else ""
+    return canonical_sha256({**body, "input_image": path} if path else body)
+
+
+def _own_path(uri: str, own_hosts: frozenset[str]) -> str:
+    """Return the path of a URL of this sandbox, without its first slash; empty: it is none."""
+    for host in own_hosts:
+        if uri.startswith(f"http://{host}/"):
+            return uri.removeprefix(f"http://{host}/")
+    return ""
 
 
 def _own_hosts(request: Request) -> frozenset[str]:

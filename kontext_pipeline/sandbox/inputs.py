@@ -21,6 +21,7 @@ import urllib3
 from PIL import Image, UnidentifiedImageError
 
 from kontext_pipeline.sandbox.config import SandboxConfig
+from kontext_pipeline.sandbox.drawing.portrait import SIZE as PORTRAIT_SIZE
 from kontext_pipeline.sandbox.store import FileStore
 
 DEMO_URL: Final = "https://segmind-resources.s3.amazonaws.com/input/a1adf47e-bfba-45c4-a11f-ae2b732102ad-kontext-max-ip.webp"
@@ -38,11 +39,16 @@ STAND_IN_SIZE: Final = (1248, 832)
 FETCH_SECONDS: Final = 10.0
 """For all of a fetch, redirects included."""
 MAX_REDIRECTS: Final = 3
+MAX_KNOWN: Final = 10_000
+"""Images whose size is remembered, so that they aren't read again."""
+_ORIENTATION: Final = 0x0112
+_TURNED: Final = range(5, 9)
+"""EXIF orientations that swap width and height."""
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _DATA_URI: Final = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 
 
-class BadInput(Exception):  # noqa: N818 - it is an answer to a client, not a failure of ours
+class BadInput(Exception):
     """An input image can't be had or isn't one; the text tells the client why."""
 
 
@@ -55,11 +61,14 @@ class InputImage:
     height: int
 
 
-DEMO_INPUT: Final = InputImage("demo", 1024, 1024)
+DEMO_INPUT: Final = InputImage("demo", *PORTRAIT_SIZE)
 
 
 def inspect_image(data: bytes, *, max_pixels: int) -> tuple[str, int, int]:
-    """Return (extension, width, height) of a whole, readable picture. Raises BadInput for anything else."""
+    """Return (extension, width, height as it's meant to be seen) of a whole, readable picture.
+
+    Raises BadInput for anything else.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -68,6 +77,8 @@ def inspect_image(data: bytes, *, max_pixels: int) -> tuple[str, int, int]:
                 if width * height > max_pixels:
                     raise BadInput(f"the image has {width} x {height} pixels; {max_pixels:,} are allowed")
                 image.load()
+                if image.getexif().get(_ORIENTATION, 1) in _TURNED:
+                    width, height = height, width
                 return FORMATS[image.format or ""], width, height
     except BadInput:
         raise
@@ -148,6 +159,8 @@ class Inputs:
             return known
         extension, width, height = inspect_image(data, max_pixels=self._config.max_input_pixels)
         self._store.put(data, extension)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
         self._known[key] = InputImage(key, width, height)
         return self._known[key]
 
@@ -248,7 +261,9 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet, also where IPv6 wraps an IPv4 address."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        wrapped = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
+        wrapped = [ip.sixtofour, *(ip.teredo or ())]
         if ip in _NAT64:
             wrapped.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
         if any(inner is not None and not inner.is_global for inner in wrapped):

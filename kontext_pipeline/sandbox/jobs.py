@@ -92,6 +92,7 @@ class JobTable:
 
     def add_output(self, name: str, recipe: Recipe, identity: str) -> None:
         """Make a picture available by name."""
+        self._purge()
         self._outputs[name] = Output(recipe, identity, time.monotonic() + self._file_ttl_s)
 
     def output(self, name: str) -> Output | None:

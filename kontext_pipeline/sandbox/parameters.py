@@ -18,7 +18,7 @@ DEFAULT_SEED: Final = 123
 """What the provider fills in for an absent seed, by the source document."""
 
 
-class BadParameter(Exception):  # noqa: N818 - it is an answer to a client, not a failure of ours
+class BadParameter(Exception):
     """A parameter is missing or not allowed; the text names it and what is allowed."""
 
 

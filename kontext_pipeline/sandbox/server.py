@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import uvicorn
@@ -78,7 +79,19 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(host: str = "127.0.0.1", port: int = 8765, *, config: SandboxConfig) -> None:
-    """Serve a sandbox until it is interrupted. Raises SettingsError if the address can't be had."""
-    with listen(host, port) as listener:
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    *,
+    config: SandboxConfig,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a sandbox until it is interrupted; `announce` is told its base URL once the port is open.
+
+    Raises SettingsError if the address can't be had.
+    """
+    with listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
+        if announce is not None:
+            shown = f"[{host}]" if ":" in host else host
+            announce(f"http://{shown}:{listener.getsockname()[1]}")
         build_server(config, host=host).run(sockets=[listener])

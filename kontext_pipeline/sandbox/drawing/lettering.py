@@ -1,6 +1,8 @@
 """Type: captions, titles and the badge, in the one font that Pillow brings along."""
 
+import bisect
 import functools
+import math
 import unicodedata
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from kontext_pipeline.sandbox.drawing.wishes import RGB
 
 WHITE: Final[RGB] = (255, 255, 255)
+MAX_CHARS: Final = 600
+"""More is never set: it would be too small to read."""
 SAND: Final[RGB] = (240, 201, 126)
 
 
@@ -29,7 +33,10 @@ def _can_set(character: str) -> bool:
 
 
 def settable(text: str) -> str:
-    """Return `text` without what the font has no glyph for; accents it lacks are dropped from their letters."""
+    """Return `text` without what the font has no glyph for: it has ASCII and some punctuation.
+
+    Accents are dropped from their letters, other scripts left out.
+    """
     kept: list[str] = []
     for character in " ".join(text.split()):
         if character == " " or (character.isprintable() and _can_set(character)):
@@ -57,10 +64,13 @@ class Setting:
 
 def fit(text: str, *, width: int, max_lines: int, largest: int, smallest: int, leading: int = 122) -> Setting:
     """Return `text` set as large as fits `width` pixels in `max_lines`, cut with an ellipsis if it never does."""
+    text = text[:MAX_CHARS]
     size = largest
     while True:
-        lines = _wrapped(text, font(size), width)
-        if len(lines) <= max_lines or size <= smallest:
+        face = font(size)
+        lines = _wrapped(text, face, width)
+        whole = all(face.getlength(word) <= width for word in text.split())
+        if (whole and len(lines) <= max_lines) or size <= smallest:
             break
         size = max(smallest, size * 92 // 100)
     if len(lines) > max_lines:
@@ -83,11 +93,16 @@ def _wrapped(text: str, face: ImageFont.FreeTypeFont, width: int) -> list[str]:
             lines.append(line)
         # A word wider than the line is broken wherever it reaches the margin.
         while face.getlength(word) > width and len(word) > 1:
-            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or face.getlength(word[:n]) <= width)
+            cut = max(1, _letters_within(word, face, width))
             lines.append(word[:cut])
-            word = word[cut:]  # noqa: PLW2901 - the rest of the word goes on the next lines
+            word = word[cut:]
         line = word
     return [*lines, line] if line else lines
+
+
+def _letters_within(word: str, face: ImageFont.FreeTypeFont, width: int) -> int:
+    lengths = range(1, len(word) + 1)
+    return bisect.bisect(lengths, width, key=lambda count: math.ceil(face.getlength(word[:count])))
 
 
 def set_type(
@@ -113,10 +128,20 @@ def set_type(
     corner = (at[0] - (widest // 2 if centred else pad), at[1] - pad)
     if halo is not None:
         for spread in (setting.size // 3, setting.size // 8):
-            _paste(image, halo, mask.filter(ImageFilter.GaussianBlur(spread)).point(lambda v: min(255, v * 2)), corner)
+            _paste(
+                image,
+                halo,
+                mask.filter(ImageFilter.GaussianBlur(spread)).point(lambda v: min(255, v * 2)),
+                corner,
+            )
     elif shadow:
         soft = mask.filter(ImageFilter.GaussianBlur(max(2, setting.size // 9)))
-        _paste(image, (0, 0, 0), soft.point(lambda v: min(255, v * shadow // 40)), (corner[0], corner[1] + setting.size // 24))
+        _paste(
+            image,
+            (0, 0, 0),
+            soft.point(lambda v: min(255, v * shadow // 40)),
+            (corner[0], corner[1] + setting.size // 24),
+        )
     _paste(image, fill, mask, corner)
 
 
@@ -151,6 +176,8 @@ def _badge(height: int) -> Image.Image:
     draw.ellipse((left, middle - dot // 2, left + dot, middle + dot // 2), fill=(*SAND, 255))
     x = left + dot + tall * 28 // 100
     for letter, advance in zip("SANDBOX", advances, strict=True):
-        draw.text((x, middle), letter, font=face, fill=(255, 255, 255, 255), anchor="lm", stroke_width=scale // 3)
+        draw.text(
+            (x, middle), letter, font=face, fill=(255, 255, 255, 255), anchor="lm", stroke_width=scale // 3
+        )
         x += advance
     return plate.reduce(scale)

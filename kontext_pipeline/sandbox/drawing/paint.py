@@ -15,17 +15,17 @@ SUPERSAMPLE = 2
 
 def blend(first: RGB, second: RGB, percent: int) -> RGB:
     """Return `percent` of the way from `first` to `second`."""
-    red, green, blue = ((a * (100 - percent) + b * percent) // 100 for a, b in zip(first, second, strict=True))
+    red, green, blue = (
+        (a * (100 - percent) + b * percent) // 100 for a, b in zip(first, second, strict=True)
+    )
     return red, green, blue
 
 
 def vertical_gradient(size: tuple[int, int], stops: Stops) -> Image.Image:
     """Return an RGB picture that runs through `stops` from top to bottom."""
     width, height = size
-    rows = bytearray()
-    for y in range(height):
-        rows += bytes(colour_at(stops, y * 1000 // max(1, height - 1)))
-    return Image.frombytes("RGB", (1, height), bytes(rows)).resize(size, Image.Resampling.NEAREST)
+    rows = (bytes(colour_at(stops, y * 1000 // max(1, height - 1))) * width for y in range(height))
+    return Image.frombytes("RGB", size, b"".join(rows))
 
 
 def colour_at(stops: Stops, thousandth: int) -> RGB:
@@ -46,8 +46,10 @@ def colour_at(stops: Stops, thousandth: int) -> RGB:
 def ramp(size: tuple[int, int], top: int, bottom: int) -> Image.Image:
     """Return a mask that runs from `top` to `bottom` (0 to 255) down the picture."""
     width, height = size
-    column = bytes((top * (height - 1 - y) + bottom * y) // max(1, height - 1) for y in range(height))
-    return Image.frombytes("L", (1, height), column).resize(size, Image.Resampling.NEAREST)
+    rows = (
+        bytes(((top * (height - 1 - y) + bottom * y) // max(1, height - 1),)) * width for y in range(height)
+    )
+    return Image.frombytes("L", size, b"".join(rows))
 
 
 @functools.lru_cache(maxsize=1)
@@ -61,12 +63,13 @@ def glow(image: Image.Image, centre: Point, radius: int, colour: RGB, percent: i
     clipped = (max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
     if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
         return
-    # A radial gradient still has light in its corners, at 1 / sqrt(2) of the way: cut at the circle, squared to fade.
-    falloff = _disc().point(curve(lambda v: max(0, (v - 2)) ** 2 * percent // 25500))
-    light = falloff.resize((2 * radius, 2 * radius), Image.Resampling.BILINEAR)
-    light = light.crop((clipped[0] - box[0], clipped[1] - box[1], clipped[2] - box[0], clipped[3] - box[1]))
+    # Pillow's gradient ends in its corners; at the circle it has 76 left. Squared, it fades out softly.
+    falloff = _disc().point(curve(lambda v: (max(0, v - 76) * 255 // 179) ** 2 * percent // 25500))
     part = image.crop(clipped)
-    lit = Image.composite(Image.new("RGB", part.size, colour), Image.new("RGB", part.size), light)
+    # The gradient is 256 pixels across: only what is seen of it is enlarged.
+    seen = tuple((edge - box[axis % 2]) * 128 / radius for axis, edge in enumerate(clipped))
+    light = falloff.resize(part.size, Image.Resampling.BILINEAR, box=(seen[0], seen[1], seen[2], seen[3]))
+    lit = Image.merge("RGB", [light.point(curve(lambda v, c=c: v * c // 255)) for c in colour])  # type: ignore[misc]
     image.paste(ImageChops.screen(part, lit), clipped[:2])
 
 
@@ -84,7 +87,20 @@ def soft_mask(
     """Return a blurred mask, drawn at 1 / `shrink` of the size: `draw` gets a canvas of that size."""
     mask = Image.new("L", (-(-size[0] // shrink), -(-size[1] // shrink)))
     draw(ImageDraw.Draw(mask))
-    return mask.filter(ImageFilter.GaussianBlur(blur)).resize(size, Image.Resampling.BICUBIC)
+    return mask.filter(ImageFilter.GaussianBlur(blur)).resize(size, Image.Resampling.BILINEAR)
+
+
+def soft_patch(
+    box: tuple[int, int, int, int], shrink: int, blur: int, draw: Callable[[ImageDraw.ImageDraw], None]
+) -> Image.Image:
+    """Return a blurred mask of the size of `box`, whose corners are multiples of `shrink`.
+
+    `draw` gets a canvas of 1 / `shrink` of that size, with room around it for what the blur spreads.
+    """
+    mask = Image.new("L", ((box[2] - box[0]) // shrink, (box[3] - box[1]) // shrink))
+    draw(ImageDraw.Draw(mask))
+    blurred = mask.filter(ImageFilter.GaussianBlur(blur))
+    return blurred.resize((blurred.width * shrink, blurred.height * shrink), Image.Resampling.BILINEAR)
 
 
 def tint(image: Image.Image, colour: RGB, percent: int) -> Image.Image:
@@ -99,7 +115,12 @@ def curve(function: Callable[[int], int]) -> list[int]:
 
 
 def tone(
-    image: Image.Image, *, exposure: int = 100, contrast: int = 100, lift: int = 0, gains: RGB = (100, 100, 100)
+    image: Image.Image,
+    *,
+    exposure: int = 100,
+    contrast: int = 100,
+    lift: int = 0,
+    gains: RGB = (100, 100, 100),
 ) -> Image.Image:
     """Return an RGB picture with percent of exposure, contrast (around middle grey) and gain by channel."""
     curves: list[int] = []
@@ -118,4 +139,4 @@ def saturate(image: Image.Image, percent: int) -> Image.Image:
 def vignette(image: Image.Image, percent: int) -> Image.Image:
     """Return the picture darkened towards its corners."""
     shade = Image.radial_gradient("L").point(curve(lambda v: 255 - max(0, v - 110) * percent // 100))
-    return ImageChops.multiply(image, shade.resize(image.size, Image.Resampling.BICUBIC).convert("RGB"))
+    return ImageChops.multiply(image, shade.resize(image.size, Image.Resampling.BILINEAR).convert("RGB"))

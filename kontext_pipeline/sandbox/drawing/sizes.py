@@ -43,6 +43,7 @@ def _size_like(width: int, height: int) -> tuple[int, int]:
     if width < height:
         tall, across = _size_like(height, width)
         return across, tall
+    width = min(width, height * MEGAPIXEL // (MIN_SIDE * MIN_SIDE))
     candidates = (
         (wide, high)
         for high in range(MIN_SIDE, 1024 + 1, MULTIPLE)

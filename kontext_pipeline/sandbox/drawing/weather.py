@@ -17,8 +17,12 @@ def add_rain(image: Image.Image, chance: Chance) -> Image.Image:
         for _ in range(count * width * height // (1024 * 1024)):
             x, y = chance.between(-40, width + 40), chance.between(-length, height)
             long = length * chance.between(70, 130) // 100
-            draw.line((x, y, x + slant * long // 100, y + long), fill=chance.between(strength // 2, strength), width=thick)
-        image.paste((224, 232, 240), (0, 0), mask.filter(ImageFilter.GaussianBlur(1 if thick == 1 else 2)))
+            draw.line(
+                (x, y, x + slant * long // 100, y + long),
+                fill=chance.between(strength // 2, strength),
+                width=thick,
+            )
+        image.paste((224, 232, 240), (0, 0), mask.filter(ImageFilter.BoxBlur(1)) if thick > 1 else mask)
     return image
 
 
@@ -27,41 +31,48 @@ def add_snow(image: Image.Image, chance: Chance) -> Image.Image:
     width, height = image.size
     area = width * height
 
-    for count, small, large, strength, blur in ((700, 1, 2, 190, 0), (260, 2, 5, 215, 1), (36, 9, 20, 120, 5)):
+    for count, small, large, strength, blur in (
+        (700, 1, 2, 190, 0),
+        (260, 2, 5, 215, 1),
+        (36, 9, 20, 130, 4),
+    ):
         mask = Image.new("L", image.size)
         draw = ImageDraw.Draw(mask)
         for _ in range(count * area // (1024 * 1024)):
             x, y, radius = chance.between(0, width), chance.between(0, height), chance.between(small, large)
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=chance.between(strength // 2, strength))
-        image.paste((252, 253, 255), (0, 0), mask.filter(ImageFilter.GaussianBlur(blur)) if blur else mask)
+            draw.ellipse(
+                (x - radius, y - radius, x + radius, y + radius), fill=chance.between(strength // 2, strength)
+            )
+        image.paste((252, 253, 255), (0, 0), mask.filter(ImageFilter.BoxBlur(blur)) if blur else mask)
     return image
 
 
 def add_petals(image: Image.Image, chance: Chance, colours: tuple[RGB, ...]) -> Image.Image:
     """Return the picture behind a few leaves or petals in the wind."""
     width, height = image.size
-    for near in (False, True):
-        count, small, large = (14, 16, 30) if near else (46, 5, 12)
-        layers: dict[RGB, list[list[Point]]] = {colour: [] for colour in colours}
-        for _ in range(count):
-            x, y, long = chance.between(0, width), chance.between(0, height), chance.between(small, large)
-            wide = long * chance.between(25, 60) // 100
-            lean = chance.between(-long, long)
-            tip, side = (lean, long), (wide, -lean * wide // max(1, long))
-            layers[chance.pick(colours)].append(
-                [
-                    (x - tip[0] // 2, y - tip[1] // 2),
-                    (x + side[0] // 2, y + side[1] // 2),
-                    (x + tip[0] // 2, y + tip[1] // 2),
-                    (x - side[0] // 2, y - side[1] // 2),
-                ]
-            )
-        for colour, shapes in layers.items():
-            mask = Image.new("L", image.size)
-            draw = ImageDraw.Draw(mask)
-            for shape in shapes:
-                draw.polygon(shape, fill=170 if near else 225)
-            image.paste(colour, (0, 0), mask.filter(ImageFilter.GaussianBlur(4 if near else 1)))
+    for number in range(90):
+        near = number >= 72
+        x, y = chance.between(0, width), chance.between(0, height)
+        long = chance.between(18, 34) if near else chance.between(7, 15)
+        wide, lean = long * chance.between(25, 60) // 100, chance.between(-long, long)
+        slope = wide * lean // long
+        room = 2 * long
+        leaf = [
+            (room - lean // 2, room - long // 2),
+            (room + wide // 2, room - slope // 2),
+            (room + lean // 2, room + long // 2),
+            (room - wide // 2, room + slope // 2),
+        ]
+
+        def shape(
+            draw: ImageDraw.ImageDraw, scale: int, leaf: list[Point] = leaf, fill: int = 180 if near else 235
+        ) -> None:
+            draw.polygon([(px * scale, py * scale) for px, py in leaf], fill=fill)
+
+        mask = smooth_mask((2 * room, 2 * room), shape)
+        image.paste(
+            chance.pick(colours), (x - room, y - room), mask.filter(ImageFilter.BoxBlur(3)) if near else mask
+        )
     return image
 
 
@@ -73,13 +84,12 @@ def add_fog(image: Image.Image, chance: Chance, colour: RGB = (226, 230, 234)) -
         for _ in range(26):
             x, y = chance.between(-20, width // 8 + 20), chance.between(height // 40, height // 9)
             wide, high = chance.between(30, 80), chance.between(3, 12)
-            draw.ellipse((x - wide, y - high, x + wide, y + high), fill=chance.between(70, 215))
+            draw.ellipse((x - wide, y - high, x + wide, y + high), fill=chance.between(60, 185))
 
     mask = soft_mask(image.size, 8, 7, banks)
-    even = ImageChops.add(ramp((width, height // 2), 60, 150), Image.new("L", (width, height // 2)))
-    veil = Image.new("L", image.size, 70)
-    veil.paste(even, (0, 0))
-    veil.paste(ramp((width, height - height // 2), 150, 40), (0, height // 2))
+    veil = Image.new("L", image.size)
+    veil.paste(ramp((width, height // 2), 50, 120), (0, 0))
+    veil.paste(ramp((width, height - height // 2), 120, 20), (0, height // 2))
     image.paste(colour, (0, 0), ImageChops.lighter(mask, veil))
     return image
 
@@ -96,16 +106,22 @@ def add_lightning(image: Image.Image, chance: Chance) -> Image.Image:
         lean = chance.pick((-1, 1))
         branch = [bolt[start]]
         for _ in range(chance.between(3, 6)):
-            branch.append((branch[-1][0] + lean * chance.between(8, 40), branch[-1][1] + chance.between(8, 30)))
+            branch.append(
+                (branch[-1][0] + lean * chance.between(8, 40), branch[-1][1] + chance.between(8, 30))
+            )
         branches.append(branch)
 
     def draw_bolt(draw: ImageDraw.ImageDraw, scale: int) -> None:
         for line, thick in [(bolt, 3), *((branch, 1) for branch in branches)]:
-            draw.line([(px * scale, py * scale) for px, py in line], fill=255, width=thick * scale, joint="curve")
+            draw.line(
+                [(px * scale, py * scale) for px, py in line], fill=255, width=thick * scale, joint="curve"
+            )
 
     mask = smooth_mask(image.size, draw_bolt)
     glow(image, (x, height // 8), height * 6 // 10, (150, 160, 230), 70)
-    image.paste((150, 150, 255), (0, 0), mask.filter(ImageFilter.GaussianBlur(10)).point(lambda v: min(255, v * 4)))
+    image.paste(
+        (150, 150, 255), (0, 0), mask.filter(ImageFilter.GaussianBlur(10)).point(lambda v: min(255, v * 4))
+    )
     image.paste((255, 255, 255), (0, 0), mask)
     return image
 
@@ -140,4 +156,6 @@ def add_moon(image: Image.Image, centre: Point, radius: int, colour: RGB = (252,
         def crater(draw: ImageDraw.ImageDraw, scale: int, spot: int = spot) -> None:
             draw.ellipse((0, 0, 2 * spot * scale, 2 * spot * scale), fill=38)
 
-        image.paste((120, 120, 140), (at[0] - spot, at[1] - spot), smooth_mask((2 * spot + 1, 2 * spot + 1), crater))
+        image.paste(
+            (120, 120, 140), (at[0] - spot, at[1] - spot), smooth_mask((2 * spot + 1, 2 * spot + 1), crater)
+        )

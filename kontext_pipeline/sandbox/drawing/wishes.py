@@ -47,7 +47,7 @@ _PLACES: Final = {
     "desert": r"deserts?|dunes?|sahara|camels?|oasis|mars|sand\w*|arid|canyon",
     "forest": r"forests?|woods|woodland|trees?|pines?|jungle|foxe?s?|deer|bears?|owls?|woodpecker",
     "mountains": r"mountain\w*|alps?|alpine|peaks?|himalaya\w*|hik(?:e|er|ing)|volcano|valleys?|glaciers?|eagles?",
-    "fields": r"fields?|meadows?|hills?|farm\w*|countryside|vineyards?|flowers?|lavender|sheep|cows?|horses?|village|tuscan\w*",
+    "fields": r"fields?|meadows?|hills?|farm\w*|countryside|vineyards?|flowers?|lavender|sheep|cows?|horses?|tuscan\w*",
 }
 _THINGS: Final = {
     "boat": r"boats?|sail\w*|ship|canoe|yacht|regatta",
@@ -55,6 +55,7 @@ _THINGS: Final = {
     "cabin": r"cabins?|cottages?|huts?|houses?|home|chalet|farmhouse|barn",
     "lighthouse": r"lighthouses?",
     "birds": r"birds?|gulls?|seagulls?|geese|swallows?|eagles?|flock",
+    "lavender": r"lavender",
     "flowers": r"flowers?|poppies|lavender|tulips?|blossoms?|wildflowers?|daisies",
     "aurora": r"aurora\w*|northern lights",
     "rainbow": r"rainbows?",
@@ -78,7 +79,9 @@ _COLOURS: Final[dict[str, RGB]] = {
     "magenta": (204, 44, 148),
     "pink": (236, 124, 168),
 }
-_PHRASES_THAT_NAME_NO_COLOUR: Final = re.compile(r"golden hour|blue (?:hour|sky)|red ?wood\w*|gold fish", re.IGNORECASE)
+_PHRASES_THAT_NAME_NO_COLOUR: Final = re.compile(
+    r"golden hour|blue (?:hour|sky)|red ?wood\w*|gold fish", re.IGNORECASE
+)
 _UNWANTED: Final = r"(?:\bno |\bnot |\bwithout (?:any |the )?|\bremove (?:the |all )?|\bnever )"
 _QUOTED: Final = re.compile(
     r'"([^"\n]{1,120})"|“([^”\n]{1,120})”|„([^“”\n]{1,120})[“”]|«\s?([^»\n]{1,120}?)\s?»'
@@ -113,11 +116,19 @@ def read_wishes(prompt: str) -> Wishes:
         season=_first(_SEASONS, text),
         time=_first(_TIMES, text),
         weather=_first(_WEATHERS, text),
-        place=_first(_PLACES, text),
+        place=_place(text),
         styles=_all(_STYLES, text),
         things=_all(_THINGS, text),
         colour=_colour(text),
         caption=caption or None,
+    )
+
+
+def _place(text: str) -> str | None:
+    """Return the place a text names first; mountains beside water are drawn as the lake they're mirrored in."""
+    place = _first(_PLACES, text)
+    return (
+        "lake" if place in {"mountains", "forest"} and _mentions(_PLACES["lake"], text) is not None else place
     )
 
 
@@ -130,7 +141,9 @@ def _mentions(pattern: str, text: str) -> int | None:
 
 
 def _first(patterns: dict[str, str], text: str) -> str | None:
-    found = [(place, name) for name, pattern in patterns.items() if (place := _mentions(pattern, text)) is not None]
+    found = [
+        (place, name) for name, pattern in patterns.items() if (place := _mentions(pattern, text)) is not None
+    ]
     return min(found)[1] if found else None
 
 
