@@ -141,7 +141,12 @@ def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes:
         return Exit.SOME_FAILED if estimate.failed_for_good else Exit.DONE
     with _api(pipeline) as client:
         try:
-            warning = pipeline.preflight(client, estimate.to_generate, go_on_with_less=yes or _asks(yes))
+            warning = pipeline.preflight(
+                client,
+                estimate.to_generate,
+                budget_usd=budget,
+                go_on_with_less=yes or sys.stdin.isatty(),
+            )
         except PreflightError as error:
             console.complain(str(error))
             return Exit.NOTHING_SENT if error.reachable else Exit.STOPPED
@@ -172,11 +177,6 @@ def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes:
     if report is None or report.stopped is not None or report.left:
         return Exit.STOPPED
     return Exit.DONE if totals.complete else Exit.SOME_FAILED
-
-
-def _asks(yes: bool) -> bool:
-    """On a terminal a short balance is put to the user together with the cost."""
-    return not yes and sys.stdin.isatty()
 
 
 def _agreed(settings: "Settings", estimate: "Estimate", *, yes: bool) -> bool:
