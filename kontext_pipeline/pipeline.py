@@ -9,8 +9,9 @@ import queue
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -37,6 +38,11 @@ from kontext_pipeline.settings import Settings
 
 SPOOL_KEPT_S = 7 * 24 * 3600.0
 """Half-received answers of dead processes are kept this long, seconds."""
+
+WHOLE_LEDGER_FROM = 10_000
+"""Requests, from which on reading the whole ledger is worth considering: it takes a tenth of a second."""
+WHOLE_LEDGER_SHARE = 5
+"""Requests in the ledger to one that is asked for, up to which reading all of it is quicker."""
 
 
 class PreflightError(KontextError):
@@ -129,25 +135,17 @@ class Pipeline:
 
     def estimate(self, plan: Plan, *, retry_failed: bool = False) -> Estimate:
         """Say what of a plan is there and what the rest will cost, by the ledger."""
-        looked_up: tuple[pa.Array, list[bool], list[bool]] | None = None
+        standing = self.standing(plan.wishes, retry_failed=retry_failed)
 
-        def look_up(fingerprints: pa.Array) -> tuple[pa.Array, list[bool], list[bool]]:
-            # Asked for twice in a row, once for each mask: one query does for both.
-            nonlocal looked_up
-            if looked_up is None or looked_up[0] is not fingerprints:
-                texts = fingerprints.to_pylist()
-                known = self.statuses(texts, retry_failed=retry_failed)
-                looked_up = (
-                    fingerprints,
-                    [text in known and known[text][0] == "succeeded" for text in texts],
-                    [text in known and not known[text][1] for text in texts],
-                )
-            return looked_up
+        def mask(prints: pa.Array, *, which: int) -> list[bool]:
+            texts = prints.to_pylist()
+            found = standing(texts)[which]
+            return [one in found for one in texts]
 
         return estimate(
             plan,
-            settled=lambda fingerprints: look_up(fingerprints)[1],
-            failed=lambda fingerprints: look_up(fingerprints)[2],
+            settled=lambda prints: mask(prints, which=0),
+            failed=lambda prints: mask(prints, which=1),
             concurrency=self.settings.concurrency,
             rpm=self.settings.rpm,
         )
@@ -159,6 +157,27 @@ class Pipeline:
         return self.ledger.statuses(
             fingerprints, unknown_retries=self.settings.unknown_retries, retry_failed=retry_failed
         )
+
+    def standing(
+        self, pictures: int, *, retry_failed: bool = False
+    ) -> Callable[[Sequence[str]], tuple[Set[str], Set[str]]]:
+        """Return what tells of requests which succeeded, and which others a run would not try again.
+
+        What it returns may name more than it was asked for. `pictures`: how many will be asked for in all;
+        for a good part of the ledger, reading all of it once is the quicker way.
+        """
+        ledger, retries = self.ledger, self.settings.unknown_retries
+        if pictures >= WHOLE_LEDGER_FROM and ledger.size() <= WHOLE_LEDGER_SHARE * pictures:
+            everything = ledger.settled(unknown_retries=retries, retry_failed=retry_failed)
+            return lambda _fingerprints: everything
+
+        @lru_cache(maxsize=1)
+        def look_up(fingerprints: tuple[str, ...]) -> tuple[Set[str], Set[str]]:
+            known = self.statuses(fingerprints, retry_failed=retry_failed)
+            there = {key for key, (status, _) in known.items() if status == "succeeded"}
+            return there, {key for key, (_, again) in known.items() if not again} - there
+
+        return lambda fingerprints: look_up(tuple(fingerprints))
 
     # --- generation -----------------------------------------------------------------------------
 
@@ -183,13 +202,25 @@ class Pipeline:
         finally:
             client.close()
 
-    def preflight(self, client: SegmindClient, pictures: int, *, go_on_with_less: bool) -> str | None:
+    def preflight(
+        self,
+        client: SegmindClient,
+        pictures: int,
+        *,
+        budget_usd: float | None = None,
+        go_on_with_less: bool,
+    ) -> str | None:
         """Ask the account, for nothing, whether it can do this. Return what the user should know, if anything.
+
+        No more is asked of the balance than `budget_usd` and the standing budget let the run spend.
 
         Raises:
             PreflightError: the key is refused, the API is out of reach, or the balance pays for fewer than
                 `pictures` and `go_on_with_less` is False.
         """
+        room = self.ledger.room(self._caps(budget_usd))
+        if room is not None:
+            pictures = min(pictures, max(0, room) // micros(LIST_PRICE_USD))
         balance = client.credits()
         if balance.outcome is Outcome.STOPPED:
             raise PreflightError(
@@ -353,7 +384,7 @@ class _Desk:
         self._write = write
         self._lock = threading.Lock()
         self._left: Counter[str] = Counter()
-        self._handed_out: set[str] = set()
+        self._wanted = set(keys)
         self.finished: list[str] = []
         self._written: set[str] = set()
         self._own = pipeline.own_columns(plan)
@@ -369,22 +400,28 @@ class _Desk:
 
     def wishes(self) -> Iterator[Wish]:
         """Every request of the batches that has no outcome yet, each once a batch."""
+        pictures = sum(batch.rows for batch in self._plan.batches if batch.key in self._wanted)
+        standing = self._pipeline.standing(pictures, retry_failed=self._retry_failed)
+        through = []
         for key in self._keys:
             batch = self._plan.batch_table(key)
-            known = self._pipeline.statuses(
-                pc.unique(batch["fingerprint"]).to_pylist(), retry_failed=self._retry_failed
-            )
+            prints = batch["fingerprint"].to_pylist()
+            there, given_up = standing(prints)
+            left = [one not in there and one not in given_up for one in prints]
             wishes = {
                 fingerprint: Wish(fingerprint, key, request)
-                for fingerprint, request in requests_of(batch)
-                if known.get(fingerprint, (None, True))[1]
+                for fingerprint, request in (requests_of(batch.filter(pa.array(left))) if any(left) else ())
             }
             with self._lock:
                 self._left[key] = len(wishes)
-                self._handed_out.add(key)
                 if not wishes:
-                    self._finish(key)
+                    self.finished.append(key)
+                    through.append(key)
             yield from wishes.values()
+        # Not before: their tables are no hurry, and requests that are still to be sent are.
+        if self._write:
+            for key in through:
+                self._tables.put(key)
 
     def through(self, wish: Wish, _status: Status) -> None:
         """A wish has its outcome."""

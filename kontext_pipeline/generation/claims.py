@@ -5,8 +5,8 @@ are taken over. Two signs tell, and neither reads a clock of another machine:
 
 * beside a SQLite ledger each claimant holds a lock file, which the kernel lets go the moment the
   process is gone, however it went;
-* everywhere, a claimant's beat in the ledger counts up. Whoever waits for it to move for a whole
-  lease, on its own monotonic clock, and sees it stand still, may take over.
+* everywhere, a claimant's beat in the ledger counts up. Whoever waits for it to move for the whole of
+  its lease, on the waiter's own monotonic clock, and sees it stand still, may take over.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ class Claimant:
     host: str
     pid: int
     beat: int
+    lease_s: float
 
 
 class Lease:
@@ -61,8 +62,8 @@ class Lease:
     def _enter(self, transaction: Transaction) -> None:
         transaction.connection.execute(
             text(
-                "INSERT INTO claimants (id, run_id, backend, host, pid, beat, started_at) "
-                "VALUES (:id, :run_id, :backend, :host, :pid, 0, :now)"
+                "INSERT INTO claimants (id, run_id, backend, host, pid, beat, lease_s, started_at) "
+                "VALUES (:id, :run_id, :backend, :host, :pid, 0, :lease_s, :now)"
             ),
             {
                 "id": self.id,
@@ -70,6 +71,7 @@ class Lease:
                 "backend": self.backend,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
+                "lease_s": self.lease_s,
                 "now": time.time_ns() // 1000,
             },
         )
@@ -109,24 +111,27 @@ class Lease:
         self._thread.join()
         try:
             self._database.write(lambda transaction: end(transaction, self.id))
-        finally:
-            _release(self._lock)
+        except LedgerError:
+            # The lock says it as well, as long as its file is there to be tried.
+            if self._lock is not None:
+                self._lock.release(force=True)
+        else:
+            _remove(self._lock)
 
 
 class Obituaries:
     """Judges which other claimants are dead, by what it has seen of them so far."""
 
-    def __init__(self, database: Database, lease_s: float) -> None:
+    def __init__(self, database: Database) -> None:
         """Start with nothing seen: a claimant that only its beat can judge gets one whole lease."""
         self._database = database
-        self._lease_s = lease_s
         self._seen: dict[str, tuple[int, float]] = {}
 
     def dead(self, connection: Connection, *, backend: str, me: str) -> list[Claimant]:
         """Return the claimants of `backend` that have not left and are dead."""
         rows = connection.execute(
             text(
-                "SELECT id, run_id, host, pid, beat FROM claimants "
+                "SELECT id, run_id, host, pid, beat, lease_s FROM claimants "
                 "WHERE ended_at IS NULL AND backend = :backend AND id <> :me"
             ),
             {"backend": backend, "me": me},
@@ -139,7 +144,7 @@ class Obituaries:
         if beat != claimant.beat:
             beat, since = claimant.beat, now
         self._seen[claimant.id] = (beat, since)
-        return now - since >= self._lease_s or self._lock_is_free(claimant.id)
+        return now - since >= claimant.lease_s or self._lock_is_free(claimant.id)
 
     def _lock_is_free(self, claimant: str) -> bool:
         lock = _lock(self._database, claimant)
@@ -164,18 +169,23 @@ def end(transaction: Transaction, claimant: str) -> None:
 
 def forget(database: Database, claimant: str) -> None:
     """Remove the lock file of a claimant that is in the ledger as ended."""
-    _release(_lock(database, claimant))
+    _remove(_lock(database, claimant))
 
 
 def _lock(database: Database, claimant: str) -> FileLock | None:
     if database.path is None:
         return None
     folder = database.path.with_name(database.path.name + ".claims")
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise LedgerError(
+            f"{folder}, where the ledger's users lock, can't be made: {error.strerror}"
+        ) from None
     return FileLock(folder / f"{claimant}.lock", thread_local=False)
 
 
-def _release(lock: FileLock | None) -> None:
+def _remove(lock: FileLock | None) -> None:
     if lock is not None:
         lock.release(force=True)
         with contextlib.suppress(OSError):

@@ -28,6 +28,9 @@ BUSY_TIMEOUT_S: Final = 60.0
 WRITE_LOCK: Final = 0x6B6F6E74
 """The advisory lock that makes PostgreSQL take one ledger transaction at a time."""
 MOST_IN_ONE_COMMIT: Final = 512
+SERVER_PATIENCE_S: Final = 30.0
+"""How long a PostgreSQL server that went away is waited for."""
+SERVER_PAUSE_S: Final = 0.5
 
 
 class Transaction:
@@ -53,6 +56,9 @@ class Transaction:
         return int(found.scalar_one())
 
 
+Write = tuple[Callable[[Transaction], Any], Future[Any]]
+
+
 class Database:
     """A ledger's database, up to date and ready to be written to.
 
@@ -60,19 +66,24 @@ class Database:
         LedgerError: it can't be opened, or a newer release made it.
     """
 
-    def __init__(self, url: str) -> None:
-        """Open `url` (SQLAlchemy's form), making or upgrading the tables where needed."""
+    def __init__(self, url: str, *, make: bool = True) -> None:
+        """Open `url` (SQLAlchemy's form), making or upgrading the tables where needed.
+
+        With `make` False a SQLite file that isn't there is not made, but missed.
+        """
         self.url = make_url(url)
         self.path = self._sqlite_path()
+        if self.path is not None and not make and not self.path.exists():
+            raise LedgerError(f"there is no ledger at {self.path}: nothing was ever asked for from here")
         self.engine = self._engine()
         try:
             self._bring_up_to_date()
         except (OperationalError, DBAPIError) as error:
             self.engine.dispose()
             raise LedgerError(f"the ledger {self} can't be opened: {error.orig}") from None
-        self._queue: queue.SimpleQueue[tuple[Callable[[Transaction], Any], Future[Any]] | None]
-        self._queue = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._closed = False
+        self._closing = threading.Lock()
         self._writer = threading.Thread(target=self._write_groups, name="ledger-writer", daemon=True)
         self._writer.start()
 
@@ -83,49 +94,60 @@ class Database:
     def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction and return its result once that is on the disk.
 
-        `work` may run twice (when something beside it failed), but is committed once.
+        `work` may run again: when something beside it failed, or the connection broke. In the latter case
+        the commit may have come to be all the same, so a second run must find that out for itself.
 
         Raises:
             LedgerError: the transaction did not come to be.
         """
         future: Future[T] = Future()
-        if self._closed:
-            raise LedgerError(f"the ledger {self} is closed")
-        self._queue.put((work, future))
+        with self._closing:
+            # Together, so that nothing is put behind the end, where nobody would ever take it.
+            if self._closed:
+                raise LedgerError(f"the ledger {self} is closed")
+            self._queue.put((work, future))
         return future.result()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for reading one consistent state; writers are not held up by it."""
-        with self.engine.connect() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
-                yield connection
+        """A connection for reading one consistent state; writers are not held up by it.
+
+        Raises:
+            LedgerError: it can't be read.
+        """
+        try:
+            with self.engine.connect() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.execution_options(isolation_level="REPEATABLE READ")
+                with connection.begin():
+                    yield connection
+        except SQLAlchemyError as error:
+            raise self._failed("read", error) from None
 
     def close(self) -> None:
         """Commit what is waiting and let the database go."""
-        if not self._closed:
+        with self._closing:
+            if self._closed:
+                return
             self._closed = True
             self._queue.put(None)
-            self._writer.join()
-            self.engine.dispose()
+        self._writer.join()
+        self.engine.dispose()
 
     def _sqlite_path(self) -> Path | None:
         if self.url.get_backend_name() != "sqlite":
             return None
         if not self.url.database or self.url.database == ":memory:":
             raise LedgerError("a ledger in memory would forget what was paid: name a file")
-        path = Path(self.url.database).expanduser().absolute()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LedgerError(f"the ledger {path} can't be made: {error.strerror}") from None
-        return path
+        return Path(self.url.database).expanduser().absolute()
 
     def _engine(self) -> Engine:
         if self.path is None:
             return create_engine(self.url, pool_pre_ping=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(f"the ledger {self.path} can't be made: {error.strerror}") from None
         engine = create_engine(
             self.url.set(database=str(self.path)),
             connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": False},
@@ -192,42 +214,49 @@ class Database:
         command.upgrade(config, "head")
 
     def _write_groups(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is None:
-                return
-            group = [first]
-            last = False
-            while len(group) < MOST_IN_ONE_COMMIT:
-                try:
+        last = False
+        while not last:
+            group: list[Write] = []
+            item = self._queue.get()
+            with contextlib.suppress(queue.Empty):
+                while item is not None:
+                    group.append(item)
+                    if len(group) == MOST_IN_ONE_COMMIT:
+                        break
                     item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if item is None:
-                    last = True
-                    break
-                group.append(item)
-            self._commit(group)
-            if last:
-                return
+            last = item is None
+            if group:
+                self._commit(group)
 
-    def _commit(self, group: list[tuple[Callable[[Transaction], Any], Future[Any]]]) -> None:
-        try:
-            with self._writing() as connection:
-                transaction = Transaction(connection)
-                results = [work(transaction) for work, _ in group]
-        except Exception as error:  # noqa: BLE001  whatever it is belongs to whoever asked for the write
-            if len(group) > 1:
-                # One of them spoiled it: each gets a transaction of its own.
-                for item in group:
-                    self._commit([item])
-                return
-            future = group[0][1]
-            if isinstance(error, SQLAlchemyError):
-                cause = error.orig if isinstance(error, DBAPIError) else error
-                future.set_exception(LedgerError(f"the ledger {self} could not be written: {cause}"))
+    def _commit(self, group: list[Write]) -> None:
+        patience = time.monotonic() + (SERVER_PATIENCE_S if self.path is None else 0)
+        while True:
+            try:
+                with self._writing() as connection:
+                    transaction = Transaction(connection)
+                    results = [work(transaction) for work, _ in group]
+            except OperationalError as error:
+                # The database's matter, not one write's: a server that was restarted is waited for, a
+                # full disk is not.
+                if time.monotonic() < patience:
+                    time.sleep(SERVER_PAUSE_S)
+                    continue
+                for _, future in group:
+                    future.set_exception(self._failed("written", error))
+            except Exception as error:  # noqa: BLE001  whatever it is belongs to whoever asked for the write
+                if len(group) > 1:
+                    # One of them spoiled it: each gets a transaction of its own.
+                    for item in group:
+                        self._commit([item])
+                else:
+                    group[0][1].set_exception(
+                        self._failed("written", error) if isinstance(error, SQLAlchemyError) else error
+                    )
             else:
-                future.set_exception(error)
+                for (_, future), result in zip(group, results, strict=True):
+                    future.set_result(result)
             return
-        for (_, future), result in zip(group, results, strict=True):
-            future.set_result(result)
+
+    def _failed(self, to_be: str, error: SQLAlchemyError) -> LedgerError:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return LedgerError(f"the ledger {self} could not be {to_be}: {cause}")

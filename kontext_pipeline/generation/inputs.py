@@ -9,6 +9,7 @@ import hashlib
 import mimetypes
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from kontext_pipeline.segmind.answers import Answer
@@ -65,7 +66,7 @@ class InputImages:
         except UploadUnsupported:
             return None
         except UploadFailed as error:
-            raise InputUnavailable(error.answer) from None
+            raise InputUnavailable(_harmless(error.answer)) from None
 
     def _data_uri(self, request: GenerationRequest) -> str:
         # Made anew for each request: a thousand pictures kept as text would fill the memory.
@@ -87,6 +88,13 @@ class InputImages:
 
 def _media_type(request: GenerationRequest) -> str:
     return mimetypes.guess_type(str(request.input_image))[0] or "image/png"
+
+
+def _harmless(answer: Answer) -> Answer:
+    """An upload costs nothing: one that was lost may simply be made again, as after a server's error."""
+    if answer.outcome in (Outcome.LOST, Outcome.UNUSABLE):
+        return replace(answer, outcome=Outcome.SERVER_ERROR)
+    return answer
 
 
 def _unavailable(cause: str, error: str) -> InputUnavailable:

@@ -117,10 +117,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Capped:
-    """A cap leaves no room. `for_good` is False while open attempts may yet give some back."""
+    """A cap leaves no room. `recoverable` millionths are held by open attempts and may yet come back; 0
+    where not even that would do.
+    """
 
     cap: Cap
-    for_good: bool
+    recoverable: int
 
 
 Opening = Opened | Settled | Taken | Wait | Capped
@@ -154,7 +156,10 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """An open attempt whose run is gone. `job` is the v2 job to collect, as it was recorded."""
+    """An open attempt whose run is gone. `job` is the v2 job to collect, as it was recorded.
+
+    `accounted_for`: the request's picture, if it is there, was paid for by another attempt.
+    """
 
     attempt: int
     fingerprint: str
@@ -163,6 +168,7 @@ class Orphan:
     job: str | None
     started_at: datetime
     price: int
+    accounted_for: bool
 
 
 class Ledger:
@@ -197,7 +203,7 @@ class Ledger:
     def enter(self, *, run_id: str, lease_s: float) -> None:
         """Become a claimant: from here on attempts can be opened."""
         self._lease = Lease(self.database, run_id=run_id, backend=self.backend, lease_s=lease_s)
-        self._obituaries = Obituaries(self.database, lease_s)
+        self._obituaries = Obituaries(self.database)
 
     @property
     def lease(self) -> Lease:
@@ -226,10 +232,15 @@ class Ledger:
             LedgerError: the ledger could not be written.
         """
         lease = self.lease
+        added: list[int] = []
 
         def work(transaction: Transaction) -> Opening:
             lease.check(transaction)
             connection = transaction.connection
+            for attempt in added:
+                # Here before, when the connection broke during the commit: it may have come to be.
+                if _is_open(connection, attempt, fingerprint, lease.id):
+                    return Opened(attempt)
             found = connection.execute(_FIND, {"fingerprint": fingerprint}).one_or_none()
             if found is not None:
                 if found.status == "succeeded":
@@ -238,6 +249,9 @@ class Ledger:
                     return Taken()
                 if found.status == "failed" and not (found.retryable or retry_failed):
                     return Settled("failed")
+                if found.status == "unknown" and _expired_here(connection, fingerprint, lease.id):
+                    # Nearly certainly paid for: not again by the run that found it gone.
+                    return Settled("unknown")
                 if _most_suspicious(connection, fingerprint) > unknown_retries:
                     connection.execute(_GIVE_UP, {"fingerprint": fingerprint, "status": "unknown"})
                     return Settled("unknown")
@@ -245,7 +259,7 @@ class Ledger:
             for cap in caps:
                 held = money.held(self.backend, lease.run_id, cap)
                 if sum(held) + price > cap.limit:
-                    return Capped(cap, for_good=sum(held[:2]) + price > cap.limit)
+                    return Capped(cap, recoverable=0 if sum(held[:2]) + price > cap.limit else held[2])
             delay = _take_place(transaction, self.backend, rpm)
             if delay > 0:
                 return Wait(delay / 1_000_000)
@@ -257,20 +271,23 @@ class Ledger:
             }
             connection.execute(_ADD_GENERATION if found is None else _CLAIM, claim)
             now = time.time_ns() // 1000
-            attempt = connection.execute(
-                _ADD_ATTEMPT,
-                {
-                    **claim,
-                    "batch": batch if found is None else found.batch,
-                    "run_id": lease.run_id,
-                    "api_version": api_version,
-                    "price": price,
-                    "day": money.today,
-                    "now": now,
-                },
-            ).scalar_one()
+            attempt = int(
+                connection.execute(
+                    _ADD_ATTEMPT,
+                    {
+                        **claim,
+                        "batch": batch if found is None else found.batch,
+                        "run_id": lease.run_id,
+                        "api_version": api_version,
+                        "price": price,
+                        "day": money.today,
+                        "now": now,
+                    },
+                ).scalar_one()
+            )
+            added.append(attempt)
             money.add(self.backend, money.today, lease.run_id, "open", price)
-            return Opened(int(attempt))
+            return Opened(attempt)
 
         return self.database.write(work)
 
@@ -385,18 +402,27 @@ class Ledger:
         """
         assert self._obituaries is not None, "enter() comes first"
         lease = self.lease
+        mine = {"me": lease.id, "backend": self.backend}
         with self.database.read() as connection:
             dead = self._obituaries.dead(connection, backend=self.backend, me=lease.id)
+            if not dead and connection.execute(_ORPHANS, mine).first() is None:
+                return []
+        adopted: set[int] = set()
 
         def work(transaction: Transaction) -> list[Orphan]:
             lease.check(transaction)
             for claimant in dead:
                 end(transaction, claimant.id)
-            mine = {"me": lease.id, "backend": self.backend}
-            rows = transaction.connection.execute(_ORPHANS, mine).all()
-            for row in rows:
+            # Those of this very call, too: it may run again after it was committed.
+            found = {row.id: row for row in transaction.connection.execute(_ORPHANS, mine)}
+            for attempt in adopted - found.keys():
+                row = transaction.connection.execute(_ORPHAN, {**mine, "id": attempt}).one_or_none()
+                if row is not None:
+                    found[row.id] = row
+            for row in found.values():
                 transaction.connection.execute(_ADOPT_ATTEMPT, {**mine, "id": row.id})
                 transaction.connection.execute(_ADOPT_GENERATION, {**mine, "fingerprint": row.fingerprint})
+            adopted.update(found)
             return [
                 Orphan(
                     attempt=row.id,
@@ -406,8 +432,9 @@ class Ledger:
                     job=row.job,
                     started_at=datetime.fromtimestamp(row.started_at / 1e6, UTC),
                     price=row.price,
+                    accounted_for=bool(row.accounted_for),
                 )
-                for row in rows
+                for _, row in sorted(found.items())
             ]
 
         orphans = self.database.write(work)
@@ -424,13 +451,49 @@ class Ledger:
             ).scalar()
             return int(most or 0)
 
-    def statuses(self, fingerprints: Sequence[str]) -> dict[str, tuple[Status, bool]]:
-        """Return status and whether another run may try again, of those requests that the ledger knows."""
+    def room(self, caps: Sequence[Cap], *, run_id: str = "") -> int | None:
+        """The least that any of these caps leaves for new attempts, in millionths; None where there is no cap.
+
+        `run_id` is the run that caps of scope "run" are for; one that has not begun has spent nothing.
+        """
+        with self.database.read() as connection:
+            money = Money(Transaction(connection))
+            return min((cap.limit - sum(money.held(self.backend, run_id, cap)) for cap in caps), default=None)
+
+    def statuses(
+        self, fingerprints: Sequence[str], *, unknown_retries: int = 1, retry_failed: bool = False
+    ) -> dict[str, tuple[Status, bool]]:
+        """Return, of those requests that the ledger knows, the status and whether a run would try again."""
         found: dict[str, tuple[Status, bool]] = {}
         with self.database.read() as connection:
             for row in _rows_of(connection, _STATUSES, fingerprints):
-                found[row.fingerprint] = (row.status, bool(row.retryable))
+                again = row.status == "pending" or (
+                    row.status == "failed" and (bool(row.retryable) or retry_failed)
+                )
+                found[row.fingerprint] = (row.status, again)
+            unknown = [fingerprint for fingerprint, (status, _) in found.items() if status == "unknown"]
+            for fingerprint in unknown:
+                again = _most_suspicious(connection, fingerprint) <= unknown_retries
+                found[fingerprint] = ("unknown", again)
         return found
+
+    def size(self) -> int:
+        """How many requests the ledger knows."""
+        with self.database.read() as connection:
+            return int(connection.execute(text("SELECT COUNT(*) FROM generations")).scalar_one())
+
+    def settled(
+        self, *, unknown_retries: int = 1, retry_failed: bool = False
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Return all requests that succeeded, and all others that a run would not try again.
+
+        Reads the whole ledger, a microsecond or two a request; `statuses` takes ten times as long for each.
+        """
+        with self.database.read() as connection:
+            succeeded = frozenset(connection.execute(_SUCCEEDED).scalars())
+            others = connection.execute(_NOT_SUCCEEDED).scalars().all()
+        known = self.statuses(others, unknown_retries=unknown_retries, retry_failed=retry_failed)
+        return succeeded, frozenset(key for key, (_, again) in known.items() if not again)
 
     def generations(self, fingerprints: Sequence[str]) -> pa.Table:
         """Return what is known of these requests, one row each (schema `GENERATIONS`); unknown ones are left out.
@@ -542,6 +605,16 @@ def _save_rates(transaction: Transaction, backend: str, rates: dict[str, int]) -
     )
 
 
+def _is_open(connection: Connection, attempt: int, fingerprint: str, claimant: str) -> bool:
+    row = connection.execute(_ATTEMPT, {"id": attempt}).one_or_none()
+    return row is not None and (row.fingerprint, row.claimant, row.state) == (fingerprint, claimant, "open")
+
+
+def _expired_here(connection: Connection, fingerprint: str, claimant: str) -> bool:
+    found = connection.execute(_EXPIRED_HERE, {"fingerprint": fingerprint, "claimant": claimant})
+    return found.first() is not None
+
+
 def _most_suspicious(connection: Connection, fingerprint: str) -> int:
     """How often the request met its most frequent kind of answer that may have cost money for nothing."""
     row = connection.execute(_SUSPICIOUS, {"fingerprint": fingerprint}).first()
@@ -618,6 +691,9 @@ _SUSPICIOUS = text(
     "AND (state = 'unknown' OR (state = 'charged' AND outcome <> 'succeeded')) "
     "GROUP BY outcome ORDER BY times DESC LIMIT 1"
 )
+_EXPIRED_HERE = text(
+    "SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND claimant = :claimant AND outcome = 'expired'"
+)
 _ADD_SPENDING = text(
     "UPDATE spending SET charged = charged + :charged, unknown = unknown + :unknown, open = open + :open "
     "WHERE backend = :backend AND day = :day AND run_id = :run_id"
@@ -627,16 +703,24 @@ _NEW_SPENDING = text(
     "VALUES (:backend, :day, :run_id, :charged, :unknown, :open)"
 )
 _RATES = text("SELECT next_at, paused_until FROM rates WHERE backend = :backend")
-_ORPHANS = text(
-    "SELECT a.id, a.fingerprint, a.batch, a.api_version, a.job, a.started_at, a.price FROM attempts a "
-    "JOIN claimants c ON c.id = a.claimant "
-    "WHERE a.state = 'open' AND c.ended_at IS NOT NULL AND a.backend = :backend AND a.claimant <> :me ORDER BY a.id"
+_ORPHAN_COLUMNS = (
+    "SELECT a.id, a.fingerprint, a.batch, a.api_version, a.job, a.started_at, a.price, EXISTS (SELECT 1 FROM attempts o "
+    "WHERE o.fingerprint = a.fingerprint AND o.state = 'charged' AND o.outcome = 'succeeded') AS accounted_for "
+    "FROM attempts a "
 )
+_ORPHANS = text(
+    # The condition of the index `attempts_unsettled`, word for word, or SQLite would not use it.
+    f"{_ORPHAN_COLUMNS} JOIN claimants c ON c.id = a.claimant WHERE a.state IN ('open', 'unknown') AND a.state = 'open' "
+    "AND c.ended_at IS NOT NULL AND a.backend = :backend AND a.claimant <> :me"
+)
+_ORPHAN = text(f"{_ORPHAN_COLUMNS} WHERE a.id = :id AND a.state = 'open' AND a.claimant = :me")
 _ADOPT_ATTEMPT = text("UPDATE attempts SET claimant = :me WHERE id = :id")
 _ADOPT_GENERATION = text(
     "UPDATE generations SET claimant = :me WHERE fingerprint = :fingerprint AND status <> 'succeeded'"
 )
 _STATUSES = _in("SELECT fingerprint, status, retryable FROM generations WHERE fingerprint IN :keys")
+_SUCCEEDED = text("SELECT fingerprint FROM generations WHERE status = 'succeeded'")
+_NOT_SUCCEEDED = text("SELECT fingerprint FROM generations WHERE status <> 'succeeded'")
 _GENERATIONS = _in(
     "SELECT fingerprint, batch, status, image_path, image_sha256, width, height, bytes FROM generations "
     "WHERE fingerprint IN :keys"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from kontext_pipeline.errors import KontextError
+from kontext_pipeline.errors import KontextError, LedgerError
 from kontext_pipeline.generation.inputs import InputImages, InputUnavailable
 from kontext_pipeline.generation.ledger import (
     Cap,
@@ -51,12 +51,23 @@ STORING_THREADS: Final = 16
 """Threads beyond the places in flight, for answers that are being stored."""
 JOB_THREADS: Final = 32
 """Threads that serve v2 jobs: each call is short."""
+SUBMITTERS: Final = 24
+"""Of these, the most that may be at new requests: those wait for the rate and for budgets, and jobs that
+are out there must be asked for meanwhile."""
 FETCHES: Final = 8
-"""Times a finished job's picture is asked for before it is left to a later run; asking is free."""
+"""Times a finished job's file may turn out to be no picture before that is believed; asking is free."""
+LONGEST_FETCH_PAUSE_S: Final = 10.0
+"""Longest pause between two tries to fetch a picture that is ready."""
 OUTAGE_ROWS: Final = 10
 """Rows in a row that used up their tries on server errors, after which the provider is taken to be down."""
 DEFAULT_PAUSE_S: Final = 5.0
 """Pause after a 429 that doesn't say when the limit resets."""
+CUT: Final = 0.7
+"""What is left of the places in flight after a burst of 429s."""
+REGAINED_IN: Final = 3
+"""Round trips in which they are regained, by as many in each."""
+SHORTEST_PAUSE_S: Final = 0.1
+"""Pause after a 429 that says it resets now: clocks tick coarsely."""
 LAST_WORDS_S: Final = 5.0
 """How long calls that are being cut off may take to settle what they know."""
 
@@ -122,7 +133,11 @@ class _Flight:
     wish: Wish | None
     price: int
     failures: int = 0
-    fetches: int = 0
+    unusable: int = 0
+    completed: float | None = None
+    """When its picture was ready to be fetched."""
+    landed: bool = False
+    """It holds no place in flight any more."""
 
 
 class GenerationLoop:
@@ -150,25 +165,37 @@ class GenerationLoop:
         self.progress = Progress()
         self.stopped: Stop | None = None
 
+        self._ahead = max(ROWS_AHEAD, 2 * options.concurrency)
         self._price = micros(LIST_PRICE_USD)
         self._limit = float(options.concurrency)
+        self._growth = 1.0
         self._last_cut = float("-inf")
         self._exhausted_in_a_row = 0
 
-        self._state = threading.Condition()
+        # Three conditions of one lock, because a wake-up that finds nothing to do costs as much as one that
+        # does. Here wait `run` and the feeder; idle threads wait to be called, one of them (the sentry)
+        # for what is due at a time.
+        lock = threading.RLock()
+        self._state = threading.Condition(lock)
+        self._call = threading.Condition(lock)
+        self._alarm = threading.Condition(lock)
+        self._sentry_until: float | None = None
         self._turn = threading.Lock() if options.rpm else contextlib.nullcontext()
         self._halt = threading.Event()
+        self._cut = threading.Event()
         self._ready: deque[Wish] = deque()
         self._paused: list[tuple[float, int, Wish]] = []
         self._jobs: list[tuple[float, int, _Flight]] = []
         self._ticket = itertools.count()
+        self._overdue: dict[str, int] = {}
+        self._parked: dict[str, list[Wish]] = {}
         self._source_done = False
         self._source_error: BaseException | None = None
         self._busy = 0
+        self._starting = 0
         self._idle = 0
         self._threads: list[threading.Thread] = []
         self._over = False
-        self._taken_seen = False
 
     # --- the run, as its caller sees it ---------------------------------------------------------
 
@@ -183,12 +210,15 @@ class GenerationLoop:
             KontextError: the source of wishes failed.
         """
         self._price = max(self._price, self._ledger.dearest())
-        self._take_over()
+        every_s = min(2.0, self._ledger.lease.lease_s / 2)
         feeder = threading.Thread(target=self._feed, args=(wishes,), name="feeder", daemon=True)
-        feeder.start()
-        undertaker = threading.Thread(target=self._watch_the_dead, name="undertaker", daemon=True)
-        undertaker.start()
+        undertaker = threading.Thread(
+            target=self._watch_the_dead, args=(every_s,), name="undertaker", daemon=True
+        )
         try:
+            self._take_over()
+            feeder.start()
+            undertaker.start()
             self._wait(None)
             if self.stopped is not None:
                 self._wait(self._options.drain_s)
@@ -202,9 +232,14 @@ class GenerationLoop:
             raise interruption
         finally:
             self._halt.set()
+            self._cut.set()
             with self._state:
                 self._over = True
-                self._state.notify_all()
+                for condition in (self._state, self._call, self._alarm):
+                    condition.notify_all()
+            # It may be about to adopt more; whoever leaves the ledger after this leaves that as well.
+            if undertaker.ident is not None:
+                undertaker.join(LAST_WORDS_S)
         if self._source_error is not None:
             raise self._source_error
 
@@ -215,6 +250,9 @@ class GenerationLoop:
                 self.stopped = Stop(cause, message)
             self._halt.set()
             self._state.notify_all()
+
+    def _stop_for(self, error: KontextError) -> None:
+        self.stop("disk_full" if isinstance(error, StoreFull) else "ledger", str(error))
 
     def _wait(self, seconds: float | None) -> None:
         """Wait until all is done, or the run is stopped (`seconds` None), or nothing is in flight any more."""
@@ -230,7 +268,7 @@ class GenerationLoop:
                 self._state.wait(min(left, 1.0))
 
     def _done(self, *, draining: bool) -> bool:
-        through = self._busy == 0 and not self._jobs
+        through = self._busy == 0 and len(self._jobs) <= len(self._overdue)
         if draining or self.stopped is not None:
             return through
         return through and self._source_done and not self._ready and not self._paused
@@ -239,6 +277,8 @@ class GenerationLoop:
         with self._state:
             if self._done(draining=True):
                 return
+            self._cut.set()
+            self.progress.in_flight -= sum(not flight.landed for _, _, flight in self._jobs)
             self._jobs.clear()
         self._client.close()
         self._wait(LAST_WORDS_S)
@@ -246,11 +286,10 @@ class GenerationLoop:
     # --- what is due ----------------------------------------------------------------------------
 
     def _feed(self, wishes: Iterable[Wish]) -> None:
-        ahead = max(ROWS_AHEAD, 2 * self._options.concurrency)
         try:
             for wish in wishes:
                 with self._state:
-                    while len(self._ready) >= ahead and self.stopped is None:
+                    while len(self._ready) >= self._ahead and self.stopped is None:
                         self._state.wait()
                     if self.stopped is not None:
                         return
@@ -265,64 +304,100 @@ class GenerationLoop:
                 self._state.notify_all()
 
     def _summon(self) -> None:
-        """See that somebody takes what is due: wake a thread, or start one. The lock is held."""
+        """See that somebody takes what is due, or watches for it: wake a thread, or start one.
+
+        The lock is held. One thread is enough: whoever takes a task summons the next.
+        """
+        due = self._next_due()
+        if due is None:
+            return
+        watched = self._sentry_until is not None
+        if watched and due > time.monotonic():
+            if due < (self._sentry_until or 0.0):
+                self._alarm.notify()
+        elif self._idle > watched:
+            self._call.notify()
+        elif watched:
+            self._alarm.notify()
+        else:
+            self._start_thread()
+
+    def _start_thread(self) -> None:
         most = (
             self._options.concurrency + min(self._options.concurrency, STORING_THREADS)
             if self._options.api_version == "v1"
             else min(self._options.concurrency + 1, JOB_THREADS)
         )
-        if self._idle == 0 and len(self._threads) < most:
+        if len(self._threads) < most:
             thread = threading.Thread(target=self._work, name=f"generation-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._state.notify_all()
 
     def _work(self) -> None:
         while (task := self._next()) is not None:
             try:
                 task()
             except KontextError as error:
-                self.stop("ledger", str(error))
+                self._stop_for(error)
             except Exception as error:  # noqa: BLE001  a fault of ours must not leave the others running
                 self.stop("fault", f"{type(error).__name__}: {error}")
                 self._source_error = self._source_error or error
             finally:
                 with self._state:
                     self._busy -= 1
-                    self._summon()
+                    if self._done(draining=False):
+                        self._state.notify_all()
 
     def _next(self) -> Callable[[], None] | None:
         with self._state:
-            while True:
-                if self._over:
-                    return None
-                now = time.monotonic()
-                if self._jobs and self._jobs[0][0] <= now:
-                    flight = heapq.heappop(self._jobs)[2]
+            while not self._over:
+                task = self._take(time.monotonic())
+                if task is not None:
                     self._busy += 1
-                    return lambda: self._ask(flight)
-                if self.stopped is None and self.progress.in_flight < int(self._limit):
-                    wish = None
-                    if self._paused and self._paused[0][0] <= now:
-                        wish = heapq.heappop(self._paused)[2]
-                    elif self._ready:
-                        wish = self._ready.popleft()
-                    if wish is not None:
-                        self._busy += 1
-                        self.progress.in_flight += 1
-                        if self._ready or self._jobs:
-                            self._summon()
-                        return lambda wish=wish: self._start(wish)  # type: ignore[misc]
+                    self._summon()
+                    return task
                 self._idle += 1
-                self._state.wait(self._nap(now))
+                due = self._next_due()
+                if due is None or self._sentry_until is not None:
+                    self._call.wait()
+                else:
+                    self._sentry_until = due
+                    self._alarm.wait(max(0.0, due - time.monotonic()))
+                    self._sentry_until = None
                 self._idle -= 1
+            return None
 
-    def _nap(self, now: float) -> float | None:
-        """Seconds until the next timed thing is due; None where there is none."""
+    def _take(self, now: float) -> Callable[[], None] | None:
+        if self._jobs and self._jobs[0][0] <= now:
+            flight = heapq.heappop(self._jobs)[2]
+            return lambda: self._ask(flight)
+        if not self._may_start():
+            return None
+        if self._paused and self._paused[0][0] <= now:
+            wish = heapq.heappop(self._paused)[2]
+        elif self._ready:
+            wish = self._ready.popleft()
+            if len(self._ready) == self._ahead // 2:
+                self._state.notify_all()
+        else:
+            return None
+        self._starting += 1
+        self.progress.in_flight += 1
+        return lambda: self._start(wish)
+
+    def _may_start(self) -> bool:
+        room = self._options.api_version == "v1" or self._starting < SUBMITTERS
+        return room and self.stopped is None and self.progress.in_flight < int(self._limit)
+
+    def _next_due(self) -> float | None:
+        """When the next task is due, on the monotonic clock; None where there is none."""
         times = [self._jobs[0][0]] if self._jobs else []
-        if self._paused and self.stopped is None and self.progress.in_flight < int(self._limit):
-            times.append(self._paused[0][0])
-        return max(0.0, min(times) - now) if times else None
+        if self._may_start():
+            if self._ready:
+                return 0.0
+            if self._paused:
+                times.append(self._paused[0][0])
+        return min(times, default=None)
 
     def _land(self) -> None:
         """Give the place in flight back."""
@@ -337,7 +412,7 @@ class GenerationLoop:
 
     def _later(self, flight: _Flight, pause_s: float) -> None:
         with self._state:
-            if not (self._over or self._client_is_cut_off()):
+            if not self._cut.is_set():
                 heapq.heappush(self._jobs, (time.monotonic() + pause_s, next(self._ticket), flight))
             self._summon()
 
@@ -346,6 +421,8 @@ class GenerationLoop:
     def _start(self, wish: Wish) -> None:
         landed = False
         try:
+            if self._is_parked(wish):
+                return
             found = self._store.find(wish.fingerprint)
             if found is not None:
                 self._ledger.adopt_picture(wish.fingerprint, wish.batch, found)
@@ -362,34 +439,38 @@ class GenerationLoop:
             if unavailable is not None:
                 answer = unavailable
             elif self._options.api_version == "v1":
-                answer = self._client.generate(wish.request.body(uri), self._store.spool)
+                arriving = self._store.arriving(wish.fingerprint)
+                answer = self._client.generate(wish.request.body(uri), arriving)
             else:
                 answer = self._client.submit(wish.request.body(uri))
                 if answer.job is not None and answer.outcome is Outcome.ACCEPTED:
-                    self._ledger.record_job(attempt, answer.job.to_json(), answer.job.request_id)
-                    flight = _Flight(
-                        attempt, wish.fingerprint, answer.job, time.monotonic(), wish, self._price
-                    )
                     landed = True
-                    self._later(flight, self._polls.next_poll(0.0))
+                    self._watch_job(attempt, answer.job, wish)
                     return
             self._land()
             landed = True
             self._conclude(attempt, answer, wish.fingerprint, wish, self._price)
         finally:
+            with self._state:
+                self._starting -= 1
             if not landed:
                 self._land()
+
+    def _is_parked(self, wish: Wish) -> bool:
+        """Whether the request waits, without holding the run up, for a job that is overdue."""
+        with self._state:
+            parked = wish.fingerprint in self._overdue
+            if parked:
+                self._parked.setdefault(wish.fingerprint, []).append(wish)
+        return parked
 
     def _open(self, wish: Wish) -> int | None:
         """Return the attempt that allows the POST, or None where there is to be none."""
         options = self._options
         with self._turn:
             while not self._halt.is_set():
-                try:
-                    self._store.check_room(self.progress.in_flight)
-                except StoreFull as error:
-                    self.stop("disk_full", str(error))
-                    return None
+                self._store.check_room(self.progress.in_flight)
+                asked = time.monotonic()
                 opening = self._ledger.open(
                     wish.fingerprint,
                     wish.batch,
@@ -401,11 +482,11 @@ class GenerationLoop:
                     retry_failed=options.retry_failed,
                 )
                 match opening:
-                    case Opened(attempt) if self._halt.is_set():
-                        # Stopped while this was being written: it was not sent and will not be.
-                        never = Closing("released", "not_sent", cause="stopped")
+                    case Opened(attempt) if self._halt.is_set() or self._is_stale(asked):
+                        # Stopped while this was being written, or asleep for so long since that another
+                        # run may have taken it over: it was not sent and will not be.
+                        never = Closing("released", "not_sent", cause="not_sent")
                         self._ledger.close_attempt(attempt, never, status="pending")
-                        return None
                     case Opened(attempt):
                         with self._state:
                             self.progress.attempts += 1
@@ -414,12 +495,11 @@ class GenerationLoop:
                         self._through(wish, status, found=True)
                         return None
                     case Taken():
-                        self._taken_seen = True
                         self._again(wish, ASK_AGAIN_S)
                         return None
                     case Wait(seconds):
                         self._halt.wait(seconds)
-                    case Capped(cap, for_good=True):
+                    case Capped(cap, recoverable) if recoverable <= sum(self._overdue.values()):
                         self.stop(
                             "budget",
                             f"the budget of {cap} leaves no room for another picture. Raise it and start again to go on.",
@@ -429,58 +509,93 @@ class GenerationLoop:
                         self._halt.wait(ASK_AGAIN_S)
         return None
 
+    def _is_stale(self, asked: float) -> bool:
+        return time.monotonic() - asked > self._ledger.lease.lease_s / 2
+
     # --- v2 jobs --------------------------------------------------------------------------------
 
+    def _watch_job(self, attempt: int, job: Job, wish: Wish) -> None:
+        """Write a new job down, then ask for it until it is done."""
+        flight = _Flight(attempt, wish.fingerprint, job, time.monotonic(), wish, self._price)
+        try:
+            self._ledger.record_job(attempt, job.to_json(), job.request_id)
+        finally:
+            # Also where it could not be written down: then only this process can collect it.
+            self._later(flight, self._polls.next_poll(0.0, len(self._jobs)))
+
     def _ask(self, flight: _Flight) -> None:
+        if flight.completed is not None:
+            self._fetch(flight, flight.completed)
+            return
         answer = self._client.poll(flight.job)
         age = time.monotonic() - flight.submitted
         match answer.outcome:
             case Outcome.COMPLETED:
-                self._polls.learn(age)
-                self._land()
-                self._fetch(flight)
+                if flight.wish is not None:
+                    # Of a job that an earlier run submitted, nobody knows how long it took.
+                    self._polls.learn(age)
+                flight.failures = 0
+                flight.completed = time.monotonic()
+                self._land_flight(flight)
+                self._fetch(flight, flight.completed)
             case Outcome.REJECTED | Outcome.EXPIRED:
-                self._land()
-                self._conclude(flight.attempt, answer, flight.fingerprint, flight.wish, flight.price)
+                self._collect(flight, answer)
             case Outcome.STOPPED:
                 self.stop(answer.cause, _account_message(answer))
-                self._leave_out_there(flight)
+                self._leave_out_there(flight, age)
             case _ if age > self._options.job_timeout_s:
-                self._leave_out_there(flight)
+                self._leave_out_there(flight, age)
             case Outcome.PENDING:
                 flight.failures = 0
-                self._later(flight, self._polls.next_poll(age))
+                self._later(flight, self._polls.next_poll(age, len(self._jobs)))
             case _:
                 flight.failures += 1
                 self._later(flight, answer.retry_after_s or self._options.retries.pause(flight.failures))
 
-    def _fetch(self, flight: _Flight) -> None:
-        while True:
-            answer = self._client.fetch(flight.job, self._store.spool)
-            flight.fetches += 1
-            final = answer.outcome in (Outcome.SUCCEEDED, Outcome.REJECTED, Outcome.EXPIRED)
-            if final or (flight.fetches >= FETCHES and answer.outcome is Outcome.UNUSABLE):
-                self._conclude(flight.attempt, answer, flight.fingerprint, flight.wish, flight.price)
-                return
-            if answer.remains is not None:
-                answer.remains.unlink(missing_ok=True)
-            if flight.fetches >= FETCHES or self._client_is_cut_off():
-                # The job is in the ledger: a later run asks again.
-                return
-            pause = answer.retry_after_s or self._options.retries.pause(min(flight.fetches, 4))
-            time.sleep(min(pause, 10.0))
+    def _fetch(self, flight: _Flight, completed: float) -> None:
+        answer = self._client.fetch(flight.job, self._store.arriving(flight.fingerprint))
+        flight.unusable += answer.outcome is Outcome.UNUSABLE
+        final = answer.outcome in (Outcome.SUCCEEDED, Outcome.REJECTED, Outcome.EXPIRED)
+        if final or flight.unusable >= FETCHES:
+            self._collect(flight, answer)
+            return
+        if answer.remains is not None:
+            answer.remains.unlink(missing_ok=True)
+        if answer.outcome is Outcome.STOPPED:
+            self.stop(answer.cause, _account_message(answer))
+        age = time.monotonic() - completed
+        if answer.outcome is Outcome.STOPPED or age > self._options.job_timeout_s:
+            self._leave_out_there(flight, age)
+            return
+        flight.failures += 1
+        pause = answer.retry_after_s or self._options.retries.pause(flight.failures)
+        self._later(flight, min(pause, LONGEST_FETCH_PAUSE_S))
 
-    def _leave_out_there(self, flight: _Flight) -> None:
-        """A job that this run waits for no longer. Its attempt stays open for a later one to collect."""
-        self._land()
-        if flight.wish is not None:
-            with self._state:
-                self.progress.latest_error = (
-                    f"job {flight.job.request_id} is still out there; a later run collects it"
-                )
+    def _collect(self, flight: _Flight, answer: Answer) -> None:
+        """A job has come to its end."""
+        self._land_flight(flight)
+        self._conclude(flight.attempt, answer, flight.fingerprint, flight.wish, flight.price)
+        with self._state:
+            self._overdue.pop(flight.fingerprint, None)
+            for wish in self._parked.pop(flight.fingerprint, ()):
+                heapq.heappush(self._paused, (time.monotonic(), next(self._ticket), wish))
 
-    def _client_is_cut_off(self) -> bool:
-        return self._over
+    def _leave_out_there(self, flight: _Flight, age_s: float) -> None:
+        """Wait for a job no longer. It is asked for now and then while the run has other things to do,
+        as its record won't be kept for ever; its attempt stays open for a later run to collect.
+        """
+        self._land_flight(flight)
+        with self._state:
+            self._overdue[flight.fingerprint] = flight.price
+            self.progress.latest_error = (
+                f"job {flight.job.request_id} is still out there; a later run collects it"
+            )
+        self._later(flight, max(self._polls.next_poll(age_s, len(self._jobs)), self._options.retries.base_s))
+
+    def _land_flight(self, flight: _Flight) -> None:
+        if not flight.landed:
+            flight.landed = True
+            self._land()
 
     # --- from answer to outcome -----------------------------------------------------------------
 
@@ -501,7 +616,7 @@ class GenerationLoop:
         status: Status = "pending"
         if remedy is Remedy.FAIL or (remedy is Remedy.RETRY and exhausted):
             status = "failed"
-        elif remedy is Remedy.RETRY_UNKNOWN:
+        elif remedy in (Remedy.RETRY_UNKNOWN, Remedy.LEAVE):
             status = "unknown"
         kept = self._ledger.close_attempt(
             attempt,
@@ -509,7 +624,7 @@ class GenerationLoop:
             status=status,
             # A job that failed, or a file that wasn't there, may fare better another day.
             retryable=remedy is not Remedy.FAIL or answer.call in (Call.UPLOAD, Call.POLL, Call.FETCH),
-            keep_claim=wish is not None and remedy not in (Remedy.FAIL, Remedy.STOP) and status != "failed",
+            keep_claim=wish is not None and status != "failed" and remedy not in (Remedy.STOP, Remedy.LEAVE),
             unknown_retries=retries.unknown_retries,
         )
         self._count(answer, closing, price)
@@ -521,7 +636,8 @@ class GenerationLoop:
             case Remedy.STOP:
                 self.stop(answer.cause, _account_message(answer))
             case Remedy.WAIT:
-                self._slow_down(answer.retry_after_s or DEFAULT_PAUSE_S)
+                told = answer.retry_after_s
+                self._slow_down(DEFAULT_PAUSE_S if told is None else max(told, SHORTEST_PAUSE_S))
                 if wish is not None:
                     self._again(wish, 0.0)
             case Remedy.RECONNECT if exhausted:
@@ -531,6 +647,8 @@ class GenerationLoop:
             case Remedy.RETRY if exhausted:
                 self._through(wish, "failed")
                 self._note_exhausted(answer)
+            case Remedy.LEAVE:
+                self._through(wish, "unknown")
             case Remedy.RETRY_UNKNOWN if not kept:
                 self._through(wish, "unknown")
             case _ if wish is not None:
@@ -552,7 +670,7 @@ class GenerationLoop:
         self._through(wish, "succeeded")
         with self._state:
             self._exhausted_in_a_row = 0
-            self._limit = min(self._options.concurrency, self._limit + 1 / self._limit)
+            self._limit = min(self._options.concurrency, self._limit + self._growth / self._limit)
         if answer.spilled:
             self.stop(
                 "disk_full", f"{self._store.spool} can't be written. Make room and start again to go on."
@@ -581,13 +699,14 @@ class GenerationLoop:
         self._on_outcome(wish, status)
 
     def _slow_down(self, pause_s: float) -> None:
-        """The account's limit is reached: everybody pauses, and this run halves itself once a burst."""
+        """The account's limit is reached: everybody pauses, and this run cuts itself once a burst."""
         self._ledger.pause(pause_s)
         now = time.monotonic()
         with self._state:
             if now >= self._last_cut:
                 self._last_cut = now + pause_s
-                self._limit = max(1.0, self._limit / 2)
+                before, self._limit = self._limit, max(1.0, self._limit * CUT)
+                self._growth = max(1.0, (before - self._limit) / REGAINED_IN)
 
     def _note_exhausted(self, answer: Answer) -> None:
         with self._state:
@@ -602,21 +721,25 @@ class GenerationLoop:
 
     # --- what earlier runs left behind ----------------------------------------------------------
 
-    def _watch_the_dead(self) -> None:
-        while not self._halt.wait(min(2.0, self._ledger.lease.lease_s / 2)):
-            if self._taken_seen:
-                self._taken_seen = False
-                try:
-                    self._take_over()
-                except KontextError as error:
-                    self.stop("ledger", str(error))
+    def _watch_the_dead(self, every_s: float) -> None:
+        while not self._halt.wait(every_s):
+            try:
+                self._take_over()
+            except LedgerError:
+                # Nobody waits for this: the next time will do, or the next request to be opened will say.
+                continue
+            except KontextError as error:
+                self._stop_for(error)
 
     def _take_over(self) -> None:
-        for orphan in self._ledger.take_over():
-            self._settle_orphan(orphan)
+        try:
+            for orphan in self._ledger.take_over():
+                self._settle_orphan(orphan)
+        except StoreFull as error:
+            self._stop_for(error)
 
     def _settle_orphan(self, orphan: Orphan) -> None:
-        stored = self._store.find(orphan.fingerprint)
+        stored = None if orphan.accounted_for else self._store.recover(orphan.fingerprint)
         if stored is not None:
             # The run died between storing the picture and settling it: it was paid for, at the list
             # price as far as anybody knows.

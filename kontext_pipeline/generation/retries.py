@@ -23,6 +23,9 @@ class Remedy(Enum):
     """Nothing was billed: try again, `server_error_retries` times a run."""
     RETRY_UNKNOWN = "retry unknown"
     """It may have been billed: try again, `unknown_retries` times ever."""
+    LEAVE = "leave"
+    """It was accepted and is most likely billed, and what became of it is gone: this run leaves it alone;
+    a later one tries again, `unknown_retries` times ever."""
     RECONNECT = "reconnect"
     """Nothing was sent: try again; if the API stays out of reach, the run stops."""
 
@@ -36,7 +39,7 @@ REMEDIES: Final[dict[Outcome, Remedy]] = {
     Outcome.GATEWAY_TIMEOUT: Remedy.RETRY_UNKNOWN,
     Outcome.LOST: Remedy.RETRY_UNKNOWN,
     Outcome.UNUSABLE: Remedy.RETRY_UNKNOWN,
-    Outcome.EXPIRED: Remedy.RETRY_UNKNOWN,
+    Outcome.EXPIRED: Remedy.LEAVE,
     Outcome.UNREACHABLE: Remedy.RECONNECT,
 }
 """For the answer to a POST, and for what ends a v2 job. A GET that failed is simply made again."""

@@ -19,7 +19,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION: Final = "0001"
+SCHEMA_VERSION: Final = "0002"
 
 metadata = MetaData()
 
@@ -34,6 +34,8 @@ claimants = Table(
     Column("pid", BigInteger, nullable=False),
     # Counts up while the claimant lives. Others judge it by whether this moves, on their own clocks.
     Column("beat", BigInteger, nullable=False),
+    # Seconds of silence after which they may take it for dead.
+    Column("lease_s", Float, nullable=False, server_default="60"),
     Column("started_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
 )

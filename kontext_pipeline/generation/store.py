@@ -25,7 +25,6 @@ from kontext_pipeline.segmind.images import NotAPicture, inspect
 EXTENSIONS: Final = ("png", "jpg", "webp")
 ROOM_A_PICTURE: Final = 8 * 2**20
 """Free bytes wanted for each picture that is in flight; the largest answers seen are under 4 MiB."""
-CHUNK: Final = 2**20
 
 
 class StoreFull(KontextError):
@@ -41,11 +40,13 @@ class ImageStore:
         """
         self.root = data_dir
         self.local = data_dir.protocol in ("", "file", "local")
-        self.rescue = rescue or Path(tempfile.gettempdir()) / "kontext-rescue"
+        # Another data directory may well have the same fingerprints, and pays for its own.
+        own = hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
+        self.rescue = rescue or Path(tempfile.gettempdir()) / "kontext-rescue" / own
         if self.local:
             self.spool = Path(data_dir.path) / "images" / ".incoming"
         else:
-            self.spool = Path(tempfile.gettempdir()) / "kontext-incoming"
+            self.spool = Path(tempfile.gettempdir()) / "kontext-incoming" / own
         try:
             self.spool.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -74,17 +75,40 @@ class ImageStore:
         """Return the picture of a request if the store or the rescue folder has it, whole.
 
         One in the rescue folder is moved into the store first.
+
+        Raises:
+            StoreFull: it is in the rescue folder, and the store still can't take it.
         """
         for extension in EXTENSIONS:
             rescued = self.rescue / f"{fingerprint}.{extension}"
-            with contextlib.suppress(OSError, NotAPicture):
-                if rescued.is_file():
-                    inspect(rescued)
-                    self._place(rescued, fingerprint, extension)
+            if _is_whole(rescued):
+                self._place_or_raise(rescued, fingerprint, extension)
         for extension in EXTENSIONS:
             path = self.path_of(fingerprint, extension)
             with contextlib.suppress(FileNotFoundError, NotAPicture):
                 return self._measure(path)
+        return None
+
+    def arriving(self, fingerprint: str) -> Path:
+        """Return the folder in which a picture of this request is to arrive; it is made when needed."""
+        return self.spool / fingerprint
+
+    def recover(self, fingerprint: str) -> Stored | None:
+        """Return the picture of a request whose run is gone, if it had arrived: stored or not yet.
+
+        Raises:
+            StoreFull: as `find`.
+        """
+        stored = self.find(fingerprint)
+        if stored is not None:
+            return stored
+        for path in sorted(self.arriving(fingerprint).glob("*")):
+            try:
+                extension = inspect(path).format
+            except (OSError, NotAPicture):
+                continue
+            self._place_or_raise(path, fingerprint, extension)
+            return self.find(fingerprint)
         return None
 
     def keep(self, fingerprint: str, picture: Picture) -> Stored:
@@ -98,11 +122,12 @@ class ImageStore:
         try:
             source = picture.path or self._write_down(self.spool, fingerprint, picture)
             self._place(source, fingerprint, picture.format)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001
+            # Not OSError alone: file systems on the network raise what they like, and this was paid for.
             kept = self._rescue(fingerprint, picture)
             raise StoreFull(
-                f"{path} can't be written ({error.strerror or error}). The picture is paid for and kept as {kept}; the next "
-                "run puts it in its place. No more is bought until there is room."
+                f"{path} can't be written ({_words(error)}). The picture is paid for and {kept}. No more is bought until "
+                "there is room."
             ) from None
         return Stored(path, picture.sha256, picture.width, picture.height, picture.bytes)
 
@@ -115,34 +140,56 @@ class ImageStore:
 
     def sweep(self, older_than_s: float) -> None:
         """Remove what dead processes left half-received in the spool."""
-        for path in self.spool.iterdir():
+        for path in [*self.spool.glob("*/*"), *self.spool.iterdir()]:
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > older_than_s:
-                    path.unlink()
+                    path.rmdir() if path.is_dir() else path.unlink()
+
+    def _place_or_raise(self, source: Path, fingerprint: str, extension: str) -> None:
+        try:
+            self._place(source, fingerprint, extension)
+        except Exception as error:  # noqa: BLE001  as in keep()
+            if not source.exists():
+                # Another run was quicker.
+                return
+            raise StoreFull(
+                f"{self.path_of(fingerprint, extension)} still can't be written ({_words(error)}). The picture is paid "
+                f"for and kept as {source}. No more is bought until there is room."
+            ) from None
 
     def _place(self, source: Path, fingerprint: str, extension: str) -> None:
-        relative = self.path_of(fingerprint, extension)
-        target = self.root / relative
-        if not self.local:
-            if not target.exists():
-                target.fs.put_file(str(source), target.path)
-            source.unlink()
+        path = self.path_of(fingerprint, extension)
+        target = self.root / path
+        try:
+            self._measure(path)
+        except FileNotFoundError:
+            pass
+        except NotAPicture:
+            # What is there was damaged: anything whole is better.
+            target.unlink()
+        else:
+            # Another run may have recovered this very file.
+            self._drop(source)
             return
-        place = Path(target.path)
-        if place.exists():
-            source.unlink()
-            return
-        _flush(source)
-        _rename(source, place)
+        if self.local:
+            _flush(source)
+            _rename(source, Path(target.path))
+        else:
+            target.fs.put_file(str(source), target.path)
+        self._drop(source)
+
+    def _drop(self, source: Path) -> None:
+        source.unlink(missing_ok=True)
+        if source.parent.parent == self.spool:
+            with contextlib.suppress(OSError):
+                source.parent.rmdir()
 
     def _measure(self, path: str) -> Stored:
-        target = self.root / path
-        digest = hashlib.sha256()
-        with target.open("rb") as file, self._local_copy(target) as local:
+        with self._local_copy(self.root / path) as local:
             info = inspect(local)
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-        return Stored(path, digest.hexdigest(), info.width, info.height, target.stat().st_size)
+            with local.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return Stored(path, digest, info.width, info.height, local.stat().st_size)
 
     @contextlib.contextmanager
     def _local_copy(self, target: UPath) -> Iterator[Path]:
@@ -159,7 +206,8 @@ class ImageStore:
         path.write_bytes(picture.data)
         return path
 
-    def _rescue(self, fingerprint: str, picture: Picture) -> Path:
+    def _rescue(self, fingerprint: str, picture: Picture) -> str:
+        """Keep a picture that the store can't take; say what became of it."""
         place = self.rescue / f"{fingerprint}.{picture.format}"
         try:
             self.rescue.mkdir(parents=True, exist_ok=True)
@@ -168,10 +216,24 @@ class ImageStore:
             else:
                 shutil.move(picture.path, place)
             _flush(place)
-        except OSError:
+        except OSError as error:
+            if picture.path is None:
+                return f"lost: {place} can't be written either ({_words(error)})"
             # Nowhere to put it. Where it is now is the best there is.
-            return picture.path or place
-        return place
+            return f"left as {picture.path}, as {place} can't be written either ({_words(error)})"
+        return f"kept as {place}; the next run puts it in its place"
+
+
+def _words(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        inspect(path)
+    except (OSError, NotAPicture):
+        return False
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -195,8 +257,11 @@ def _rename(source: Path, place: Path) -> None:
         # The spill folder is on another disk: copy beside the place first, so that the rename is whole.
         place.parent.mkdir(parents=True, exist_ok=True)
         aside = place.with_name(f".{place.name}.{os.getpid()}")
-        shutil.copyfile(source, aside)
-        _flush(aside)
-        aside.replace(place)
-        source.unlink()
+        try:
+            shutil.copyfile(source, aside)
+            _flush(aside)
+            aside.replace(place)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
     _flush(place.parent)

@@ -189,7 +189,8 @@ def _generate(
     with pipeline.client() as client:
         warning = pipeline.preflight(
             client,
-            _within(to_generate, config.budget_usd),
+            to_generate,
+            budget_usd=config.budget_usd,
             go_on_with_less=config.go_on_with_less_credit,
         )
         if warning:
@@ -216,13 +217,6 @@ def _generate(
                 if seen:
                     context.log.info(progress_line(seen[0], to_generate))
     return stop_of(report), report
-
-
-def _within(pictures: int, budget_usd: float | None) -> int:
-    """Return how many pictures the run can ask for under its own budget."""
-    from kontext_pipeline.segmind.model import LIST_PRICE_USD
-
-    return pictures if budget_usd is None else min(pictures, int(budget_usd / LIST_PRICE_USD + 1e-9))
 
 
 def _record(

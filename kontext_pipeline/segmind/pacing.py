@@ -44,8 +44,9 @@ def _span(text: str | None, date: str | None) -> float | None:
         then = _moment(text)
     if then is None:
         return None
-    now = _moment(date) if date else None
-    return then - (time.time() if now is None else now)
+    ours, theirs = time.time(), _moment(date) if date else None
+    # A Date is cut to the second. Where our clock agrees with it, ours is the finer one.
+    return then - (ours if theirs is None or 0 <= ours - theirs < 1 else theirs)
 
 
 def _number(text: str) -> float | None:

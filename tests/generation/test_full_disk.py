@@ -1,0 +1,121 @@
+"""A disk that fills up: no more is bought, what was paid for is kept somewhere, and the next run goes on."""
+
+import dataclasses
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kontext_pipeline.sandbox.testing import Sandbox
+from tests.generation.conftest import SpecMaker
+from tests.generation.runs import Ledgerbook, Run, RunSpec, fingerprint_of, perform, running, wait_for_posts
+
+A_SECOND = {"speed": 24.0, "latency_spread": 0.0}
+MIB = 2**20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 MiB. Only root may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk can't be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(MIB)) > 0:
+                pass
+            while file.write(b"\0") > 0:
+                pass
+        except OSError:
+            pass
+    return filler
+
+
+def filled_in_flight(run: Run, sandbox: Sandbox, disk: Path) -> Path:
+    wait_for_posts(sandbox, 4)
+    return fill(disk)
+
+
+def everything_paid_once(one: RunSpec, sandbox: Sandbox) -> Ledgerbook:
+    book = Ledgerbook(one.ledger, sandbox)
+    book.check()
+    assert book.pictures(one.data_dir) == {fingerprint_of(row) for row in one.rows}
+    assert book.billed == len(one.rows) == book.count("charged") == len(book.billed_per_row())
+    assert book.charged_micros == book.billed_micros
+    return book
+
+
+def test_a_disk_with_no_room_buys_nothing(
+    spec: SpecMaker, kontext_sandbox: Sandbox, small_disk: Path
+) -> None:
+    filler = fill(small_disk)
+    one = spec(range(10), data_dir=str(small_disk / "data"))
+    # Not even the folders can be made, or else there is no room for a picture.
+    (small_disk / "data" / "images" / ".incoming").mkdir(parents=True)
+    result = perform(one)
+    assert result.stopped == "disk_full"
+    assert "MiB left" in result.message
+    assert kontext_sandbox.books()["totals"]["posts"] == 0
+    filler.unlink()
+    assert set(perform(dataclasses.replace(one, concurrency=4)).outcomes.values()) == {"succeeded"}
+
+
+@pytest.mark.parametrize("kontext_sandbox", [A_SECOND], indirect=True)
+@pytest.mark.parametrize("api_version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
+def test_what_arrives_when_the_disk_is_full_is_rescued_and_placed_by_the_next_run(
+    spec: SpecMaker, kontext_sandbox: Sandbox, small_disk: Path, tmp_path: Path, api_version: str
+) -> None:
+    one = spec(range(12), api_version=api_version, concurrency=4, data_dir=str(small_disk / "data"))
+    with running(one, folder=tmp_path) as (run,):
+        filler = filled_in_flight(run, kontext_sandbox, small_disk)
+        result = run.wait()
+    assert result.stopped == "disk_full"
+    rescued = {path.stem for path in Path(tmp_path, "rescue").iterdir()}
+    books = kontext_sandbox.wait_idle()["totals"]
+    assert books["posts"] == books["billed"] == len(rescued) == 4
+
+    # Still full: what lies in the rescue folder is not bought again.
+    stuck = perform(dataclasses.replace(one, run_id="stuck"))
+    assert stuck.stopped == "disk_full"
+    assert stuck.progress["attempts"] == 0
+
+    filler.unlink()
+    again = perform(dataclasses.replace(one, run_id="again"))
+    assert again.progress["found"] == 4
+    assert again.progress["attempts"] == 8
+    everything_paid_once(one, kontext_sandbox)
+    assert list(Path(tmp_path, "rescue").iterdir()) == []
+
+
+@pytest.mark.parametrize("kontext_sandbox", [A_SECOND], indirect=True)
+@pytest.mark.parametrize("api_version", [pytest.param("v1", marks=pytest.mark.long), "v2"])
+def test_a_ledger_that_can_not_be_written_stops_the_run_and_loses_nothing(
+    spec: SpecMaker, kontext_sandbox: Sandbox, small_disk: Path, tmp_path: Path, api_version: str
+) -> None:
+    one = spec(
+        range(12), api_version=api_version, concurrency=4, ledger=f"sqlite:///{small_disk / 'ledger.db'}"
+    )
+    with running(one, folder=tmp_path) as (run,):
+        filler = filled_in_flight(run, kontext_sandbox, small_disk)
+        result = run.wait()
+    assert result.stopped == "ledger"
+    assert "could not be written" in result.message
+    assert kontext_sandbox.wait_idle()["totals"]["posts"] == 4
+    filler.unlink()
+    again = perform(dataclasses.replace(one, run_id="again"))
+    assert again.stopped is None
+    assert again.progress["attempts"] == 8
+    everything_paid_once(one, kontext_sandbox)

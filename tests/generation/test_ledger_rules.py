@@ -1,0 +1,321 @@
+"""The ledger's rules, whatever order things happen in: a state machine over several claimants of one ledger."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from sqlalchemy import text
+
+from kontext_pipeline.generation.books import read_books, spending_differs
+from kontext_pipeline.generation.claims import LeaseLost
+from kontext_pipeline.generation.ledger import (
+    Cap,
+    Capped,
+    Closing,
+    Ledger,
+    Opened,
+    Settled,
+    Stored,
+    Taken,
+    Wait,
+)
+
+BACKEND = "sandbox"
+FINGERPRINTS = [character * 64 for character in "abcd"]
+PRICE = 100_000
+# In memory where there is such a folder: it is the order of things that is tested here, not the disk.
+FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+fingerprints = st.sampled_from(FINGERPRINTS)
+closings = st.one_of(
+    st.builds(
+        lambda cost, outcome: (Closing("charged", outcome, cost=cost), outcome == "succeeded"),
+        st.sampled_from([PRICE, 80_000, 0]),
+        st.sampled_from(["succeeded", "unusable", "expired"]),
+    ),
+    st.builds(
+        lambda outcome: (Closing("unknown", outcome), False), st.sampled_from(["lost", "gateway_timeout"])
+    ),
+    st.just((Closing("released", "server_error", status_code=500), False)),
+)
+
+
+@dataclass(eq=False)
+class Worker:
+    """A claimant: one process's ledger, and the attempts that it thinks are its own."""
+
+    number: int
+    ledger: Ledger
+    alive: bool = True
+    left: bool = False
+    attempts: list[tuple[int, str]] = field(default_factory=list)
+
+
+def picture_of(fingerprint: str, number: int) -> Stored:
+    return Stored(f"images/{fingerprint[:2]}/{fingerprint}.png", f"{number:064d}", 8, 8, 100)
+
+
+def abandon(ledger: Ledger) -> None:
+    """Do to a claimant what a kill does: its beat stops, and the kernel lets its lock go."""
+    lease = ledger.lease
+    lease._closing.set()
+    lease._thread.join()
+    assert lease._lock is not None
+    lease._lock.release(force=True)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """A few claimants, four requests, and caps that are soon reached or late."""
+
+    template: Path
+    workers = Bundle("workers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(dir=FAST))
+        shutil.copy(self.template, self.folder / "ledger.db")
+        self.url = f"sqlite:///{self.folder / 'ledger.db'}"
+        self.made: list[Worker] = []
+        self.settled: dict[str, tuple[Any, ...]] = {}
+        self.news = 0
+        self.reader = Ledger(self.url, backend=BACKEND)
+
+    def teardown(self) -> None:
+        for worker in self.made:
+            if worker.alive and not worker.left:
+                worker.ledger.leave()
+            worker.ledger.database.close()
+        self.reader.close()
+        shutil.rmtree(self.folder)
+
+    def enter(self) -> Worker:
+        worker = Worker(len(self.made), Ledger(self.url, backend=BACKEND))
+        worker.ledger.enter(run_id=f"run {worker.number % 2}", lease_s=3600)
+        self.made.append(worker)
+        return worker
+
+    @initialize(target=workers, room=st.sampled_from([230_000, 350_000, 1_050_000]))
+    def begin(self, room: int) -> Any:
+        self.everything = Cap(room, "all")
+        self.today = Cap(room + 40_000, "day")
+        self.run = Cap(room * 2 // 3, "run")
+        return multiple(self.enter(), self.enter())
+
+    @rule(target=workers)
+    def another_enters(self) -> Any:
+        return self.enter() if len(self.made) < 6 else multiple()
+
+    @rule(worker=workers, fingerprint=fingerprints, retries=st.sampled_from([0, 1, 3]))
+    def open(self, worker: Worker, fingerprint: str, retries: int) -> None:
+        if worker.left:
+            return
+        before = self.held("1 = 1")
+        replaced = self.has_ended(worker)
+        try:
+            opening = worker.ledger.open(
+                fingerprint,
+                "batch",
+                api_version="v1",
+                price=PRICE,
+                caps=[self.today, self.run, self.everything],
+                unknown_retries=retries,
+            )
+        except LeaseLost:
+            worker.alive = False
+            return
+        assert not replaced
+        assert not isinstance(opening, Wait)
+        if isinstance(opening, Opened):
+            assert self.status(fingerprint) != "succeeded"
+            worker.attempts.append((opening.attempt, fingerprint))
+        else:
+            assert self.held("1 = 1") == before
+        if isinstance(opening, Settled) and opening.status == "succeeded":
+            assert fingerprint in self.settled
+        if isinstance(opening, Capped):
+            run = f"run_id = 'run {worker.number % 2}'"
+            full = self.held("1 = 1") + PRICE > self.everything.limit
+            assert full or self.held(run) + PRICE > self.run.limit
+        if isinstance(opening, Taken):
+            assert self.claims(fingerprint) > 0
+
+    @rule(worker=workers, which=st.integers(0, 5), closing=closings, keep=st.booleans())
+    def close(self, worker: Worker, which: int, closing: tuple[Closing, bool], keep: bool) -> None:
+        """Settle an attempt: in time, late, or once more. The dead may wake up and do it, too."""
+        if not worker.attempts:
+            return
+        attempt, fingerprint = worker.attempts[which % len(worker.attempts)]
+        what, with_picture = closing
+        self.news += 1
+        status = {"charged": "unknown", "unknown": "unknown", "released": "pending"}[what.state]
+        worker.ledger.close_attempt(
+            attempt,
+            what,
+            status="succeeded" if with_picture else status,  # type: ignore[arg-type]
+            picture=picture_of(fingerprint, self.news) if with_picture else None,
+            keep_claim=keep and not with_picture,
+        )
+        if self.in_flight(fingerprint) == 0 and not with_picture:
+            assert self.status(fingerprint) in (status, "succeeded")
+
+    @rule(worker=workers, fingerprint=fingerprints)
+    def find_picture(self, worker: Worker, fingerprint: str) -> None:
+        self.news += 1
+        worker.ledger.adopt_picture(fingerprint, "batch", picture_of(fingerprint, self.news))
+
+    @rule(worker=consumes(workers))
+    def leave(self, worker: Worker) -> None:
+        if worker.alive:
+            worker.ledger.leave()
+        worker.left = True
+
+    @rule(worker=workers)
+    def die(self, worker: Worker) -> None:
+        if worker.alive and not worker.left:
+            abandon(worker.ledger)
+            worker.alive = False
+
+    @rule(worker=workers)
+    def take_over(self, worker: Worker) -> None:
+        if worker.left or not worker.alive:
+            return
+        try:
+            orphans = worker.ledger.take_over()
+        except LeaseLost:
+            worker.alive = False
+            return
+        living = {id(one) for one in self.made if one.alive and not one.left}
+        for orphan in orphans:
+            others = [one for one in self.made if one is not worker and id(one) in living]
+            assert not any((orphan.attempt, orphan.fingerprint) in one.attempts for one in others)
+            worker.attempts.append((orphan.attempt, orphan.fingerprint))
+
+    @invariant()
+    def caps_hold(self) -> None:
+        assert self.held("1 = 1") <= self.everything.limit
+        for run in (0, 1):
+            assert self.held(f"run_id = 'run {run}'") <= self.run.limit
+
+    @invariant()
+    def sums_are_those_of_the_attempts(self) -> None:
+        assert spending_differs(self.reader.database) == []
+        books = next(iter(read_books(self.reader.database).backends), None)
+        if books is not None:
+            total = books.spent_usd + books.possibly_charged_usd + books.reserved_usd
+            assert round(total * 1e6) == self.held("1 = 1")
+
+    @invariant()
+    def no_request_has_two_claims(self) -> None:
+        for fingerprint in FINGERPRINTS:
+            assert self.claims(fingerprint) <= 1
+
+    @invariant()
+    def what_is_in_flight_is_pending_and_its_sender_s(self) -> None:
+        with self.reader.database.read() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT g.status, g.claimant, a.claimant AS sender FROM attempts a "
+                    "JOIN generations g ON g.fingerprint = a.fingerprint WHERE a.state = 'open'"
+                )
+            ).all()
+        for row in rows:
+            assert row.status == "succeeded" or (row.status, row.claimant) == ("pending", row.sender)
+
+    @invariant()
+    def no_success_changes(self) -> None:
+        with self.reader.database.read() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT fingerprint, image_path, image_sha256, width, height, bytes FROM generations "
+                    "WHERE status = 'succeeded'"
+                )
+            ).all()
+        now = {row.fingerprint: tuple(row) for row in rows}
+        for fingerprint, before in self.settled.items():
+            assert now.get(fingerprint) == before
+        self.settled = now
+
+    def held(self, where: str) -> int:
+        """What counts against a cap, by the attempts themselves."""
+        with self.reader.database.read() as connection:
+            return int(
+                connection.execute(
+                    text(
+                        "SELECT COALESCE(SUM(CASE state WHEN 'charged' THEN cost WHEN 'released' THEN 0 ELSE price END), 0) "
+                        f"FROM attempts WHERE {where}"
+                    )
+                ).scalar_one()
+            )
+
+    def claims(self, fingerprint: str) -> int:
+        """How many attempts in flight, or else claimants between two tries, a request has."""
+        in_flight = self.in_flight(fingerprint)
+        with self.reader.database.read() as connection:
+            between = connection.execute(
+                text(
+                    "SELECT COUNT(*) FROM generations g JOIN claimants c ON c.id = g.claimant "
+                    "WHERE g.fingerprint = :f AND c.ended_at IS NULL"
+                ),
+                {"f": fingerprint},
+            ).scalar_one()
+            return int(in_flight or between)
+
+    def in_flight(self, fingerprint: str) -> int:
+        with self.reader.database.read() as connection:
+            found = connection.execute(
+                text("SELECT COUNT(*) FROM attempts WHERE fingerprint = :f AND state = 'open'"),
+                {"f": fingerprint},
+            )
+            return int(found.scalar_one())
+
+    def has_ended(self, worker: Worker) -> bool:
+        with self.reader.database.read() as connection:
+            found = connection.execute(
+                text("SELECT ended_at FROM claimants WHERE id = :id"), {"id": worker.ledger.lease.id}
+            )
+            return found.scalar_one() is not None
+
+    def status(self, fingerprint: str) -> str | None:
+        return self.reader.statuses([fingerprint]).get(fingerprint, (None, True))[0]
+
+
+@pytest.fixture(scope="module")
+def template() -> Iterator[Path]:
+    """An empty ledger, made once: bringing one up to date takes longer than a whole example."""
+    folder = Path(tempfile.mkdtemp(dir=FAST))
+    Ledger(f"sqlite:///{folder / 'ledger.db'}", backend=BACKEND).close()
+    yield folder / "ledger.db"
+    shutil.rmtree(folder)
+
+
+def explore(template: Path, *, examples: int, steps: int) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    machine = type("LedgerMachine", (LedgerMachine,), {"template": template})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_the_rules_hold_in_any_order(template: Path) -> None:
+    explore(template, examples=30, steps=30)
+
+
+@pytest.mark.long
+def test_the_rules_hold_in_any_order_at_length(template: Path) -> None:
+    explore(template, examples=300, steps=50)
