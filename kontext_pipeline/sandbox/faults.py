@@ -250,7 +250,8 @@ class FaultPlan:
         if self._burst_left[index]:
             self._burst_left[index] -= 1
             return True
-        if asked.posts <= fault.after or (fault.until is not None and asked.posts > fault.until):
+        # `after` 0 is from the very start: also for what is asked before the first POST.
+        if 0 < fault.after >= asked.posts or (fault.until is not None and asked.posts > fault.until):
             return False
         if fault.prompt is not None and fault.prompt.casefold() not in asked.prompt.casefold():
             return False

@@ -77,8 +77,15 @@ def test_v2_does_the_same(kontext: Kontext, sandbox: Sandbox, manifest: Manifest
     assert round(found["cost_usd"].sum(), 6) == sandbox.books()["totals"]["cost"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize(
+    ("number", "version"),
+    [
+        (signal.SIGINT, "v1"),
+        (signal.SIGTERM, "v2"),
+        pytest.param(signal.SIGTERM, "v1", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, "v2", marks=pytest.mark.long),
+    ],
+)
 def test_an_interruption_collects_what_is_in_flight(
     number: int,
     version: str,

@@ -99,8 +99,8 @@ def test_bad_rows_fail_with_the_servers_words_and_the_others_go_on(
     ("status", "words"),
     [
         (401, "Invalid API key"),
-        (403, "Insufficient permissions"),
-        (404, "Model not found"),
+        pytest.param(403, "Insufficient permissions", marks=pytest.mark.long),
+        pytest.param(404, "Model not found", marks=pytest.mark.long),
         (406, "Not enough credits"),
     ],
 )
@@ -124,7 +124,7 @@ def test_account_errors_stop_the_run_and_it_resumes(
     assert len(provider.billed) == 100
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 6))])
 def test_every_row_ends_with_its_picture_over_a_flaky_line(
     seed: int, kontext: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
 ) -> None:

@@ -5,7 +5,9 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+import requests
 
+from kontext_pipeline.sandbox.faults import Fault
 from kontext_pipeline.sandbox.testing import running_sandbox
 from tests.sandbox.conftest import MODEL, Client
 
@@ -152,3 +154,11 @@ def test_a_window_is_a_minute_at_the_sandboxs_speed() -> None:
 def test_every_answer_of_a_post_has_a_request_id(client: Client) -> None:
     for answer in (client.post(), client.post("v2"), client.post(key="nonsense"), client.post(prompt="")):
         assert len(answer.headers["x-request-id"]) == 36
+
+
+def test_a_fault_on_the_balance_strikes_before_the_first_post() -> None:
+    with running_sandbox(faults=(Fault(kind="status", status=503, on=("credits",)),)) as sandbox:
+        answer = requests.get(
+            f"{sandbox.url}/v1/get-user-credits", headers={"x-api-key": sandbox.api_key}, timeout=10
+        )
+        assert answer.status_code == 503
