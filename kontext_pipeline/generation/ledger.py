@@ -7,7 +7,8 @@ USD here; `usd` and `micros` turn them.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -286,7 +287,7 @@ class Ledger:
                 ).scalar_one()
             )
             added.append(attempt)
-            money.add(self.backend, money.today, lease.run_id, "open", price)
+            money.add(self.backend, money.today, lease.run_id, {"open": price})
             return Opened(attempt)
 
         return self.database.write(work)
@@ -341,10 +342,11 @@ class Ledger:
                     },
                 )
                 money = Money.of(transaction)
-                money.add(row.backend, row.day, row.run_id, row.state, -row.price)
-                amount = {"charged": closing.cost, "unknown": row.price, "released": 0}[closing.state]
-                if amount:
-                    money.add(row.backend, row.day, row.run_id, closing.state, amount)
+                changes = Counter({row.state: -row.price})
+                changes[closing.state] += {"charged": closing.cost, "unknown": row.price, "released": 0}[
+                    closing.state
+                ]
+                money.add(row.backend, row.day, row.run_id, changes)
             keep = keep_claim and _most_suspicious(connection, row.fingerprint) <= unknown_retries
             connection.execute(
                 _CLOSE_GENERATION,
@@ -549,10 +551,10 @@ class Money:
             self._held[key] = [int(amount) for amount in row]
         return self._held[key]
 
-    def add(self, backend: str, day: str, run_id: str, state: State, amount: int) -> None:
-        """Change one sum by `amount` millionths."""
+    def add(self, backend: str, day: str, run_id: str, amounts: Mapping[State, int]) -> None:
+        """Change the sums of some states by so many millionths."""
         self._held.clear()
-        changes = {"charged": 0, "unknown": 0, "open": 0, state: amount}
+        changes = {state: amounts.get(state, 0) for state in ("charged", "unknown", "open")}
         place = {"backend": backend, "day": day, "run_id": run_id}
         if self._connection.execute(_ADD_SPENDING, {**place, **changes}).rowcount == 0:
             self._connection.execute(_NEW_SPENDING, {**place, **changes})

@@ -79,14 +79,15 @@ class ImageStore:
         Raises:
             StoreFull: it is in the rescue folder, and the store still can't take it.
         """
-        for extension in EXTENSIONS:
+        for extension in EXTENSIONS if self.rescue.is_dir() else ():
             rescued = self.rescue / f"{fingerprint}.{extension}"
             if _is_whole(rescued):
                 self._place_or_raise(rescued, fingerprint, extension)
         for extension in EXTENSIONS:
             path = self.path_of(fingerprint, extension)
-            with contextlib.suppress(FileNotFoundError, NotAPicture):
-                return self._measure(path)
+            if self._may_be_there(path):
+                with contextlib.suppress(FileNotFoundError, NotAPicture):
+                    return self._measure(path)
         return None
 
     def arriving(self, fingerprint: str) -> Path:
@@ -160,17 +161,18 @@ class ImageStore:
     def _place(self, source: Path, fingerprint: str, extension: str) -> None:
         path = self.path_of(fingerprint, extension)
         target = self.root / path
-        try:
-            self._measure(path)
-        except FileNotFoundError:
-            pass
-        except NotAPicture:
-            # What is there was damaged: anything whole is better.
-            target.unlink()
-        else:
-            # Another run may have recovered this very file.
-            self._drop(source)
-            return
+        if self._may_be_there(path):
+            try:
+                self._measure(path)
+            except FileNotFoundError:
+                pass
+            except NotAPicture:
+                # What is there was damaged: anything whole is better.
+                target.unlink()
+            else:
+                # Another run may have recovered this very file.
+                self._drop(source)
+                return
         if self.local:
             _flush(source)
             _rename(source, Path(target.path))
@@ -183,6 +185,10 @@ class ImageStore:
         if source.parent.parent == self.spool:
             with contextlib.suppress(OSError):
                 source.parent.rmdir()
+
+    def _may_be_there(self, path: str) -> bool:
+        # Asked for every new picture, of which there is none: the dearer ways of finding that out add up.
+        return not self.local or os.path.exists(f"{self.root.path}/{path}")  # noqa: PTH110
 
     def _measure(self, path: str) -> Stored:
         with self._local_copy(self.root / path) as local:

@@ -89,15 +89,24 @@ def picture(body: dict[str, object]) -> Reply:
 
 
 def flaky(share: float, seed: int) -> Fault:
-    """The source document's server faults, a 429 and a reset, drawn with a fixed seed for each POST."""
+    """The source document's server faults, a 429 and a reset, drawn with a fixed seed for each POST.
+
+    A body meets each kind of answer that may have been charged (504, a reset) once at most: as often as a row
+    is tried again after one, unless `KONTEXT_UNKNOWN_RETRIES` says otherwise.
+    """
     draw = random.Random(seed)
     lock = threading.Lock()
+    met: set[tuple[str, int]] = set()
 
-    def fault(_body: dict[str, object], _times: int) -> Reply | None:
+    def fault(body: dict[str, object], _times: int) -> Reply | None:
         with lock:
             if draw.random() >= share:
                 return None
             kind = draw.choice([500, 502, 503, 504, 429, 0])
+            if kind in (504, 0):
+                if (str(body["prompt"]), kind) in met:
+                    return None
+                met.add((str(body["prompt"]), kind))
         if kind == 429:
             return Reply(429, b'{"error":"Too many requests"}', {"Retry-After": "0"})
         return Reply(reset=True) if kind == 0 else error(kind, "server side")
