@@ -147,15 +147,16 @@ def test_a_short_lease_of_ones_own_is_not_held_against_others(
     everything_once(patient, kontext_sandbox)
 
 
-# 200 in 20 s is what 600 a minute allows a window of that length.
+# 400 in 40 s is what 600 a minute allows a window of that length. A shorter window leaves less time for the
+# machine to be late in: half a per cent of it.
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "kontext_sandbox", [{"speed": 240.0, "rpm": 200, "rate_window_s": 20.0}], indirect=True
+    "kontext_sandbox", [{"speed": 240.0, "rpm": 400, "rate_window_s": 40.0}], indirect=True
 )
 def test_four_processes_fill_the_rate_and_meet_no_429(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    one = spec(range(240), concurrency=8, rpm=600)
+    one = spec(range(450), concurrency=8, rpm=600)
     four = [dataclasses.replace(one, run_id=f"process {number}") for number in range(4)]
     with running(*four, folder=tmp_path) as runs:
         for run in runs:
