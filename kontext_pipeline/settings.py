@@ -182,8 +182,8 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=100,
-            description="Times, ever, a row is tried again after an answer that was lost, and after a 504 on v1: each such "
-            "attempt may have been charged.",
+            description="Times, ever, a row is tried again for each way of losing an answer (none came, a 504 on v1, "
+            "no picture in it): each such attempt may have been charged.",
         ),
     ] = 1
     backoff_base_s: Annotated[
