@@ -84,10 +84,8 @@ class Lease:
         """
         key = ("alive", self.id)
         if key not in transaction.memory:
-            row = transaction.connection.execute(
-                text("SELECT ended_at FROM claimants WHERE id = :id"), {"id": self.id}
-            ).one()
-            transaction.memory[key] = row.ended_at is None
+            found = transaction.execute("SELECT ended_at FROM claimants WHERE id = :id", {"id": self.id})
+            transaction.memory[key] = found.fetchone()["ended_at"] is None
         if not transaction.memory[key]:
             raise LeaseLost(
                 f"this run (process {os.getpid()}) did not answer for more than {self.lease_s:g} s and another run has "

@@ -84,6 +84,14 @@ class Cap:
             return "day LIKE :month", {"month": f"{day[:7]}-%"}
         return "1 = 1", {}
 
+    def counts(self, day: str, run_id: str, of_run: str, today: str) -> bool:
+        """Whether spending of that day and run counts against this cap, held for `of_run` and seen `today`."""
+        if self.scope == "run":
+            return run_id == of_run
+        if self.scope == "day":
+            return day == today
+        return self.scope == "all" or day[:7] == today[:7]
+
     def __str__(self) -> str:
         """Say it as a user would."""
         period = {"run": "this run", "day": "today (UTC)", "month": "this month (UTC)", "all": "all runs"}
@@ -237,24 +245,25 @@ class Ledger:
 
         def work(transaction: Transaction) -> Opening:
             lease.check(transaction)
-            connection = transaction.connection
             for attempt in added:
                 # Here before, when the connection broke during the commit: it may have come to be.
-                if _is_open(connection, attempt, fingerprint, lease.id):
+                if _is_open(transaction, attempt, fingerprint, lease.id):
                     return Opened(attempt)
-            found = connection.execute(_FIND, {"fingerprint": fingerprint}).one_or_none()
+            found = transaction.execute(_FIND, {"fingerprint": fingerprint}).fetchone()
             if found is not None:
-                if found.status == "succeeded":
+                if found["status"] == "succeeded":
                     return Settled("succeeded")
-                if found.in_flight or (found.claimant not in (None, lease.id) and found.ended_at is None):
+                if found["in_flight"] or (
+                    found["claimant"] not in (None, lease.id) and found["ended_at"] is None
+                ):
                     return Taken()
-                if found.status == "failed" and not (found.retryable or retry_failed):
+                if found["status"] == "failed" and not (found["retryable"] or retry_failed):
                     return Settled("failed")
-                if found.status == "unknown" and _expired_here(connection, fingerprint, lease.id):
+                if found["status"] == "unknown" and _expired_here(transaction, fingerprint, lease.id):
                     # Nearly certainly paid for: not again by the run that found it gone.
                     return Settled("unknown")
-                if _most_suspicious(connection, fingerprint) > unknown_retries:
-                    connection.execute(_GIVE_UP, {"fingerprint": fingerprint, "status": "unknown"})
+                if _most_suspicious(transaction, fingerprint) > unknown_retries:
+                    transaction.execute(_GIVE_UP, {"fingerprint": fingerprint, "status": "unknown"})
                     return Settled("unknown")
             money = Money.of(transaction)
             for cap in caps:
@@ -270,22 +279,18 @@ class Ledger:
                 "batch": batch,
                 "claimant": lease.id,
             }
-            connection.execute(_ADD_GENERATION if found is None else _CLAIM, claim)
-            now = time.time_ns() // 1000
-            attempt = int(
-                connection.execute(
-                    _ADD_ATTEMPT,
-                    {
-                        **claim,
-                        "batch": batch if found is None else found.batch,
-                        "run_id": lease.run_id,
-                        "api_version": api_version,
-                        "price": price,
-                        "day": money.today,
-                        "now": now,
-                    },
-                ).scalar_one()
-            )
+            transaction.execute(_ADD_GENERATION if found is None else _CLAIM, claim)
+            opened = {
+                **claim,
+                "batch": batch if found is None else found["batch"],
+                "run_id": lease.run_id,
+                "api_version": api_version,
+                "price": price,
+                "day": money.today,
+                "now": time.time_ns() // 1000,
+            }
+            # All rows, or SQLite takes the statement for unfinished.
+            attempt = int(transaction.execute(_ADD_ATTEMPT, opened).fetchall()[0]["id"])
             added.append(attempt)
             money.add(self.backend, money.today, lease.run_id, {"open": price})
             return Opened(attempt)
@@ -296,8 +301,8 @@ class Ledger:
         """Write down the v2 job of an open attempt; it is on the disk when this returns."""
         self.database.write(
             lambda transaction: (
-                transaction.connection.execute(
-                    text("UPDATE attempts SET job = :job, request_id = :request_id WHERE id = :id"),
+                transaction.execute(
+                    "UPDATE attempts SET job = :job, request_id = :request_id WHERE id = :id",
                     {"id": attempt, "job": job, "request_id": request_id},
                 ).rowcount
             )
@@ -322,10 +327,9 @@ class Ledger:
         """
 
         def work(transaction: Transaction) -> bool:
-            connection = transaction.connection
-            row = connection.execute(_ATTEMPT, {"id": attempt}).one()
-            if row.state in ("open", "unknown"):
-                connection.execute(
+            row = transaction.execute(_ATTEMPT, {"id": attempt}).fetchone()
+            if row["state"] in ("open", "unknown"):
+                transaction.execute(
                     _CLOSE_ATTEMPT,
                     {
                         "id": attempt,
@@ -342,19 +346,19 @@ class Ledger:
                     },
                 )
                 money = Money.of(transaction)
-                changes = Counter({row.state: -row.price})
-                changes[closing.state] += {"charged": closing.cost, "unknown": row.price, "released": 0}[
+                changes = Counter({row["state"]: -row["price"]})
+                changes[closing.state] += {"charged": closing.cost, "unknown": row["price"], "released": 0}[
                     closing.state
                 ]
-                money.add(row.backend, row.day, row.run_id, changes)
-            keep = keep_claim and _most_suspicious(connection, row.fingerprint) <= unknown_retries
-            connection.execute(
+                money.add(row["backend"], row["day"], row["run_id"], changes)
+            keep = keep_claim and _most_suspicious(transaction, row["fingerprint"]) <= unknown_retries
+            transaction.execute(
                 _CLOSE_GENERATION,
                 {
-                    "fingerprint": row.fingerprint,
+                    "fingerprint": row["fingerprint"],
                     "status": status,
                     "retryable": retryable,
-                    "claimant": row.claimant if keep else None,
+                    "claimant": row["claimant"] if keep else None,
                     **_columns(picture),
                 },
             )
@@ -366,14 +370,13 @@ class Ledger:
         """Enter a picture that the store has and this ledger never paid for: cost 0, no attempt."""
 
         def work(transaction: Transaction) -> None:
-            connection = transaction.connection
-            known = connection.execute(_FIND, {"fingerprint": fingerprint}).one_or_none()
+            known = transaction.execute(_FIND, {"fingerprint": fingerprint}).fetchone()
             if known is None:
-                connection.execute(
+                transaction.execute(
                     _ADD_GENERATION,
                     {"fingerprint": fingerprint, "backend": self.backend, "batch": batch, "claimant": None},
                 )
-            connection.execute(
+            transaction.execute(
                 _CLOSE_GENERATION,
                 {
                     "fingerprint": fingerprint,
@@ -474,8 +477,9 @@ class Ledger:
                 )
                 found[row.fingerprint] = (row.status, again)
             unknown = [fingerprint for fingerprint, (status, _) in found.items() if status == "unknown"]
+            transaction = Transaction(connection)
             for fingerprint in unknown:
-                again = _most_suspicious(connection, fingerprint) <= unknown_retries
+                again = _most_suspicious(transaction, fingerprint) <= unknown_retries
                 found[fingerprint] = ("unknown", again)
         return found
 
@@ -522,8 +526,9 @@ class Money:
 
     def __init__(self, transaction: Transaction) -> None:
         """Start with nothing read and nothing changed."""
-        self._connection = transaction.connection
+        self._transaction = transaction
         self._held: dict[tuple[str, str, Cap], list[int]] = {}
+        self._changes: dict[tuple[str, str, str], list[int]] = {}
         # PostgreSQL's users agree on its date; SQLite's are on one machine.
         clock = time.time() if transaction.sqlite else transaction.shared_clock() / 1e6
         self.today = datetime.fromtimestamp(clock, UTC).date().isoformat()
@@ -532,32 +537,51 @@ class Money:
     def of(cls, transaction: Transaction) -> "Money":
         """The one of this transaction."""
         if "money" not in transaction.memory:
-            transaction.memory["money"] = cls(transaction)
-        money: Money = transaction.memory["money"]
-        return money
+            money = transaction.memory["money"] = cls(transaction)
+            transaction.before_commit(money.write)
+        found: Money = transaction.memory["money"]
+        return found
 
     def held(self, backend: str, run_id: str, cap: Cap) -> list[int]:
         """What counts against a cap now: charged, unknown, open."""
         key = (backend, run_id, cap)
         if key not in self._held:
+            self.write()
             condition, parameters = cap.where(run_id, self.today)
-            row = self._connection.execute(
-                text(
-                    "SELECT COALESCE(SUM(charged), 0), COALESCE(SUM(unknown), 0), COALESCE(SUM(open), 0) "  # noqa: S608
-                    f"FROM spending WHERE backend = :backend AND {condition}"
-                ),
+            row = self._transaction.execute(
+                "SELECT COALESCE(SUM(charged), 0) AS charged, COALESCE(SUM(unknown), 0) AS unknown, "  # noqa: S608
+                f"COALESCE(SUM(open), 0) AS open FROM spending WHERE backend = :backend AND {condition}",
                 {"backend": backend, **parameters},
-            ).one()
-            self._held[key] = [int(amount) for amount in row]
+            ).fetchone()
+            self._held[key] = [int(row["charged"]), int(row["unknown"]), int(row["open"])]
         return self._held[key]
 
     def add(self, backend: str, day: str, run_id: str, amounts: Mapping[State, int]) -> None:
         """Change the sums of some states by so many millionths."""
-        self._held.clear()
-        changes = {state: amounts.get(state, 0) for state in ("charged", "unknown", "open")}
-        place = {"backend": backend, "day": day, "run_id": run_id}
-        if self._connection.execute(_ADD_SPENDING, {**place, **changes}).rowcount == 0:
-            self._connection.execute(_NEW_SPENDING, {**place, **changes})
+        changes = [amounts.get("charged", 0), amounts.get("unknown", 0), amounts.get("open", 0)]
+        _add(self._changes.setdefault((backend, day, run_id), [0, 0, 0]), changes)
+        for (of_backend, of_run, cap), held in self._held.items():
+            if of_backend == backend and cap.counts(day, run_id, of_run, self.today):
+                _add(held, changes)
+
+    def write(self) -> None:
+        """Write the changes down: once a commit, or before the sums are read."""
+        for (backend, day, run_id), (charged, unknown, held) in self._changes.items():
+            change = {
+                "backend": backend,
+                "day": day,
+                "run_id": run_id,
+                "charged": charged,
+                "unknown": unknown,
+                "open": held,
+            }
+            if self._transaction.execute(_ADD_SPENDING, change).rowcount == 0:
+                self._transaction.execute(_NEW_SPENDING, change)
+        self._changes.clear()
+
+
+def _add(sums: list[int], changes: list[int]) -> None:
+    sums[:] = [one + other for one, other in zip(sums, changes, strict=True)]
 
 
 def _take_place(transaction: Transaction, backend: str, rpm: float | None) -> int:
@@ -586,41 +610,45 @@ def _take_place(transaction: Transaction, backend: str, rpm: float | None) -> in
 def _rates(transaction: Transaction, backend: str) -> dict[str, int]:
     key = ("rates", backend)
     if key not in transaction.memory:
-        row = transaction.connection.execute(_RATES, {"backend": backend}).one_or_none()
+        row = transaction.execute(_RATES, {"backend": backend}).fetchone()
         if row is None:
-            transaction.connection.execute(
-                text("INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, 0, 0)"),
+            transaction.execute(
+                "INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, 0, 0)",
                 {"backend": backend},
             )
         transaction.memory[key] = {
-            "next_at": row.next_at if row else 0,
-            "paused_until": row.paused_until if row else 0,
+            "next_at": row["next_at"] if row else 0,
+            "paused_until": row["paused_until"] if row else 0,
         }
     rates: dict[str, int] = transaction.memory[key]
     return rates
 
 
 def _save_rates(transaction: Transaction, backend: str, rates: dict[str, int]) -> None:
-    transaction.connection.execute(
-        text("UPDATE rates SET next_at = :next_at, paused_until = :paused_until WHERE backend = :backend"),
+    transaction.execute(
+        "UPDATE rates SET next_at = :next_at, paused_until = :paused_until WHERE backend = :backend",
         {"backend": backend, **rates},
     )
 
 
-def _is_open(connection: Connection, attempt: int, fingerprint: str, claimant: str) -> bool:
-    row = connection.execute(_ATTEMPT, {"id": attempt}).one_or_none()
-    return row is not None and (row.fingerprint, row.claimant, row.state) == (fingerprint, claimant, "open")
+def _is_open(transaction: Transaction, attempt: int, fingerprint: str, claimant: str) -> bool:
+    row = transaction.execute(_ATTEMPT, {"id": attempt}).fetchone()
+    return row is not None and (row["fingerprint"], row["claimant"], row["state"]) == (
+        fingerprint,
+        claimant,
+        "open",
+    )
 
 
-def _expired_here(connection: Connection, fingerprint: str, claimant: str) -> bool:
-    found = connection.execute(_EXPIRED_HERE, {"fingerprint": fingerprint, "claimant": claimant})
-    return found.first() is not None
+def _expired_here(transaction: Transaction, fingerprint: str, claimant: str) -> bool:
+    found = transaction.execute(_EXPIRED_HERE, {"fingerprint": fingerprint, "claimant": claimant})
+    return found.fetchone() is not None
 
 
-def _most_suspicious(connection: Connection, fingerprint: str) -> int:
+def _most_suspicious(transaction: Transaction, fingerprint: str) -> int:
     """How often the request met its most frequent kind of answer that may have cost money for nothing."""
-    row = connection.execute(_SUSPICIOUS, {"fingerprint": fingerprint}).first()
-    return int(row.times) if row else 0
+    row = transaction.execute(_SUSPICIOUS, {"fingerprint": fingerprint}).fetchone()
+    return int(row["times"]) if row else 0
 
 
 def _columns(picture: Stored | None) -> dict[str, Any]:
@@ -656,55 +684,51 @@ def _in(sql: str) -> Any:
     return text(sql).bindparams(bindparam("keys", expanding=True))
 
 
-_FIND = text(
+_FIND = (
     "SELECT g.status, g.retryable, g.claimant, g.batch, c.ended_at, EXISTS (SELECT 1 FROM attempts a "
     "WHERE a.fingerprint = g.fingerprint AND a.state = 'open') AS in_flight FROM generations g "
     "LEFT JOIN claimants c ON c.id = g.claimant WHERE g.fingerprint = :fingerprint"
 )
-_GIVE_UP = text("UPDATE generations SET status = :status, claimant = NULL WHERE fingerprint = :fingerprint")
-_ADD_GENERATION = text(
+_GIVE_UP = "UPDATE generations SET status = :status, claimant = NULL WHERE fingerprint = :fingerprint"
+_ADD_GENERATION = (
     "INSERT INTO generations (fingerprint, backend, batch, status, retryable, claimant) "
     "VALUES (:fingerprint, :backend, :batch, 'pending', TRUE, :claimant)"
 )
-_CLAIM = text(
-    "UPDATE generations SET status = 'pending', retryable = TRUE, claimant = :claimant WHERE fingerprint = :fingerprint"
-)
-_ADD_ATTEMPT = text(
+_CLAIM = "UPDATE generations SET status = 'pending', retryable = TRUE, claimant = :claimant WHERE fingerprint = :fingerprint"
+_ADD_ATTEMPT = (
     "INSERT INTO attempts (fingerprint, batch, backend, run_id, claimant, api_version, state, price, cost, "
     "cost_estimated, day, started_at) VALUES (:fingerprint, :batch, :backend, :run_id, :claimant, :api_version, "
     "'open', :price, 0, FALSE, :day, :now) RETURNING id"
 )
-_ATTEMPT = text(
-    "SELECT fingerprint, backend, run_id, claimant, state, price, day FROM attempts WHERE id = :id"
-)
-_CLOSE_ATTEMPT = text(
+_ATTEMPT = "SELECT fingerprint, backend, run_id, claimant, state, price, day FROM attempts WHERE id = :id"
+_CLOSE_ATTEMPT = (
     "UPDATE attempts SET state = :state, outcome = :outcome, cause = :cause, cost = :cost, "
     "cost_estimated = :cost_estimated, status_code = :status_code, error = :error, "
     "request_id = COALESCE(:request_id, request_id), latency_s = :latency_s, finished_at = :now WHERE id = :id"
 )
-_CLOSE_GENERATION = text(
+_CLOSE_GENERATION = (
     "UPDATE generations SET status = :status, retryable = :retryable, claimant = :claimant, "
     "image_path = :image_path, image_sha256 = :image_sha256, width = :width, height = :height, bytes = :bytes "
     "WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:image_path IS NOT NULL OR NOT EXISTS "
     "(SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND state = 'open'))"
 )
-_SUSPICIOUS = text(
+_SUSPICIOUS = (
     "SELECT COUNT(*) AS times FROM attempts WHERE fingerprint = :fingerprint "
     "AND (state = 'unknown' OR (state = 'charged' AND outcome <> 'succeeded')) "
     "GROUP BY outcome ORDER BY times DESC LIMIT 1"
 )
-_EXPIRED_HERE = text(
+_EXPIRED_HERE = (
     "SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND claimant = :claimant AND outcome = 'expired'"
 )
-_ADD_SPENDING = text(
+_ADD_SPENDING = (
     "UPDATE spending SET charged = charged + :charged, unknown = unknown + :unknown, open = open + :open "
     "WHERE backend = :backend AND day = :day AND run_id = :run_id"
 )
-_NEW_SPENDING = text(
+_NEW_SPENDING = (
     "INSERT INTO spending (backend, day, run_id, charged, unknown, open) "
     "VALUES (:backend, :day, :run_id, :charged, :unknown, :open)"
 )
-_RATES = text("SELECT next_at, paused_until FROM rates WHERE backend = :backend")
+_RATES = "SELECT next_at, paused_until FROM rates WHERE backend = :backend"
 _ORPHAN_COLUMNS = (
     "SELECT a.id, a.fingerprint, a.batch, a.api_version, a.job, a.started_at, a.price, EXISTS (SELECT 1 FROM attempts o "
     "WHERE o.fingerprint = a.fingerprint AND o.state = 'charged' AND o.outcome = 'succeeded') AS accounted_for "

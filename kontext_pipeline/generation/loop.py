@@ -439,8 +439,7 @@ class GenerationLoop:
             if unavailable is not None:
                 answer = unavailable
             elif self._options.api_version == "v1":
-                arriving = self._store.arriving(wish.fingerprint)
-                answer = self._client.generate(wish.request.body(uri), arriving)
+                answer = self._client.generate(wish.request.body(uri), self._store.spool, wish.fingerprint)
             else:
                 answer = self._client.submit(wish.request.body(uri))
                 if answer.job is not None and answer.outcome is Outcome.ACCEPTED:
@@ -553,7 +552,7 @@ class GenerationLoop:
                 self._later(flight, answer.retry_after_s or self._options.retries.pause(flight.failures))
 
     def _fetch(self, flight: _Flight, completed: float) -> None:
-        answer = self._client.fetch(flight.job, self._store.arriving(flight.fingerprint))
+        answer = self._client.fetch(flight.job, self._store.spool, flight.fingerprint)
         flight.unusable += answer.outcome is Outcome.UNUSABLE
         final = answer.outcome in (Outcome.SUCCEEDED, Outcome.REJECTED, Outcome.EXPIRED)
         if final or flight.unusable >= FETCHES:

@@ -90,10 +90,6 @@ class ImageStore:
                     return self._measure(path)
         return None
 
-    def arriving(self, fingerprint: str) -> Path:
-        """Return the folder in which a picture of this request is to arrive; it is made when needed."""
-        return self.spool / fingerprint
-
     def recover(self, fingerprint: str) -> Stored | None:
         """Return the picture of a request whose run is gone, if it had arrived: stored or not yet.
 
@@ -103,7 +99,7 @@ class ImageStore:
         stored = self.find(fingerprint)
         if stored is not None:
             return stored
-        for path in sorted(self.arriving(fingerprint).glob("*")):
+        for path in sorted(self.spool.glob(f"{fingerprint}.*")):
             try:
                 extension = inspect(path).format
             except (OSError, NotAPicture):
@@ -141,10 +137,10 @@ class ImageStore:
 
     def sweep(self, older_than_s: float) -> None:
         """Remove what dead processes left half-received in the spool."""
-        for path in [*self.spool.glob("*/*"), *self.spool.iterdir()]:
+        for path in self.spool.iterdir():
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > older_than_s:
-                    path.rmdir() if path.is_dir() else path.unlink()
+                    path.unlink()
 
     def _place_or_raise(self, source: Path, fingerprint: str, extension: str) -> None:
         try:
@@ -171,20 +167,14 @@ class ImageStore:
                 target.unlink()
             else:
                 # Another run may have recovered this very file.
-                self._drop(source)
+                source.unlink(missing_ok=True)
                 return
         if self.local:
             _flush(source)
             _rename(source, Path(target.path))
         else:
             target.fs.put_file(str(source), target.path)
-        self._drop(source)
-
-    def _drop(self, source: Path) -> None:
-        source.unlink(missing_ok=True)
-        if source.parent.parent == self.spool:
-            with contextlib.suppress(OSError):
-                source.parent.rmdir()
+            source.unlink(missing_ok=True)
 
     def _may_be_there(self, path: str) -> bool:
         # Asked for every new picture, of which there is none: the dearer ways of finding that out add up.
@@ -267,6 +257,7 @@ def _rename(source: Path, place: Path) -> None:
             shutil.copyfile(source, aside)
             _flush(aside)
             aside.replace(place)
+            source.unlink()
         except OSError:
             aside.unlink(missing_ok=True)
             raise

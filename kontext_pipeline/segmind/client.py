@@ -96,6 +96,14 @@ class _Arrived:
         return None if self.headers is None else self.headers.get(name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the file of a picture is to be made: the folder, and what its name begins with."""
+
+    folder: Path
+    name: str
+
+
 class SegmindClient:
     """The API, for any number of threads. A context manager; leaving it closes it.
 
@@ -165,13 +173,16 @@ class SegmindClient:
         """
         self._transport.close()
 
-    def generate(self, body: dict[str, Any], spool: Path) -> Answer:
-        """Ask for a picture with v1 and wait for it. Its file is made in the folder `spool`."""
+    def generate(self, body: dict[str, Any], spool: Path, name: str = "") -> Answer:
+        """Ask for a picture with v1 and wait for it. Its file is made in the folder `spool`, its name begins
+        with `name`.
+        """
         started = time.monotonic()
-        arrived = self._post(Call.GENERATE, f"{self._base}/v1/{MODEL}", _json(body), spool)
+        place = _Place(spool, name)
+        arrived = self._post(Call.GENERATE, f"{self._base}/v1/{MODEL}", _json(body), place)
         answer = self._answer(arrived)
         if arrived.received is not None:
-            answer = self._with_picture(answer, arrived, spool)
+            answer = self._with_picture(answer, arrived, place)
         return replace(answer, latency_s=time.monotonic() - started)
 
     def submit(self, body: dict[str, Any]) -> Answer:
@@ -204,18 +215,19 @@ class SegmindClient:
             answer = self._by_state(answer, parse_json(arrived.content), arrived.content)
         return replace(answer, latency_s=time.monotonic() - started)
 
-    def fetch(self, job: Job, spool: Path) -> Answer:
-        """Get the picture and the cost of the completed `job`. The file is made in the folder `spool`.
+    def fetch(self, job: Job, spool: Path, name: str = "") -> Answer:
+        """Get the picture and the cost of the completed `job`. The file is made as `generate` makes it.
 
         `SUCCEEDED`, `REJECTED` and `EXPIRED` are final, `PENDING` means too early; whatever else comes,
         fetching again costs nothing. The output's own address is asked without the key.
         """
         started = time.monotonic()
         job = self._trusted(job)
-        arrived = self._get(Call.FETCH, job.response_url, spool, self._answer_timeout_s)
+        place = _Place(spool, name)
+        arrived = self._get(Call.FETCH, job.response_url, place, self._answer_timeout_s)
         answer = replace(self._answer(arrived), job=job, request_id=job.request_id)
         if arrived.received is not None:
-            answer = self._with_picture(answer, arrived, spool)
+            answer = self._with_picture(answer, arrived, place)
         return replace(answer, latency_s=time.monotonic() - started)
 
     def credits(self) -> Credits:
@@ -254,14 +266,14 @@ class SegmindClient:
 
     # One exchange
 
-    def _post(self, call: Call, url: str, body: bytes, spool: Path | None) -> _Arrived:
+    def _post(self, call: Call, url: str, body: bytes, place: _Place | None) -> _Arrived:
         return self._exchange(
-            call, url, self._post_headers, body=body, spool=spool, timeout_s=self._answer_timeout_s
+            call, url, self._post_headers, body=body, place=place, timeout_s=self._answer_timeout_s
         )
 
-    def _get(self, call: Call, url: str, spool: Path | None, timeout_s: float) -> _Arrived:
+    def _get(self, call: Call, url: str, place: _Place | None, timeout_s: float) -> _Arrived:
         headers = self._plain_headers if call is Call.DOWNLOAD else self._get_headers
-        return self._exchange(call, url, headers, body=None, spool=spool, timeout_s=timeout_s)
+        return self._exchange(call, url, headers, body=None, place=place, timeout_s=timeout_s)
 
     def _exchange(
         self,
@@ -270,7 +282,7 @@ class SegmindClient:
         headers: dict[str, str],
         *,
         body: bytes | None,
-        spool: Path | None,
+        place: _Place | None,
         timeout_s: float,
     ) -> _Arrived:
         arrived = _Arrived(call)
@@ -282,11 +294,11 @@ class SegmindClient:
                 if not arrived.succeeded:
                     with suppress(DisconnectedError):
                         self._read_text(reply, arrived, _MAX_ERROR_BYTES)
-                elif spool is None:
+                elif place is None:
                     if not self._read_text(reply, arrived, _MAX_TEXT_BYTES):
                         arrived.failure = _too_large(_MAX_TEXT_BYTES)
                 else:
-                    self._read_body(reply, arrived, Spool(spool, self._spill))
+                    self._read_body(reply, arrived, self._spool(place))
         except DisconnectedError as failure:
             arrived.failure = failure
         return arrived
@@ -313,6 +325,9 @@ class SegmindClient:
             spool.discard()
             raise
         arrived.received = spool.finish()
+
+    def _spool(self, place: _Place, *, as_file: bool = False) -> Spool:
+        return Spool(place.folder, self._spill, name=place.name, as_file=as_file)
 
     # What an exchange means
 
@@ -379,7 +394,7 @@ class SegmindClient:
 
     # What a body holds
 
-    def _with_picture(self, answer: Answer, arrived: _Arrived, spool: Path) -> Answer:
+    def _with_picture(self, answer: Answer, arrived: _Arrived, place: _Place) -> Answer:
         """Return `answer`, a success, with the picture that its body is or carries."""
         received = arrived.received
         assert received is not None
@@ -391,7 +406,7 @@ class SegmindClient:
         if arrived.failure is None and not info.cut and starts_like_json(received.head()):
             document = parse_json(received.content())
         if document is not None:
-            return self._with_carried(answer, document, received, spool)
+            return self._with_carried(answer, document, received, place)
         if arrived.failure is not None:
             answer = self._cut(answer, arrived.failure)
         elif info.cut:
@@ -404,9 +419,9 @@ class SegmindClient:
                 cause="not_a_picture",
                 error=one_line(f"a success without a picture: {info}; {words}", self._key),
             )
-        return self._with_remains(answer, received)
+        return self._with_remains(answer, received, place)
 
-    def _with_carried(self, answer: Answer, document: Any, received: Received, spool: Path) -> Answer:
+    def _with_carried(self, answer: Answer, document: Any, received: Received, place: _Place) -> Answer:
         """Return `answer` with the picture that the JSON `document` carries."""
         answer = _with_metrics(answer, document)
         if answer.call is Call.FETCH:
@@ -423,20 +438,20 @@ class SegmindClient:
                 cause="no_image",
                 error=one_line(f"JSON without a picture: {words}", self._key),
             )
-            return self._with_remains(answer, received)
+            return self._with_remains(answer, received, place)
         if isinstance(found, Embedded):
-            carried = self._unpacked(answer, found, spool)
+            carried = self._unpacked(answer, found, place)
         else:
-            carried = self._downloaded(answer, found, spool)
+            carried = self._downloaded(answer, found, place)
             if carried.picture is None and answer.call is Call.GENERATE:
                 # The address is worth more than whatever was found there.
                 _remove(carried.remains)
-                return self._with_remains(carried, received)
+                return self._with_remains(carried, received, place)
         received.discard()
         return carried
 
-    def _unpacked(self, answer: Answer, found: Embedded, spool: Path) -> Answer:
-        writer = Spool(spool, self._spill)
+    def _unpacked(self, answer: Answer, found: Embedded, place: _Place) -> Answer:
+        writer = self._spool(place)
         writer.write(found.content)
         received = writer.finish()
         answer = replace(answer, spilled=answer.spilled or received.spilled)
@@ -446,9 +461,9 @@ class SegmindClient:
         answer = replace(
             answer, outcome=Outcome.UNUSABLE, cause="cut" if info.cut else "not_a_picture", error=str(info)
         )
-        return self._with_remains(answer, received)
+        return self._with_remains(answer, received, place)
 
-    def _downloaded(self, answer: Answer, found: Link, spool: Path) -> Answer:
+    def _downloaded(self, answer: Answer, found: Link, place: _Place) -> Answer:
         try:
             url = self._output_url(found.url)
         except ValueError as fault:
@@ -463,7 +478,7 @@ class SegmindClient:
         for pause in pauses:
             time.sleep(pause)
             _remove(outcome.remains)
-            outcome = self._download_once(answer, url, spool)
+            outcome = self._download_once(answer, url, place)
             passing = outcome.outcome in _PASSING or outcome.cause == "cut"
             if not passing or outcome.cause in {"aborted", "client_closed"}:
                 break
@@ -472,8 +487,8 @@ class SegmindClient:
             outcome = replace(outcome, outcome=Outcome.UNUSABLE)
         return outcome
 
-    def _download_once(self, answer: Answer, url: str, spool: Path) -> Answer:
-        arrived = self._get(Call.DOWNLOAD, url, spool, self._answer_timeout_s)
+    def _download_once(self, answer: Answer, url: str, place: _Place) -> Answer:
+        arrived = self._get(Call.DOWNLOAD, url, place, self._answer_timeout_s)
         of_file = self._answer(arrived)
         answer = replace(
             answer,
@@ -501,12 +516,16 @@ class SegmindClient:
             cause=cause,
             error=one_line(f"the picture's file: {info}", self._key),
         )
-        return self._with_remains(answer, received)
+        return self._with_remains(answer, received, place)
 
-    def _with_remains(self, answer: Answer, received: Received) -> Answer:
+    def _with_remains(self, answer: Answer, received: Received, place: _Place) -> Answer:
         if received.size == 0:
             received.discard()
             return answer
+        if received.data is not None and not received.spilled:
+            writer = self._spool(place, as_file=True)
+            writer.write(received.data)
+            received = writer.finish()
         return replace(answer, remains=received.path, spilled=answer.spilled or received.spilled)
 
     # Addresses

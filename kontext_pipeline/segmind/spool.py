@@ -11,12 +11,18 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+from kontext_pipeline.segmind.payloads import starts_like_json
+
+_TEXT_BYTES: Final = 1 << 16
+"""Of JSON that is not worth a file: the record of a job is some hundred bytes, and making a file costs more
+than all else that is done with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A body that arrived: in the file `path`, or in `data` where no disk would take it.
+    """A body that arrived: in the file `path`, or in `data` where it is a short text or no disk would take it.
 
     `spilled`: it is not in the spool, which could not be written.
     """
@@ -58,12 +64,16 @@ class Received:
 class Spool:
     """Takes one body, piece by piece. `write` never fails: it goes where there is room."""
 
-    def __init__(self, directory: Path, rescue: Path) -> None:
-        """`directory`: where the file goes, made when needed. `rescue`: where it goes if that fails."""
+    def __init__(self, directory: Path, rescue: Path, *, name: str = "", as_file: bool = False) -> None:
+        """`directory`: where the file goes, made when needed. `rescue`: where it goes if that fails. `name`: what
+        the file's name begins with. Short texts get no file except with `as_file`.
+        """
         self.size = 0
         self.spilled = False
         self._directory = directory
         self._rescue = rescue
+        self._name = name
+        self._text: bytes | None = None if as_file else b""
         self._hash = hashlib.sha256()
         self._path: Path | None = None
         self._file: io.FileIO | None = None
@@ -72,6 +82,12 @@ class Spool:
     def write(self, data: bytes) -> None:
         """Add `data`."""
         self._hash.update(data)
+        self.size += len(data)
+        if self._text is not None:
+            data, self._text = self._text + data, None
+            if len(data) <= _TEXT_BYTES and starts_like_json(data):
+                self._text = data
+                return
         if self._memory is None:
             try:
                 if self._file is None:
@@ -81,12 +97,11 @@ class Spool:
                 self._spill(data)
         else:
             self._memory += data
-        self.size += len(data)
 
     def finish(self) -> Received:
         """Return what was written; nothing can be added any more."""
         if self._file is None and self._memory is None:
-            self._memory = bytearray()
+            self._memory = bytearray(self._text or b"")
         if self._file is not None:
             try:
                 self._file.close()
@@ -99,11 +114,11 @@ class Spool:
 
     def discard(self) -> None:
         """Drop everything."""
-        self._memory = None
+        self._memory = self._text = None
         self._drop_file()
 
     def _open(self, directory: Path) -> None:
-        path = directory / f"{secrets.token_hex(16)}.part"
+        path = directory / f"{self._name}.{secrets.token_hex(8)}.part"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         try:
             descriptor = os.open(path, flags, 0o644)
@@ -123,7 +138,8 @@ class Spool:
     def _spill(self, data: bytes) -> None:
         """Move what was written, and `data`, to the rescue folder, or to memory."""
         self.spilled = True
-        earlier = self._written()
+        # A part of `data` may be in the file as well.
+        earlier = self._written(self.size - len(data))
         first, self._file, first_path, self._path = self._file, None, self._path, None
         try:
             self._open(self._rescue)
@@ -138,13 +154,13 @@ class Spool:
             with suppress(OSError):
                 first_path.unlink()
 
-    def _written(self) -> bytes:
+    def _written(self, count: int) -> bytes:
         if self._file is None:
             return b""
         self._file.seek(0)
         kept = bytearray()
-        while len(kept) < self.size:
-            piece = self._file.read(self.size - len(kept))
+        while len(kept) < count:
+            piece = self._file.read(count - len(kept))
             if not piece:
                 break
             kept += piece

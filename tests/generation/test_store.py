@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> ImageStore:
 
 def a_picture(sandbox: Sandbox, folder: Path, *, seed: int = 1) -> Picture:
     with SegmindClient(api_key=sandbox.api_key, base_url=sandbox.url) as client:
-        picture = client.generate({"prompt": "a fox", "seed": seed}, folder).picture
+        picture = client.generate({"prompt": "a fox", "seed": seed}, folder, NAME).picture
     assert picture is not None
     assert picture.path is not None
     return picture
@@ -30,7 +30,7 @@ def a_picture(sandbox: Sandbox, folder: Path, *, seed: int = 1) -> Picture:
 
 def test_a_picture_is_kept_and_found(store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path) -> None:
     assert store.find(NAME) is None
-    picture = a_picture(kontext_sandbox, store.arriving(NAME))
+    picture = a_picture(kontext_sandbox, store.spool)
     stored = store.keep(NAME, picture)
     assert stored.path == f"images/ab/{NAME}.png"
     assert store.find(NAME) == stored
@@ -38,8 +38,8 @@ def test_a_picture_is_kept_and_found(store: ImageStore, kontext_sandbox: Sandbox
 
 
 def test_a_second_picture_does_not_replace_the_first(store: ImageStore, kontext_sandbox: Sandbox) -> None:
-    first = store.keep(NAME, a_picture(kontext_sandbox, store.arriving(NAME), seed=1))
-    store.keep(NAME, a_picture(kontext_sandbox, store.arriving(NAME), seed=2))
+    first = store.keep(NAME, a_picture(kontext_sandbox, store.spool, seed=1))
+    store.keep(NAME, a_picture(kontext_sandbox, store.spool, seed=2))
     assert store.find(NAME) == first
     assert list(store.spool.iterdir()) == []
 
@@ -47,17 +47,17 @@ def test_a_second_picture_does_not_replace_the_first(store: ImageStore, kontext_
 def test_a_damaged_file_is_replaced_by_a_whole_one(
     store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    stored = store.keep(NAME, a_picture(kontext_sandbox, store.arriving(NAME)))
+    stored = store.keep(NAME, a_picture(kontext_sandbox, store.spool))
     place = tmp_path / "data" / stored.path
     place.write_bytes(place.read_bytes()[: stored.bytes // 2])
     assert store.find(NAME) is None
-    assert store.keep(NAME, a_picture(kontext_sandbox, store.arriving(NAME))) == stored
+    assert store.keep(NAME, a_picture(kontext_sandbox, store.spool)) == stored
     assert store.find(NAME) == stored
 
 
 def test_what_had_arrived_when_a_run_died_is_recovered(store: ImageStore, kontext_sandbox: Sandbox) -> None:
-    picture = a_picture(kontext_sandbox, store.arriving(NAME))
-    (store.arriving(NAME) / "half.part").write_bytes(picture.path.read_bytes()[:100])  # type: ignore[union-attr]
+    picture = a_picture(kontext_sandbox, store.spool)
+    (store.spool / f"{NAME}.half.part").write_bytes(picture.path.read_bytes()[:100])  # type: ignore[union-attr]
     assert store.find(NAME) is None
     recovered = store.recover(NAME)
     assert recovered is not None
@@ -68,8 +68,7 @@ def test_what_had_arrived_when_a_run_died_is_recovered(store: ImageStore, kontex
 def test_half_a_picture_is_none(store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path) -> None:
     picture = a_picture(kontext_sandbox, tmp_path)
     assert picture.path is not None
-    store.arriving(NAME).mkdir()
-    (store.arriving(NAME) / "half.part").write_bytes(picture.path.read_bytes()[:-1])
+    (store.spool / f"{NAME}.half.part").write_bytes(picture.path.read_bytes()[:-1])
     assert store.recover(NAME) is None
 
 
@@ -101,23 +100,21 @@ def test_a_picture_in_memory_is_kept_too(store: ImageStore, kontext_sandbox: San
 def test_a_store_elsewhere_keeps_whole_pictures(kontext_sandbox: Sandbox, tmp_path: Path) -> None:
     store = ImageStore(UPath("memory://kontext-test"), rescue=tmp_path / "rescue")
     try:
-        stored = store.keep(NAME, a_picture(kontext_sandbox, store.arriving(NAME)))
+        stored = store.keep(NAME, a_picture(kontext_sandbox, store.spool))
         assert store.find(NAME) == stored
         target = UPath("memory://kontext-test") / stored.path
         target.write_bytes(target.read_bytes()[:50])
         assert store.find(NAME) is None
-        assert store.keep(NAME, a_picture(kontext_sandbox, store.arriving(NAME))) == stored
+        assert store.keep(NAME, a_picture(kontext_sandbox, store.spool)) == stored
         assert store.find(NAME) == stored
     finally:
         shutil.rmtree(store.spool)
 
 
 def test_sweeping_removes_what_is_old_and_half(store: ImageStore) -> None:
-    store.arriving(NAME).mkdir()
-    (store.arriving(NAME) / "half.part").write_bytes(b"half")
-    (store.spool / "older.part").write_bytes(b"half")
+    (store.spool / f"{NAME}.half.part").write_bytes(b"half")
+    (store.spool / f"{NAME}.older.part").write_bytes(b"half")
     store.sweep(3600)
-    assert len(list(store.spool.rglob("*"))) == 3
+    assert len(list(store.spool.iterdir())) == 2
     store.sweep(-1)
-    store.sweep(-1)
-    assert list(store.spool.rglob("*")) == []
+    assert list(store.spool.iterdir()) == []
