@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -152,6 +153,8 @@ class SegmindClient:
         self._plain_headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         self._get_headers = {**self._plain_headers, "x-api-key": self._key}
         self._post_headers = {**self._get_headers, "Content-Type": "application/json"}
+        # A job is asked for several times, and what it says of itself doesn't change.
+        self._trusted = lru_cache(maxsize=4096)(self._check_job)
         self._transport = Transport(connect_timeout_s=connect_timeout_s, pool_size=pool_size)
 
     def __repr__(self) -> str:
@@ -540,7 +543,7 @@ class SegmindClient:
         status_url = document.get("status_url") or document.get("poll_url") or ""
         return self._trusted(Job(request_id, str(status_url), str(document.get("response_url") or "")))
 
-    def _trusted(self, job: Job) -> Job:
+    def _check_job(self, job: Job) -> Job:
         """Return `job` with addresses the key may be sent to: others are derived from its request_id."""
         record = f"{self._base}/v2/requests/{quote(job.request_id, safe='')}"
         return Job(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -88,6 +88,13 @@ class _Flight:
             with suppress(OSError):
                 # Past the TLS layer: its own shutdown is not for another thread to call.
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+
+class _Request(NamedTuple):
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
 
 
 class _ThreadState(threading.local):
@@ -215,6 +222,50 @@ class _Adapter(HTTPAdapter):
         response.raw = resp
         return response
 
+    def send_by_proxy(self, request: _Request, timeout: Timeout, proxies: dict[str, str]) -> BaseHTTPResponse:
+        """Send a request in the way that a proxy wants it."""
+        prepared = requests.PreparedRequest()
+        prepared.method = request.method
+        prepared.url = request.url
+        prepared.headers = request.headers  # type: ignore[assignment]
+        prepared.body = request.body
+        raw: BaseHTTPResponse = self.send(prepared, stream=True, timeout=timeout, proxies=proxies).raw  # type: ignore[arg-type]
+        return raw
+
+    def send_straight(self, request: _Request, timeout: Timeout) -> BaseHTTPResponse:
+        """Send a request to its host itself, without what `requests` works out anew for each."""
+        scheme, _, rest = request.url.partition("://")
+        host, _, path = rest.partition("/")
+        origin = f"{scheme}://{host}"
+        pool = self.poolmanager.pools.get(origin) or self._new_pool(origin)
+        raw: BaseHTTPResponse = pool.urlopen(
+            request.method,
+            f"/{path}",
+            body=request.body,
+            headers=request.headers,
+            timeout=timeout,
+            retries=self.max_retries,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=False,
+        )
+        return raw
+
+    def _new_pool(self, origin: str) -> Any:
+        parts = urlsplit(origin)
+        context = {
+            **self.poolmanager.connection_pool_kw,
+            "scheme": parts.scheme,
+            "host": parts.hostname,
+            "port": parts.port,
+            "cert_reqs": "CERT_REQUIRED",
+            "ssl_context": self._context,
+        }
+        # The origin serves as the key. The manager sees to it that there is one pool of it, and drops it when
+        # many others have been used since.
+        return self.poolmanager.connection_from_pool_key(origin, context)
+
 
 def _new_tls_context() -> ssl.SSLContext:
     bundle = (
@@ -262,24 +313,21 @@ class Transport:
         Raises `DisconnectedError`.
         """
         flight = _Flight(timeout_s, self._lock)
-        request = requests.PreparedRequest()
-        request.method = method
-        request.url = url
-        # Without its length, a body would be sent in chunks.
-        length = {} if body is None else {"Content-Length": str(len(body))}
-        request.headers = {**headers, **length}  # type: ignore[assignment]
-        request.body = body
+        if body is not None:
+            # Without its length, a body would be sent in chunks.
+            headers = {**headers, "Content-Length": str(len(body))}
+        request = _Request(method, url, headers, body)
+        timeout = Timeout(connect=self._connect_timeout_s, read=timeout_s)
         self._take_off(flight)
         _thread.flight = flight
         failure: DisconnectedError
         try:
-            response = self._adapter.send(
-                request,
-                stream=True,
-                timeout=Timeout(connect=self._connect_timeout_s, read=timeout_s),  # type: ignore[arg-type]
-                proxies=self._proxies_for(url),
-            )
-            return Reply(self, flight, response.raw)
+            proxies = self._proxies_for(url)
+            if proxies:
+                raw = self._adapter.send_by_proxy(request, timeout, proxies)
+            else:
+                raw = self._adapter.send_straight(request, timeout)
+            return Reply(self, flight, raw)
         except (requests.RequestException, HTTPError, HTTPException, OSError, ValueError) as error:
             failure = _disconnected(error, flight)
             self._land(flight)
