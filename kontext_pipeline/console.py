@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from kontext_pipeline.generation.ledger import usd
+from kontext_pipeline.generation.money import usd
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
@@ -146,9 +146,7 @@ def _details(progress: "Progress") -> str:
 
 def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None") -> "BatchSummary":
     """Print what there is now, where it is and what it cost. Return the figures of the planned batches."""
-    from kontext_pipeline.dataset.summary import summarize
-
-    totals = summarize(pipeline.metadata_of_all(plan))
+    totals = pipeline.summary(plan)
     table = _table()
     if progress is not None:
         possibly = usd(progress.possibly_charged)
@@ -201,7 +199,9 @@ def _show_backend(books: "BackendBooks") -> None:
         jobs = len(books.jobs_out_there)
         out_there = f"{_many(jobs, 'job')} still out there" if jobs else ""
         table.add_row(
-            "reserved", f"{books.reserved_usd:,.2f} USD", f"{books.in_flight:,} in flight; {out_there}"
+            "reserved",
+            f"{books.reserved_usd:,.2f} USD",
+            f"{books.in_flight:,} in flight or next in line; {out_there}",
         )
     causes = ", ".join(f"{count:,} {cause}" for cause, count in books.failed_by_cause.items())
     table.add_row("failed", f"{books.failed:,}", causes)

@@ -22,10 +22,13 @@ from upath import UPath
 from kontext_pipeline.dataset.metadata import metadata_table, plan_digest
 from kontext_pipeline.dataset.schema import own_schema
 from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
+from kontext_pipeline.dataset.summary import SUMMED_UP, BatchSummary, summarize
 from kontext_pipeline.errors import KontextError
-from kontext_pipeline.generation.ledger import Cap, Ledger, Status, micros
-from kontext_pipeline.generation.loop import GenerationLoop, Options, Progress, Stop, Wish
+from kontext_pipeline.generation.ledger import Ledger, Status
+from kontext_pipeline.generation.loop import GenerationLoop, Options, Progress, Stop
+from kontext_pipeline.generation.money import Cap, micros
 from kontext_pipeline.generation.retries import RetryPolicy
+from kontext_pipeline.generation.stages import Wish
 from kontext_pipeline.generation.store import ImageStore
 from kontext_pipeline.planning.estimate import Estimate, estimate
 from kontext_pipeline.planning.manifest import read_manifests
@@ -358,11 +361,10 @@ class Pipeline:
             if not is_current(self.data_dir, key, made.plan_digest):
                 write_batch(made.table, self.data_dir, key, plan_digest=made.plan_digest)
 
-    def metadata_of_all(self, plan: Plan) -> pa.Table:
-        """Read the metadata tables of all batches of a plan, as they were written."""
-        return pa.concat_tables(
-            [read_batch(self.data_dir, key) for key in plan.batch_keys], promote_options="permissive"
-        )
+    def summary(self, plan: Plan) -> BatchSummary:
+        """Add up the metadata tables of all batches of a plan, as they were written."""
+        tables = (read_batch(self.data_dir, key, columns=SUMMED_UP) for key in plan.batch_keys)
+        return summarize(pa.concat_tables(tables))
 
     @staticmethod
     def own_columns(plan: Plan) -> pa.Schema:

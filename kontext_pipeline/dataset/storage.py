@@ -16,7 +16,7 @@ Polars refuses a folder with any file that is not Parquet, hidden or not.
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -97,12 +97,13 @@ def written_batches(root: UPath | Path) -> list[str]:
     return sorted(key for key, _ in _files(root))
 
 
-def read_batch(root: UPath | Path, key: str) -> pa.Table:
-    """Return the metadata table of batch `key`, `batch` where the schema has it.
+def read_batch(root: UPath | Path, key: str, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the metadata table of batch `key`, `batch` where the schema has it, or only some of its columns.
 
     Raises `DatasetError` where there is none or it can't be read.
     """
-    return _read(batch_path(root, key), key)
+    path = batch_path(root, key)
+    return _read(path, key) if columns is None else _columns_of(path, key, columns)
 
 
 def read_dataset(root: UPath | Path) -> pa.Table:
@@ -125,9 +126,17 @@ def _own_as_text(table: pa.Table) -> pa.Table:
 
 
 def _read(path: UPath, key: str) -> pa.Table:
+    table = _columns_of(path, key, None)
+    column = pa.repeat(pa.scalar(key, pa.string()), table.num_rows)
+    return table.add_column(
+        CORE_SCHEMA.get_field_index("batch"), CORE_SCHEMA.field("batch"), column
+    ).replace_schema_metadata(None)
+
+
+def _columns_of(path: UPath, key: str, columns: Sequence[str] | None) -> pa.Table:
     try:
         with path.open("rb") as file:
-            table = pq.read_table(file)
+            return pq.read_table(file, columns=None if columns is None else list(columns))
     except FileNotFoundError:
         raise DatasetError(f"Batch {key} has no metadata yet: {path} is not there. Run it first.") from None
     except (OSError, pa.ArrowException) as error:
@@ -135,10 +144,6 @@ def _read(path: UPath, key: str) -> pa.Table:
             f"{path} can't be read as Parquet ({error}). Delete it and run the batch again: "
             "the table is made anew from the ledger, no picture is asked for twice."
         ) from error
-    column = pa.repeat(pa.scalar(key, pa.string()), table.num_rows)
-    return table.add_column(
-        CORE_SCHEMA.get_field_index("batch"), CORE_SCHEMA.field("batch"), column
-    ).replace_schema_metadata(None)
 
 
 def _files(root: UPath | Path) -> Iterator[tuple[str, UPath]]:

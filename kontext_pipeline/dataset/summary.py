@@ -5,13 +5,25 @@ Belongs here: figures that are computed from a table. How they are shown is the 
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.dataset.schema import STATUSES
+
+SUMMED_UP: Final = (
+    "fingerprint",
+    "status",
+    "status_code",
+    "cost_usd",
+    "cost_estimated",
+    "possibly_charged_usd",
+    "latency_s",
+    "bytes",
+)
+"""The columns of a metadata table that its figures are computed from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,9 @@ class BatchSummary:
 
 
 def summarize(table: pa.Table) -> BatchSummary:
-    """Return the figures of a metadata table (one batch's, or several concatenated)."""
+    """Return the figures of a metadata table (one batch's, or several concatenated), of which the columns
+    `SUMMED_UP` are enough.
+    """
     by_status = dict.fromkeys(STATUSES, 0) | _counts(table["status"])
     by_status_code = dict(sorted(_counts(table["status_code"]).items()))
     there = table.filter(pc.equal(table["status"], "succeeded")).select(["fingerprint", "latency_s", "bytes"])

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from kontext_pipeline.generation.database import Database
-from kontext_pipeline.generation.ledger import usd
+from kontext_pipeline.generation.money import usd
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class BackendBooks(Amounts):
     """Part of `spent_usd`: answers that were charged and brought no whole picture."""
     failed_by_cause: dict[str, int] = field(default_factory=dict)
     in_flight: int = 0
-    """Attempts whose answer is awaited by a living run."""
+    """Attempts that are not settled: sent, or about to be."""
     jobs_out_there: list[OpenJob] = field(default_factory=list)
     days: list[Day] = field(default_factory=list)
 
@@ -113,7 +113,8 @@ def _backend(connection: Connection, backend: str) -> BackendBooks:
         text(
             "SELECT day, state, COUNT(*) AS times, SUM(cost) AS cost, SUM(price) AS price, "
             "SUM(CASE WHEN outcome <> 'succeeded' THEN cost ELSE 0 END) AS in_vain "
-            "FROM attempts WHERE backend = :backend GROUP BY day, state ORDER BY day"
+            "FROM attempts WHERE backend = :backend AND COALESCE(outcome, '') <> 'not_sent' "
+            "GROUP BY day, state ORDER BY day"
         ),
         here,
     ):
@@ -137,7 +138,8 @@ def _backend(connection: Connection, backend: str) -> BackendBooks:
         for row in connection.execute(
             text(
                 "SELECT COALESCE(a.cause, 'other') AS cause, COUNT(*) AS times FROM generations g "
-                "JOIN attempts a ON a.id = (SELECT MAX(id) FROM attempts WHERE fingerprint = g.fingerprint) "
+                "JOIN attempts a ON a.id = (SELECT MAX(id) FROM attempts WHERE fingerprint = g.fingerprint "
+                "AND COALESCE(outcome, '') <> 'not_sent') "
                 "WHERE g.backend = :backend AND g.status = 'failed' GROUP BY COALESCE(a.cause, 'other') "
                 "ORDER BY times DESC"
             ),

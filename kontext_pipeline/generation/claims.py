@@ -23,6 +23,7 @@ from sqlalchemy import Connection, text
 
 from kontext_pipeline.errors import KontextError, LedgerError
 from kontext_pipeline.generation.database import Database, Transaction
+from kontext_pipeline.generation.sent import SentLog, read_sent, uptime_id
 
 
 class LeaseLost(KontextError):
@@ -54,6 +55,8 @@ class Lease:
         self._lock = _lock(database, self.id)
         if self._lock is not None:
             self._lock.acquire()
+        self._sent = _new_log(database, self.id)
+        self._heard = time.monotonic()
         database.write(self._enter)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
@@ -92,16 +95,41 @@ class Lease:
                 "taken over what it had claimed. Nothing more is sent from here; start it again to go on."
             )
 
+    @property
+    def tells_sent(self) -> bool:
+        """Whether, should this process die, others can tell what it had sent from what it was about to send."""
+        return self._sent is not None
+
+    def sending(self, attempt: int) -> None:
+        """Note that an attempt is sent now.
+
+        Raises:
+            LedgerError: that could not be noted, so it must not be sent.
+        """
+        if self._sent is not None:
+            self._sent.add(attempt)
+
+    def is_fresh(self) -> bool:
+        """Whether this process was heard so recently that nobody can have taken over."""
+        return time.monotonic() - self._heard < self.lease_s / 2
+
+    def heard(self, since: float) -> None:
+        """A write that was begun at `since` (monotonic) found the lease in force."""
+        self._heard = max(self._heard, since)
+
     def _keep_beating(self) -> None:
         while not self._closing.wait(self.lease_s / 4):
             # A beat that fails is a beat missed; the lease is several long.
             with contextlib.suppress(LedgerError):
-                self._database.write(self._beat)
+                since = time.monotonic()
+                if self._database.write(self._beat):
+                    self.heard(since)
 
-    def _beat(self, transaction: Transaction) -> None:
-        transaction.connection.execute(
+    def _beat(self, transaction: Transaction) -> bool:
+        beaten = transaction.connection.execute(
             text("UPDATE claimants SET beat = beat + 1 WHERE id = :id AND ended_at IS NULL"), {"id": self.id}
         )
+        return beaten.rowcount == 1
 
     def close(self) -> None:
         """Leave the ledger: whatever is still claimed is free for others at once."""
@@ -114,6 +142,8 @@ class Lease:
             if self._lock is not None:
                 self._lock.release(force=True)
         else:
+            if self._sent is not None:
+                self._sent.close()
             _remove(self._lock)
 
 
@@ -165,22 +195,41 @@ def end(transaction: Transaction, claimant: str) -> None:
     transaction.memory.pop(("alive", claimant), None)
 
 
+def sent_by(database: Database, claimant: str) -> frozenset[int] | None:
+    """Return the attempts that a dead claimant had sent; None where nobody can tell."""
+    return None if database.path is None else read_sent(_beside(database.path, claimant, "sent"))
+
+
 def forget(database: Database, claimant: str) -> None:
-    """Remove the lock file of a claimant that is in the ledger as ended."""
+    """Remove the files of a claimant that is in the ledger as ended."""
     _remove(_lock(database, claimant))
+    if database.path is not None:
+        with contextlib.suppress(OSError):
+            _beside(database.path, claimant, "sent").unlink()
+
+
+def _beside(ledger: Path, claimant: str, kind: str) -> Path:
+    return ledger.with_name(ledger.name + ".claims") / f"{claimant}.{kind}"
 
 
 def _lock(database: Database, claimant: str) -> FileLock | None:
     if database.path is None:
         return None
-    folder = database.path.with_name(database.path.name + ".claims")
+    path = _beside(database.path, claimant, "lock")
     try:
-        folder.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise LedgerError(
-            f"{folder}, where the ledger's users lock, can't be made: {error.strerror}"
+            f"{path.parent}, where the ledger's users lock, can't be made: {error.strerror}"
         ) from None
-    return FileLock(folder / f"{claimant}.lock", thread_local=False)
+    return FileLock(path, thread_local=False)
+
+
+def _new_log(database: Database, claimant: str) -> SentLog | None:
+    uptime = uptime_id()
+    if database.path is None or uptime is None:
+        return None
+    return SentLog(_beside(database.path, claimant, "sent"), uptime)
 
 
 def _remove(lock: FileLock | None) -> None:

@@ -10,11 +10,13 @@ import contextlib
 import functools
 import queue
 import re
+import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -31,6 +33,10 @@ BUSY_TIMEOUT_S: Final = 60.0
 WRITE_LOCK: Final = 0x6B6F6E74
 """The advisory lock that makes PostgreSQL take one ledger transaction at a time."""
 MOST_IN_ONE_COMMIT: Final = 512
+PATIENCE_S: Final = 0.01
+"""How long a write that nobody waits for may wait for others to share its commit, seconds."""
+ROOM: Final = 8 * 2**20
+"""Free bytes wanted on a SQLite ledger's disk; what is written between two requests is a small part of it."""
 SERVER_PATIENCE_S: Final = 30.0
 """How long a PostgreSQL server that went away is waited for."""
 SERVER_PAUSE_S: Final = 0.5
@@ -105,7 +111,11 @@ def _named_rows() -> Any:
     return DictCursor
 
 
-Write = tuple[Callable[[Transaction], Any], Future[Any]]
+@dataclass(frozen=True, slots=True)
+class _Write:
+    work: Callable[[Transaction], Any]
+    future: Future[Any]
+    patient: bool
 
 
 class Database:
@@ -130,7 +140,7 @@ class Database:
         except (OperationalError, DBAPIError) as error:
             self.engine.dispose()
             raise LedgerError(f"the ledger {self} can't be opened: {error.orig}") from None
-        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._closed = False
         self._closing = threading.Lock()
         self._writer = threading.Thread(target=self._write_groups, name="ledger-writer", daemon=True)
@@ -140,22 +150,46 @@ class Database:
         """Name the database without its password."""
         return str(self.path) if self.path else self.url.render_as_string(hide_password=True)
 
-    def write(self, work: Callable[[Transaction], T]) -> T:
+    def write(self, work: Callable[[Transaction], T], *, patient: bool = False) -> T:
         """Run `work` in a transaction and return its result once that is on the disk.
 
         `work` may run again: when something beside it failed, or the connection broke. In the latter case
         the commit may have come to be all the same, so a second run must find that out for itself.
+        With `patient` it may wait a moment for others to share its commit.
 
         Raises:
             LedgerError: the transaction did not come to be.
+        """
+        return self.submit(work, patient=patient).result()
+
+    def submit(self, work: Callable[[Transaction], T], *, patient: bool = True) -> Future[T]:
+        """Do what `write` does without waiting for it.
+
+        What is done with the future's end by way of `add_done_callback` holds up all other writes, and must
+        not write itself.
+
+        Raises:
+            LedgerError: the ledger is closed.
         """
         future: Future[T] = Future()
         with self._closing:
             # Together, so that nothing is put behind the end, where nobody would ever take it.
             if self._closed:
                 raise LedgerError(f"the ledger {self} is closed")
-            self._queue.put((work, future))
-        return future.result()
+            self._queue.put(_Write(work, future, patient))
+        return future
+
+    def check_room(self) -> None:
+        """Make sure that what is about to be paid for can be written down.
+
+        Raises:
+            LedgerError: the disk has no room for the next writes.
+        """
+        if self.path is not None and (free := shutil.disk_usage(self.path.parent).free) < ROOM:
+            raise LedgerError(
+                f"the ledger {self} could not be written: its disk has {free / 2**20:.1f} MiB left. Nothing more is "
+                "bought. Make room and start again: what is done stays done."
+            )
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -265,25 +299,28 @@ class Database:
     def _write_groups(self) -> None:
         last = False
         while not last:
-            group: list[Write] = []
+            group: list[_Write] = []
+            until = float("inf")
             item = self._queue.get()
             with contextlib.suppress(queue.Empty):
                 while item is not None:
                     group.append(item)
                     if len(group) == MOST_IN_ONE_COMMIT:
                         break
-                    item = self._queue.get_nowait()
+                    until = min(until, time.monotonic() + PATIENCE_S) if item.patient else 0.0
+                    left = until - time.monotonic()
+                    item = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
             last = item is None
             if group:
                 self._commit(group)
 
-    def _commit(self, group: list[Write]) -> None:
+    def _commit(self, group: list[_Write]) -> None:
         patience = time.monotonic() + (SERVER_PATIENCE_S if self.path is None else 0)
         while True:
             try:
                 with self._writing() as connection:
                     transaction = Transaction(connection)
-                    results = [work(transaction) for work, _ in group]
+                    results = [item.work(transaction) for item in group]
                     transaction.finish()
             except OperationalError as error:
                 # The database's matter, not one write's: a server that was restarted is waited for, a
@@ -291,20 +328,20 @@ class Database:
                 if time.monotonic() < patience:
                     time.sleep(SERVER_PAUSE_S)
                     continue
-                for _, future in group:
-                    future.set_exception(self._failed("written", error))
+                for item in group:
+                    item.future.set_exception(self._failed("written", error))
             except Exception as error:  # noqa: BLE001  whatever it is belongs to whoever asked for the write
                 if len(group) > 1:
                     # One of them spoiled it: each gets a transaction of its own.
                     for item in group:
                         self._commit([item])
                 else:
-                    group[0][1].set_exception(
+                    group[0].future.set_exception(
                         self._failed("written", error) if isinstance(error, SQLAlchemyError) else error
                     )
             else:
-                for (_, future), result in zip(group, results, strict=True):
-                    future.set_result(result)
+                for item, result in zip(group, results, strict=True):
+                    item.future.set_result(result)
             return
 
     def _failed(self, to_be: str, error: SQLAlchemyError) -> LedgerError:

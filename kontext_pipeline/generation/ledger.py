@@ -3,12 +3,13 @@
 Before a POST, `open` claims the request, holds its price against every cap and takes its place in the
 rate, all in one transaction: no open attempt, no POST. After an answer, `close` settles the attempt with
 what it really cost and writes the generation's outcome, again in one. Amounts are whole millionths of a
-USD here; `usd` and `micros` turn them.
+USD here.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -16,18 +17,13 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from sqlalchemy import Connection, bindparam, text
 
-from kontext_pipeline.generation.claims import Lease, Obituaries, end, forget
+from kontext_pipeline.generation.claims import Lease, Obituaries, end, forget, sent_by
 from kontext_pipeline.generation.database import Database, Transaction
+from kontext_pipeline.generation.money import Cap, Money, usd
+from kontext_pipeline.generation.rates import pause, paused_for, take_place
 
-State = Literal["open", "charged", "released", "unknown"]
 Status = Literal["pending", "succeeded", "failed", "unknown"]
 
-RATE_SLACK: Final = 1.005
-"""A hair slower than the limit, so that a window of the server's never holds one request too many."""
-CATCH_UP_US: Final = 50_000
-"""How late a request may be and still leave the next one's time as it was, microseconds."""
-LONGEST_PAUSE_US: Final = 3_600_000_000
-"""A pause beyond this was written before the clock began anew, microseconds."""
 LOOKUP_CHUNK: Final = 900
 """Fingerprints a query, below every database's limit of parameters."""
 
@@ -55,47 +51,6 @@ GENERATIONS: Final = pa.schema(
     ]
 )
 """What `Ledger.generations` returns; `batch` is the one whose table bears the cost."""
-
-
-def micros(usd: float) -> int:
-    """Millionths of a USD, rounded to the nearest."""
-    return round(usd * 1_000_000)
-
-
-def usd(amount: int) -> float:
-    """USD of an amount in millionths."""
-    return amount / 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Cap:
-    """A most that may be spent: by one run, or by all runs of a backend (in one UTC day, month, or ever)."""
-
-    limit: int
-    scope: Literal["run", "day", "month", "all"]
-
-    def where(self, run_id: str, day: str) -> tuple[str, dict[str, str]]:
-        """SQL condition on `spending` and its parameters."""
-        if self.scope == "run":
-            return "run_id = :run_id", {"run_id": run_id}
-        if self.scope == "day":
-            return "day = :day", {"day": day}
-        if self.scope == "month":
-            return "day LIKE :month", {"month": f"{day[:7]}-%"}
-        return "1 = 1", {}
-
-    def counts(self, day: str, run_id: str, of_run: str, today: str) -> bool:
-        """Whether spending of that day and run counts against this cap, held for `of_run` and seen `today`."""
-        if self.scope == "run":
-            return run_id == of_run
-        if self.scope == "day":
-            return day == today
-        return self.scope == "all" or day[:7] == today[:7]
-
-    def __str__(self) -> str:
-        """Say it as a user would."""
-        period = {"run": "this run", "day": "today (UTC)", "month": "this month (UTC)", "all": "all runs"}
-        return f"{usd(self.limit):.2f} USD for {period[self.scope]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +116,12 @@ class Closing:
     error: str | None = None
     request_id: str | None = None
     latency_s: float | None = None
+    sent_at: int | None = None
+    """When the request was sent, microseconds since 1970; None leaves the moment it was opened."""
+
+
+NOT_SENT: Final = Closing("released", "not_sent", cause="not_sent")
+"""The end of an attempt that was opened, and never became a POST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +192,15 @@ class Ledger:
         rpm: float | None = None,
         unknown_retries: int = 1,
         retry_failed: bool = False,
-    ) -> Opening:
+        patient: bool = False,
+    ) -> Future[Opening]:
         """Claim a request, hold `price` against every cap and take a place in the rate: all, or nothing.
 
-        Returns `Opened` when and only when the attempt is in the ledger, on the disk, and may be sent.
+        The future gives `Opened` when and only when the attempt is in the ledger, on the disk, and may be sent.
+        With `patient` it may wait a moment for other writes to share its commit. `Database.submit` says
+        what must not be done at its end.
 
-        Raises:
+        Raises, by way of the future:
             LeaseLost: another run has taken over what this one had claimed.
             LedgerError: the ledger could not be written.
         """
@@ -270,7 +234,7 @@ class Ledger:
                 held = money.held(self.backend, lease.run_id, cap)
                 if sum(held) + price > cap.limit:
                     return Capped(cap, recoverable=0 if sum(held[:2]) + price > cap.limit else held[2])
-            delay = _take_place(transaction, self.backend, rpm)
+            delay = take_place(transaction, self.backend, rpm)
             if delay > 0:
                 return Wait(delay / 1_000_000)
             claim = {
@@ -295,18 +259,22 @@ class Ledger:
             money.add(self.backend, money.today, lease.run_id, {"open": price})
             return Opened(attempt)
 
-        return self.database.write(work)
+        return self.database.submit(work, patient=patient)
 
-    def record_job(self, attempt: int, job: str, request_id: str) -> None:
-        """Write down the v2 job of an open attempt; it is on the disk when this returns."""
-        self.database.write(
-            lambda transaction: (
-                transaction.execute(
-                    "UPDATE attempts SET job = :job, request_id = :request_id WHERE id = :id",
-                    {"id": attempt, "job": job, "request_id": request_id},
-                ).rowcount
+    def record_job(self, attempt: int, job: str, request_id: str, sent_at: int) -> Future[None]:
+        """Write down the v2 job of an open attempt; the future is done when it is on the disk.
+
+        `sent_at`: when it was submitted, microseconds since 1970. `Database.submit` says what must not be
+        done at the future's end.
+        """
+
+        def work(transaction: Transaction) -> None:
+            transaction.execute(
+                "UPDATE attempts SET job = :job, request_id = :request_id, started_at = :sent_at WHERE id = :id",
+                {"id": attempt, "job": job, "request_id": request_id, "sent_at": sent_at},
             )
-        )
+
+        return self.database.submit(work, patient=False)
 
     def close_attempt(
         self,
@@ -321,50 +289,37 @@ class Ledger:
     ) -> bool:
         """Settle an attempt and write the generation's outcome. Return whether the claim is still held.
 
-        An attempt that was charged or released stays as it is; one that was `unknown` takes late news. A
-        generation that has succeeded never changes. With `keep_claim` the claim stays for another try,
-        unless the request has used up its `unknown_retries`.
+        An attempt that was charged or released stays as it is; one that was `unknown`, or thought not to have
+        been sent, takes late news. A generation that has succeeded never changes. With `keep_claim` the
+        claim stays for another try, unless the request has used up its `unknown_retries`.
         """
-
-        def work(transaction: Transaction) -> bool:
-            row = transaction.execute(_ATTEMPT, {"id": attempt}).fetchone()
-            if row["state"] in ("open", "unknown"):
-                transaction.execute(
-                    _CLOSE_ATTEMPT,
-                    {
-                        "id": attempt,
-                        "state": closing.state,
-                        "outcome": closing.outcome,
-                        "cause": closing.cause or None,
-                        "cost": closing.cost,
-                        "cost_estimated": closing.cost_estimated,
-                        "status_code": closing.status_code,
-                        "error": closing.error,
-                        "request_id": closing.request_id,
-                        "latency_s": closing.latency_s,
-                        "now": time.time_ns() // 1000,
-                    },
-                )
-                money = Money.of(transaction)
-                changes = Counter({row["state"]: -row["price"]})
-                changes[closing.state] += {"charged": closing.cost, "unknown": row["price"], "released": 0}[
-                    closing.state
-                ]
-                money.add(row["backend"], row["day"], row["run_id"], changes)
-            keep = keep_claim and _most_suspicious(transaction, row["fingerprint"]) <= unknown_retries
-            transaction.execute(
-                _CLOSE_GENERATION,
-                {
-                    "fingerprint": row["fingerprint"],
-                    "status": status,
-                    "retryable": retryable,
-                    "claimant": row["claimant"] if keep else None,
-                    **_columns(picture),
-                },
+        return self.database.write(
+            lambda transaction: _close(
+                transaction,
+                attempt,
+                closing,
+                status=status,
+                picture=picture,
+                retryable=retryable,
+                keep_claim=keep_claim,
+                unknown_retries=unknown_retries,
             )
-            return keep
+        )
 
-        return self.database.write(work)
+    def close_with_picture(self, attempt: int, closing: Closing, picture: Stored) -> Future[bool]:
+        """Settle an attempt that brought its picture, by and by: the future is done when that is on the disk.
+
+        `Database.submit` says what must not be done at the future's end.
+        """
+        return self.database.submit(
+            lambda transaction: _close(
+                transaction, attempt, closing, status="succeeded", picture=picture, retryable=False
+            )
+        )
+
+    def withdraw(self, attempt: int) -> None:
+        """Settle an attempt that was not sent and will not be."""
+        self.close_attempt(attempt, NOT_SENT, status="pending")
 
     def adopt_picture(self, fingerprint: str, batch: str, picture: Stored) -> None:
         """Enter a picture that the store has and this ledger never paid for: cost 0, no attempt."""
@@ -392,18 +347,18 @@ class Ledger:
     def pause(self, seconds: float) -> None:
         """Let nobody on this ledger send for so many seconds: the account's limit is reached."""
 
-        def work(transaction: Transaction) -> None:
-            rates = _rates(transaction, self.backend)
-            now = transaction.shared_clock()
-            rates["paused_until"] = max(rates["paused_until"], now + round(min(seconds, 3600) * 1_000_000))
-            _save_rates(transaction, self.backend, rates)
+        self.database.write(lambda transaction: pause(transaction, self.backend, seconds))
 
-        self.database.write(work)
+    def paused_for(self) -> float:
+        """Seconds until a pause of this ledger's is over, 0 where there is none."""
+        with self.database.read() as connection:
+            return paused_for(Transaction(connection), self.backend)
 
     def take_over(self) -> list[Orphan]:
         """Declare the dead dead, and adopt every open attempt whose run is gone.
 
-        Each orphan is this process's to collect or to write off; if it dies too, the next one's.
+        Each orphan is this process's to collect or to write off; if it dies too, the next one's. What was
+        provably not sent is released at once and is nobody's.
         """
         assert self._obituaries is not None, "enter() comes first"
         lease = self.lease
@@ -424,7 +379,16 @@ class Ledger:
                 row = transaction.connection.execute(_ORPHAN, {**mine, "id": attempt}).one_or_none()
                 if row is not None:
                     found[row.id] = row
-            for row in found.values():
+            logs = {row.claimant: sent_by(self.database, row.claimant) for row in found.values()}
+            for row in [*found.values()]:
+                log = logs[row.claimant]
+                if log is not None and row.id not in log and row.id not in adopted:
+                    _close(transaction, row.id, NOT_SENT, status="pending")
+                    del found[row.id]
+                    continue
+                # Before the commit: should this process die right after it, the next one must not take it for
+                # unsent.
+                lease.sending(row.id)
                 transaction.connection.execute(_ADOPT_ATTEMPT, {**mine, "id": row.id})
                 transaction.connection.execute(_ADOPT_GENERATION, {**mine, "fingerprint": row.fingerprint})
             adopted.update(found)
@@ -521,114 +485,54 @@ class Ledger:
         return pa.Table.from_pylist([_generation(record) for record in known.values()], schema=GENERATIONS)
 
 
-class Money:
-    """Charged, unknown and open amounts as one transaction sees and changes them."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        """Start with nothing read and nothing changed."""
-        self._transaction = transaction
-        self._held: dict[tuple[str, str, Cap], list[int]] = {}
-        self._changes: dict[tuple[str, str, str], list[int]] = {}
-        # PostgreSQL's users agree on its date; SQLite's are on one machine.
-        clock = time.time() if transaction.sqlite else transaction.shared_clock() / 1e6
-        self.today = datetime.fromtimestamp(clock, UTC).date().isoformat()
-
-    @classmethod
-    def of(cls, transaction: Transaction) -> "Money":
-        """The one of this transaction."""
-        if "money" not in transaction.memory:
-            money = transaction.memory["money"] = cls(transaction)
-            transaction.before_commit(money.write)
-        found: Money = transaction.memory["money"]
-        return found
-
-    def held(self, backend: str, run_id: str, cap: Cap) -> list[int]:
-        """What counts against a cap now: charged, unknown, open."""
-        key = (backend, run_id, cap)
-        if key not in self._held:
-            self.write()
-            condition, parameters = cap.where(run_id, self.today)
-            row = self._transaction.execute(
-                "SELECT COALESCE(SUM(charged), 0) AS charged, COALESCE(SUM(unknown), 0) AS unknown, "  # noqa: S608
-                f"COALESCE(SUM(open), 0) AS open FROM spending WHERE backend = :backend AND {condition}",
-                {"backend": backend, **parameters},
-            ).fetchone()
-            self._held[key] = [int(row["charged"]), int(row["unknown"]), int(row["open"])]
-        return self._held[key]
-
-    def add(self, backend: str, day: str, run_id: str, amounts: Mapping[State, int]) -> None:
-        """Change the sums of some states by so many millionths."""
-        changes = [amounts.get("charged", 0), amounts.get("unknown", 0), amounts.get("open", 0)]
-        _add(self._changes.setdefault((backend, day, run_id), [0, 0, 0]), changes)
-        for (of_backend, of_run, cap), held in self._held.items():
-            if of_backend == backend and cap.counts(day, run_id, of_run, self.today):
-                _add(held, changes)
-
-    def write(self) -> None:
-        """Write the changes down: once a commit, or before the sums are read."""
-        for (backend, day, run_id), (charged, unknown, held) in self._changes.items():
-            change = {
-                "backend": backend,
-                "day": day,
-                "run_id": run_id,
-                "charged": charged,
-                "unknown": unknown,
-                "open": held,
-            }
-            if self._transaction.execute(_ADD_SPENDING, change).rowcount == 0:
-                self._transaction.execute(_NEW_SPENDING, change)
-        self._changes.clear()
-
-
-def _add(sums: list[int], changes: list[int]) -> None:
-    sums[:] = [one + other for one, other in zip(sums, changes, strict=True)]
-
-
-def _take_place(transaction: Transaction, backend: str, rpm: float | None) -> int:
-    """Take the next place in the rate, or return how many microseconds away it is.
-
-    The generic cell rate algorithm: places are one interval apart, and `next_at` is when the next one
-    opens. A request that is a little late doesn't push back those after it, so the rate is kept full.
-    """
-    rates = _rates(transaction, backend)
-    now = transaction.shared_clock()
-    if rates["paused_until"] > now:
-        if rates["paused_until"] - now <= LONGEST_PAUSE_US:
-            return rates["paused_until"] - now
-        rates["paused_until"] = 0
-    if rpm is None:
-        return 0
-    interval = round(60_000_000 / rpm * RATE_SLACK)
-    if now < rates["next_at"] <= now + interval + CATCH_UP_US:
-        return rates["next_at"] - now
-    last = rates["next_at"] if rates["next_at"] <= now else 0
-    rates["next_at"] = max(last, now - CATCH_UP_US) + interval
-    _save_rates(transaction, backend, rates)
-    return 0
-
-
-def _rates(transaction: Transaction, backend: str) -> dict[str, int]:
-    key = ("rates", backend)
-    if key not in transaction.memory:
-        row = transaction.execute(_RATES, {"backend": backend}).fetchone()
-        if row is None:
-            transaction.execute(
-                "INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, 0, 0)",
-                {"backend": backend},
-            )
-        transaction.memory[key] = {
-            "next_at": row["next_at"] if row else 0,
-            "paused_until": row["paused_until"] if row else 0,
-        }
-    rates: dict[str, int] = transaction.memory[key]
-    return rates
-
-
-def _save_rates(transaction: Transaction, backend: str, rates: dict[str, int]) -> None:
+def _close(
+    transaction: Transaction,
+    attempt: int,
+    closing: Closing,
+    *,
+    status: Status,
+    picture: Stored | None = None,
+    retryable: bool = True,
+    keep_claim: bool = False,
+    unknown_retries: int = 1,
+) -> bool:
+    row = transaction.execute(_ATTEMPT, {"id": attempt}).fetchone()
+    if row["state"] in ("open", "unknown") or row["outcome"] == NOT_SENT.outcome:
+        transaction.execute(
+            _CLOSE_ATTEMPT,
+            {
+                "id": attempt,
+                "state": closing.state,
+                "outcome": closing.outcome,
+                "cause": closing.cause or None,
+                "cost": closing.cost,
+                "cost_estimated": closing.cost_estimated,
+                "status_code": closing.status_code,
+                "error": closing.error,
+                "request_id": closing.request_id,
+                "latency_s": closing.latency_s,
+                "sent_at": closing.sent_at,
+                "now": time.time_ns() // 1000,
+            },
+        )
+        held = 0 if row["state"] == "released" else -row["price"]
+        changes = Counter({row["state"]: held})
+        changes[closing.state] += {"charged": closing.cost, "unknown": row["price"], "released": 0}[
+            closing.state
+        ]
+        Money.of(transaction).add(row["backend"], row["day"], row["run_id"], changes)
+    keep = keep_claim and _most_suspicious(transaction, row["fingerprint"]) <= unknown_retries
     transaction.execute(
-        "UPDATE rates SET next_at = :next_at, paused_until = :paused_until WHERE backend = :backend",
-        {"backend": backend, **rates},
+        _CLOSE_GENERATION,
+        {
+            "fingerprint": row["fingerprint"],
+            "status": status,
+            "retryable": retryable,
+            "claimant": row["claimant"] if keep else None,
+            **_columns(picture),
+        },
     )
+    return keep
 
 
 def _is_open(transaction: Transaction, attempt: int, fingerprint: str, claimant: str) -> bool:
@@ -700,11 +604,14 @@ _ADD_ATTEMPT = (
     "cost_estimated, day, started_at) VALUES (:fingerprint, :batch, :backend, :run_id, :claimant, :api_version, "
     "'open', :price, 0, FALSE, :day, :now) RETURNING id"
 )
-_ATTEMPT = "SELECT fingerprint, backend, run_id, claimant, state, price, day FROM attempts WHERE id = :id"
+_ATTEMPT = (
+    "SELECT fingerprint, backend, run_id, claimant, state, outcome, price, day FROM attempts WHERE id = :id"
+)
 _CLOSE_ATTEMPT = (
     "UPDATE attempts SET state = :state, outcome = :outcome, cause = :cause, cost = :cost, "
     "cost_estimated = :cost_estimated, status_code = :status_code, error = :error, "
-    "request_id = COALESCE(:request_id, request_id), latency_s = :latency_s, finished_at = :now WHERE id = :id"
+    "request_id = COALESCE(:request_id, request_id), latency_s = :latency_s, "
+    "started_at = COALESCE(:sent_at, started_at), finished_at = :now WHERE id = :id"
 )
 _CLOSE_GENERATION = (
     "UPDATE generations SET status = :status, retryable = :retryable, claimant = :claimant, "
@@ -720,18 +627,10 @@ _SUSPICIOUS = (
 _EXPIRED_HERE = (
     "SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND claimant = :claimant AND outcome = 'expired'"
 )
-_ADD_SPENDING = (
-    "UPDATE spending SET charged = charged + :charged, unknown = unknown + :unknown, open = open + :open "
-    "WHERE backend = :backend AND day = :day AND run_id = :run_id"
-)
-_NEW_SPENDING = (
-    "INSERT INTO spending (backend, day, run_id, charged, unknown, open) "
-    "VALUES (:backend, :day, :run_id, :charged, :unknown, :open)"
-)
-_RATES = "SELECT next_at, paused_until FROM rates WHERE backend = :backend"
 _ORPHAN_COLUMNS = (
-    "SELECT a.id, a.fingerprint, a.batch, a.api_version, a.job, a.started_at, a.price, EXISTS (SELECT 1 FROM attempts o "
-    "WHERE o.fingerprint = a.fingerprint AND o.state = 'charged' AND o.outcome = 'succeeded') AS accounted_for "
+    "SELECT a.id, a.fingerprint, a.claimant, a.batch, a.api_version, a.job, a.started_at, a.price, "
+    "EXISTS (SELECT 1 FROM attempts o WHERE o.fingerprint = a.fingerprint AND o.state = 'charged' "
+    "AND o.outcome = 'succeeded') AS accounted_for "
     "FROM attempts a "
 )
 _ORPHANS = text(
@@ -756,7 +655,7 @@ _ATTEMPT_SUMS = _in(
     "SUM(CASE WHEN state = 'unknown' THEN price ELSE 0 END) AS possibly_charged, "
     "MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS estimated, MIN(started_at) AS started, "
     "COALESCE(MAX(CASE WHEN outcome = 'succeeded' THEN id END), MAX(id)) AS telling "
-    "FROM attempts WHERE fingerprint IN :keys GROUP BY fingerprint"
+    "FROM attempts WHERE fingerprint IN :keys AND COALESCE(outcome, '') <> 'not_sent' GROUP BY fingerprint"
 )
 _TELLING_ATTEMPTS = _in(
     "SELECT id, status_code, error, latency_s, request_id, run_id, finished_at AS finished FROM attempts WHERE id IN :keys"

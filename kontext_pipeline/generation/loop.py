@@ -1,59 +1,77 @@
 """The generation loop: keeps the allowed number of requests in flight until every one has its outcome.
 
-Threads take what is due, in this order: a v2 job to ask for, a request whose pause is over, a new request
-from the source. A request holds one of `concurrency` places from just before its POST until its answer is
-in (v1) or its job is done (v2); storing, settling and pausing hold none, so the places stay full. v1 needs
-a thread for each place, as each waits on its own connection; v2 needs a few for any number of jobs.
+A request holds one of `concurrency` places from just before its POST until its answer is in (v1) or its job is
+done (v2). So that no place is ever empty, drafts lie ready: requests whose attempt is in the ledger already. The
+thread that takes an answer in sends the next draft at once; storing and settling the answer, and
+preparing more drafts, come after that, in few threads at a time. v1 needs a thread for each place, as each
+waits on its own connection; v2 needs some for any number of jobs.
+
+Threads (`crew`) take what is due, in this order: a draft for which there is a place, a v2 job to ask for, a
+request to prepare, an answer to store and settle.
 
 Nothing here decides what an answer means (`segmind.outcomes`), what to do about it (`retries`) or what it
 costs (`ledger`).
 """
 
 import contextlib
+import gc
 import heapq
 import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from kontext_pipeline.errors import KontextError, LedgerError
+from kontext_pipeline.generation.crew import Crew, Lane, Task
 from kontext_pipeline.generation.inputs import InputImages, InputUnavailable
 from kontext_pipeline.generation.ledger import (
-    Cap,
     Capped,
     Closing,
     Ledger,
     Opened,
+    Opening,
     Orphan,
     Settled,
     Status,
     Taken,
     Wait,
-    micros,
 )
+from kontext_pipeline.generation.money import Cap, micros
+from kontext_pipeline.generation.places import Places
 from kontext_pipeline.generation.polling import PollSchedule
 from kontext_pipeline.generation.retries import REMEDIES, Remedy, RetryPolicy
+from kontext_pipeline.generation.stages import Draft, Flight, Found, Sent, Wish, closing_of
 from kontext_pipeline.generation.store import ImageStore, StoreFull
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
-from kontext_pipeline.segmind.outcomes import Call, Charge, Outcome
-from kontext_pipeline.segmind.request import GenerationRequest
+from kontext_pipeline.segmind.outcomes import Call, Outcome
 
 ASK_AGAIN_S: Final = 0.5
 """How soon to look again at what another run holds: a request, or the last of a budget. Seconds."""
 ROWS_AHEAD: Final = 64
 """Requests that are read ahead of need, at the least."""
-STORING_THREADS: Final = 16
-"""Threads beyond the places in flight, for answers that are being stored."""
-JOB_THREADS: Final = 32
-"""Threads that serve v2 jobs: each call is short."""
-SUBMITTERS: Final = 24
-"""Of these, the most that may be at new requests: those wait for the rate and for budgets, and jobs that
-are out there must be asked for meanwhile."""
+DRAFTS: Final = 64
+"""Requests that are ready to be sent, at the most: enough for a burst of answers."""
+BESIDE: Final = 32
+"""Threads beyond those that wait for an answer, for preparing and for settling: half of them for either."""
+JOB_THREADS: Final = 64
+"""Threads that submit v2 jobs and ask for them, half of them for either: each call is short."""
+LULL_S: Final = 0.005
+"""Answers are settled when none has come for so long, seconds: they come in bursts, and what keeps the places full
+comes first."""
+LONGEST_BURST_S: Final = 0.2
+"""Seconds after which an answer is settled all the same."""
+SETTLING_AT_LEISURE: Final = 3
+"""Answers that are settled at a time where nothing waits to be sent."""
+BACKLOG: Final = 256
+"""Answers that wait to be settled before no more is sent; twice the places in flight, if that is more."""
+PAUSE_SEEN_S: Final = 0.25
+"""How old the knowledge may be that no other process has met the account's limit, seconds."""
 FETCHES: Final = 8
 """Times a finished job's file may turn out to be no picture before that is believed; asking is free."""
 LONGEST_FETCH_PAUSE_S: Final = 10.0
@@ -62,25 +80,10 @@ OUTAGE_ROWS: Final = 10
 """Rows in a row that used up their tries on server errors, after which the provider is taken to be down."""
 DEFAULT_PAUSE_S: Final = 5.0
 """Pause after a 429 that doesn't say when the limit resets."""
-CUT: Final = 0.7
-"""What is left of the places in flight after a burst of 429s."""
-REGAINED_IN: Final = 3
-"""Round trips in which they are regained, by as many in each."""
 SHORTEST_PAUSE_S: Final = 0.1
 """Pause after a 429 that says it resets now: clocks tick coarsely."""
 LAST_WORDS_S: Final = 5.0
 """How long calls that are being cut off may take to settle what they know."""
-
-
-@dataclass(slots=True)
-class Wish:
-    """One request on its way through the loop."""
-
-    fingerprint: str
-    batch: str
-    request: GenerationRequest
-    failures: int = 0
-    """Tries in this run that ended without a picture and without blame on the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +125,6 @@ class Progress:
     latest_error: str = ""
 
 
-@dataclass(slots=True)
-class _Flight:
-    """A v2 job out there. `wish` is None for one that an earlier run left behind."""
-
-    attempt: int
-    fingerprint: str
-    job: Job
-    submitted: float
-    wish: Wish | None
-    price: int
-    failures: int = 0
-    unusable: int = 0
-    completed: float | None = None
-    """When its picture was ready to be fetched."""
-    landed: bool = False
-    """It holds no place in flight any more."""
-
-
 class GenerationLoop:
     """One run. Call `run` once; read `progress` and `stopped` from any thread at any time."""
 
@@ -167,35 +152,50 @@ class GenerationLoop:
 
         self._ahead = max(ROWS_AHEAD, 2 * options.concurrency)
         self._price = micros(LIST_PRICE_USD)
-        self._limit = float(options.concurrency)
-        self._growth = 1.0
-        self._last_cut = float("-inf")
+        self._places = Places(options.concurrency)
         self._exhausted_in_a_row = 0
 
-        # Three conditions of one lock, because a wake-up that finds nothing to do costs as much as one that
-        # does. Here wait `run` and the feeder; idle threads wait to be called, one of them (the sentry)
-        # for what is due at a time.
+        # Ahead of need only where a crash can tell what was sent, and not under a rate limit, which counts
+        # requests at the moment when they are sent.
+        self._drafts_wanted = (
+            min(options.concurrency, DRAFTS) if ledger.lease.tells_sent and not options.rpm else 0
+        )
         lock = threading.RLock()
         self._state = threading.Condition(lock)
-        self._call = threading.Condition(lock)
-        self._alarm = threading.Condition(lock)
-        self._sentry_until: float | None = None
+        v1 = options.api_version == "v1"
+        self._crew = Crew(
+            lock,
+            take=self._take,
+            next_due=self._next_due,
+            freed=self._freed,
+            failed=self._failed,
+            most=BESIDE + (options.concurrency if v1 else JOB_THREADS),
+        )
+        places = options.concurrency
+        self._sending = Lane(places, places) if v1 else Lane(1, JOB_THREADS // 2)
+        self._polling = Lane(1, JOB_THREADS // 2)
+        self._preparing = Lane(1, BESIDE // 2)
+        self._settling = Lane(1, BESIDE // 2)
+        self._backlog = max(BACKLOG, 2 * places)
         self._turn = threading.Lock() if options.rpm else contextlib.nullcontext()
         self._halt = threading.Event()
         self._cut = threading.Event()
         self._ready: deque[Wish] = deque()
         self._paused: list[tuple[float, int, Wish]] = []
-        self._jobs: list[tuple[float, int, _Flight]] = []
+        self._drafts: deque[Draft] = deque()
+        self._jobs: list[tuple[float, int, Flight]] = []
+        self._landed_at = 0.0
+        self._answered: deque[tuple[float, Task]] = deque()
         self._ticket = itertools.count()
         self._overdue: dict[str, int] = {}
         self._parked: dict[str, list[Wish]] = {}
         self._source_done = False
         self._source_error: BaseException | None = None
-        self._busy = 0
-        self._starting = 0
-        self._idle = 0
-        self._threads: list[threading.Thread] = []
-        self._over = False
+        self._writing = 0
+        self._opening = 0
+        self._paused_until = 0.0
+        self._ask_again_at = 0.0
+        self._pause_seen = 0.0
 
     # --- the run, as its caller sees it ---------------------------------------------------------
 
@@ -210,6 +210,9 @@ class GenerationLoop:
             KontextError: the source of wishes failed.
         """
         self._price = max(self._price, self._ledger.dearest())
+        # What is there now is there to stay: the collector, which walks over it again and again, need not.
+        gc.collect()
+        gc.freeze()
         every_s = min(2.0, self._ledger.lease.lease_s / 2)
         feeder = threading.Thread(target=self._feed, args=(wishes,), name="feeder", daemon=True)
         undertaker = threading.Thread(
@@ -233,10 +236,8 @@ class GenerationLoop:
         finally:
             self._halt.set()
             self._cut.set()
-            with self._state:
-                self._over = True
-                for condition in (self._state, self._call, self._alarm):
-                    condition.notify_all()
+            self._crew.close()
+            gc.unfreeze()
             # It may be about to adopt more; whoever leaves the ledger after this leaves that as well.
             if undertaker.ident is not None:
                 undertaker.join(LAST_WORDS_S)
@@ -250,9 +251,24 @@ class GenerationLoop:
                 self.stopped = Stop(cause, message)
             self._halt.set()
             self._state.notify_all()
+            # What was about to be sent is taken back.
+            self._crew.summon()
 
     def _stop_for(self, error: KontextError) -> None:
         self.stop("disk_full" if isinstance(error, StoreFull) else "ledger", str(error))
+
+    def _failed(self, error: Exception) -> None:
+        """A task has failed."""
+        if isinstance(error, KontextError):
+            self._stop_for(error)
+        else:
+            # A fault of ours.
+            self.stop("fault", f"{type(error).__name__}: {error}")
+            self._source_error = self._source_error or error
+
+    def _freed(self) -> None:
+        if self._done(draining=False):
+            self._state.notify_all()
 
     def _wait(self, seconds: float | None) -> None:
         """Wait until all is done, or the run is stopped (`seconds` None), or nothing is in flight any more."""
@@ -268,7 +284,8 @@ class GenerationLoop:
                 self._state.wait(min(left, 1.0))
 
     def _done(self, *, draining: bool) -> bool:
-        through = self._busy == 0 and len(self._jobs) <= len(self._overdue)
+        at_rest = self._crew.busy == self._writing == 0 and not self._answered and not self._drafts
+        through = at_rest and len(self._jobs) <= len(self._overdue)
         if draining or self.stopped is not None:
             return through
         return through and self._source_done and not self._ready and not self._paused
@@ -294,7 +311,7 @@ class GenerationLoop:
                     if self.stopped is not None:
                         return
                     self._ready.append(wish)
-                    self._summon()
+                    self._crew.summon()
         except BaseException as error:  # noqa: BLE001  raised again in run()
             self._source_error = error
             self.stop("manifest", str(error))
@@ -303,157 +320,301 @@ class GenerationLoop:
                 self._source_done = True
                 self._state.notify_all()
 
-    def _summon(self) -> None:
-        """See that somebody takes what is due, or watches for it: wake a thread, or start one.
-
-        The lock is held. One thread is enough: whoever takes a task summons the next.
-        """
-        due = self._next_due()
-        if due is None:
-            return
-        watched = self._sentry_until is not None
-        if watched and due > time.monotonic():
-            if due < (self._sentry_until or 0.0):
-                self._alarm.notify()
-        elif self._idle > watched:
-            self._call.notify()
-        elif watched:
-            self._alarm.notify()
-        else:
-            self._start_thread()
-
-    def _start_thread(self) -> None:
-        most = (
-            self._options.concurrency + min(self._options.concurrency, STORING_THREADS)
-            if self._options.api_version == "v1"
-            else min(self._options.concurrency + 1, JOB_THREADS)
-        )
-        if len(self._threads) < most:
-            thread = threading.Thread(target=self._work, name=f"generation-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _work(self) -> None:
-        while (task := self._next()) is not None:
-            try:
-                task()
-            except KontextError as error:
-                self._stop_for(error)
-            except Exception as error:  # noqa: BLE001  a fault of ours must not leave the others running
-                self.stop("fault", f"{type(error).__name__}: {error}")
-                self._source_error = self._source_error or error
-            finally:
-                with self._state:
-                    self._busy -= 1
-                    if self._done(draining=False):
-                        self._state.notify_all()
-
-    def _next(self) -> Callable[[], None] | None:
-        with self._state:
-            while not self._over:
-                task = self._take(time.monotonic())
-                if task is not None:
-                    self._busy += 1
-                    self._summon()
-                    return task
-                self._idle += 1
-                due = self._next_due()
-                if due is None or self._sentry_until is not None:
-                    self._call.wait()
-                else:
-                    self._sentry_until = due
-                    self._alarm.wait(max(0.0, due - time.monotonic()))
-                    self._sentry_until = None
-                self._idle -= 1
-            return None
-
-    def _take(self, now: float) -> Callable[[], None] | None:
-        if self._jobs and self._jobs[0][0] <= now:
-            flight = heapq.heappop(self._jobs)[2]
-            return lambda: self._ask(flight)
-        if not self._may_start():
-            return None
-        if self._paused and self._paused[0][0] <= now:
-            wish = heapq.heappop(self._paused)[2]
-        elif self._ready:
-            wish = self._ready.popleft()
-            if len(self._ready) == self._ahead // 2:
-                self._state.notify_all()
-        else:
-            return None
-        self._starting += 1
-        self.progress.in_flight += 1
-        return lambda: self._start(wish)
-
-    def _may_start(self) -> bool:
-        room = self._options.api_version == "v1" or self._starting < SUBMITTERS
-        return room and self.stopped is None and self.progress.in_flight < int(self._limit)
+    def _take(self, now: float) -> Task | None:
+        for due, take in self._kinds():
+            if due is not None and due <= now:
+                return take()
+        return None
 
     def _next_due(self) -> float | None:
         """When the next task is due, on the monotonic clock; None where there is none."""
-        times = [self._jobs[0][0]] if self._jobs else []
-        if self._may_start():
-            if self._ready:
-                return 0.0
-            if self._paused:
-                times.append(self._paused[0][0])
-        return min(times, default=None)
+        return min((due for due, _ in self._kinds() if due is not None), default=None)
+
+    def _kinds(self) -> Iterator[tuple[float | None, Callable[[], Task]]]:
+        """Each kind of task, what comes first first: when one is due, and what takes it."""
+        yield self._draft_due(), self._take_draft
+        yield _both(self._jobs[0][0] if self._jobs else None, self._polling.opens()), self._take_job
+        yield self._wish_due(), self._take_wish
+        yield self._answer_due(), self._take_answer
+
+    def _draft_due(self) -> float | None:
+        if not self._drafts:
+            return None
+        return self._place_due() if self.stopped is None else 0.0
+
+    def _place_due(self) -> float | None:
+        """When there is a place in flight for another request."""
+        backlog = len(self._answered) + self._writing - self._opening
+        if self.progress.in_flight >= self._places.allowed or backlog >= self._backlog:
+            return None
+        return _both(self._paused_until, self._sending.opens())
+
+    def _wish_due(self) -> float | None:
+        if self.stopped is not None or not (self._ready or self._paused):
+            return None
+        since = 0.0 if self._ready else self._paused[0][0]
+        if not self._drafts_wanted:
+            opens = self._place_due()
+        else:
+            free = max(0, self._places.allowed - self.progress.in_flight)
+            if len(self._drafts) + self._opening + self._preparing.active >= self._drafts_wanted + free:
+                return None
+            # Where no place is empty there is time to do it by and by.
+            hurry = self._preparing.active < min(free, self._preparing.most)
+            opens = 0.0 if hurry else self._preparing.opens()
+        return _both(max(since, self._ask_again_at), opens)
+
+    def _answer_due(self) -> float | None:
+        if not self._answered:
+            return None
+        came, _ = self._answered[0]
+        # At the end of a run there is nothing else to do; and they must not pile up.
+        urgent = self._drafts and len(self._answered) < self._backlog // 4
+        self._settling.few = 1 if urgent else SETTLING_AT_LEISURE
+        return _both(min(self._landed_at + LULL_S, came + LONGEST_BURST_S), self._settling.opens())
+
+    def _take_draft(self) -> Task:
+        draft = self._drafts.popleft()
+        if self.stopped is not None:
+            return lambda: self._withdraw(draft)
+        self.progress.in_flight += 1
+        return self._on(self._sending, lambda: self._send(draft))
+
+    def _take_job(self) -> Task:
+        flight = heapq.heappop(self._jobs)[2]
+        return self._on(self._polling, lambda: self._ask(flight))
+
+    def _take_wish(self) -> Task:
+        if self._paused and (not self._ready or self._paused[0][0] <= time.monotonic()):
+            wish = heapq.heappop(self._paused)[2]
+        else:
+            wish = self._ready.popleft()
+            if len(self._ready) == self._ahead // 2:
+                self._state.notify_all()
+        if self._drafts_wanted:
+            return self._on(self._preparing, lambda: self._prepare(wish))
+        self.progress.in_flight += 1
+        return self._on(self._sending, lambda: self._prepare_and_send(wish))
+
+    def _take_answer(self) -> Task:
+        return self._on(self._settling, self._answered.popleft()[1])
+
+    def _on(self, lane: Lane, work: Task) -> Task:
+        """Give a task its turn in a lane."""
+        lane.begin()
+
+        def task() -> None:
+            started = time.monotonic()
+            try:
+                work()
+            finally:
+                with self._state:
+                    lane.end(time.monotonic() - started)
+
+        return task
 
     def _land(self) -> None:
-        """Give the place in flight back."""
+        """Give a place in flight back."""
         with self._state:
             self.progress.in_flight -= 1
-            self._summon()
+            self._landed_at = time.monotonic()
 
     def _again(self, wish: Wish, pause_s: float) -> None:
         with self._state:
             heapq.heappush(self._paused, (time.monotonic() + pause_s, next(self._ticket), wish))
-            self._summon()
+            self._crew.summon()
 
-    def _later(self, flight: _Flight, pause_s: float) -> None:
+    def _later(self, flight: Flight, pause_s: float) -> None:
         with self._state:
             if not self._cut.is_set():
                 heapq.heappush(self._jobs, (time.monotonic() + pause_s, next(self._ticket), flight))
-            self._summon()
+            self._crew.summon()
 
     # --- from wish to answer --------------------------------------------------------------------
 
-    def _start(self, wish: Wish) -> None:
-        landed = False
+    def _prepare(self, wish: Wish) -> None:
+        """Make a request ready to be sent, ahead of need."""
+        found = self._look(wish)
+        if found is None:
+            return
+        with self._state:
+            self._writing += 1
+            self._opening += 1
         try:
-            if self._is_parked(wish):
+            # With drafts in hand there is time for the commit to be shared.
+            opening = self._ask_ledger(wish, patient=len(self._drafts) > 0)
+        except BaseException:
+            with self._state:
+                self._writing -= 1
+                self._opening -= 1
+            raise
+        opening.add_done_callback(lambda opening: self._prepared(found, opening))
+
+    def _prepared(self, found: Found, opening: Future[Opening]) -> None:
+        if opening.exception() is None:
+            wish = found.wish
+            match opening.result():
+                case Wait(seconds):
+                    self._note_pause(seconds)
+                    self._put_back(wish, seconds)
+                case Capped() as capped if self._may_yet_fit(capped):
+                    self._put_back(wish, ASK_AGAIN_S)
+                case answer:
+                    attempt = self._heed(wish, answer)
+                    if attempt is not None:
+                        with self._state:
+                            self._drafts.append(Draft(found, attempt))
+        with self._state:
+            self._opening -= 1
+        self._written(opening)
+
+    def _put_back(self, wish: Wish, pause_s: float) -> None:
+        """Prepare this one first, and none before that: what it was told holds for all."""
+        with self._state:
+            self._ready.appendleft(wish)
+            self._ask_again_at = max(self._ask_again_at, time.monotonic() + pause_s)
+
+    def _prepare_and_send(self, wish: Wish) -> None:
+        """Make a request ready and send it in the place that it has taken already."""
+        draft = None
+        try:
+            found = self._look(wish)
+            attempt = None if found is None else self._open(wish)
+            if found is not None and attempt is not None:
+                draft = Draft(found, attempt)
+        finally:
+            if draft is None:
+                self._land()
+        if draft is not None:
+            self._send(draft)
+
+    def _look(self, wish: Wish) -> Found | None:
+        """See whether a request needs to be sent, and that its input picture is where the API can see it."""
+        if self._is_parked(wish):
+            return None
+        stored = self._store.find(wish.fingerprint)
+        if stored is not None:
+            self._ledger.adopt_picture(wish.fingerprint, wish.batch, stored)
+            self._through(wish, "succeeded", found=True)
+            return None
+        try:
+            return Found(wish, self._inputs.uri(wish.request))
+        except InputUnavailable as error:
+            return Found(wish, None, error.answer)
+
+    def _ask_ledger(self, wish: Wish, *, patient: bool = False) -> Future[Opening]:
+        self._store.check_room(max(1, self.progress.in_flight))
+        options = self._options
+        return self._ledger.open(
+            wish.fingerprint,
+            wish.batch,
+            api_version=options.api_version,
+            price=self._price,
+            caps=options.caps,
+            rpm=options.rpm,
+            unknown_retries=options.retries.unknown_retries,
+            retry_failed=options.retry_failed,
+            patient=patient,
+        )
+
+    def _open(self, wish: Wish) -> int | None:
+        """Wait for the attempt that allows the POST; None where there is to be none."""
+        with self._turn:
+            while not self._halt.is_set():
+                match self._ask_ledger(wish).result():
+                    case Wait(seconds):
+                        self._halt.wait(seconds)
+                    case Capped() as capped if self._may_yet_fit(capped):
+                        self._halt.wait(ASK_AGAIN_S)
+                    case opening:
+                        return self._heed(wish, opening)
+        return None
+
+    def _may_yet_fit(self, capped: Capped) -> bool:
+        """Whether what open attempts hold of a cap may come back while this run goes on."""
+        return capped.recoverable > sum(self._overdue.values())
+
+    def _heed(self, wish: Wish, opening: Opening) -> int | None:
+        """Return the attempt that was opened, or see to it that there is to be none."""
+        match opening:
+            case Opened(attempt):
+                return attempt
+            case Settled(status):
+                self._through(wish, status, found=True)
+            case Taken():
+                self._again(wish, ASK_AGAIN_S)
+            case Capped(cap):
+                self.stop(
+                    "budget",
+                    f"the budget of {cap} leaves no room for another picture. Raise it and start again to go on.",
+                )
+        return None
+
+    def _send(self, draft: Draft) -> None:
+        """POST a draft. Its place is given back when the answer is in, or the job done; a picture is for another
+        thread to store.
+        """
+        wish, landed = draft.wish, False
+        try:
+            if not self._may_go(draft):
                 return
-            found = self._store.find(wish.fingerprint)
-            if found is not None:
-                self._ledger.adopt_picture(wish.fingerprint, wish.batch, found)
-                self._through(wish, "succeeded", found=True)
+            if draft.found.unavailable is not None:
+                unsent = Sent(draft.attempt, wish.fingerprint, wish, self._price)
+                self._conclude(unsent, draft.found.unavailable)
                 return
-            uri, unavailable = None, None
-            try:
-                uri = self._inputs.uri(wish.request)
-            except InputUnavailable as error:
-                unavailable = error.answer
-            attempt = self._open(wish)
-            if attempt is None:
-                return
-            if unavailable is not None:
-                answer = unavailable
-            elif self._options.api_version == "v1":
-                answer = self._client.generate(wish.request.body(uri), self._store.spool, wish.fingerprint)
+            sent = Sent(draft.attempt, wish.fingerprint, wish, self._price, time.time_ns() // 1000)
+            self._ledger.lease.sending(sent.attempt)
+            with self._state:
+                self.progress.attempts += 1
+            body = wish.request.body(draft.found.uri)
+            if self._options.api_version == "v1":
+                answer = self._client.generate(body, self._store.spool, wish.fingerprint)
             else:
-                answer = self._client.submit(wish.request.body(uri))
+                answer = self._client.submit(body)
                 if answer.job is not None and answer.outcome is Outcome.ACCEPTED:
                     landed = True
-                    self._watch_job(attempt, answer.job, wish)
+                    self._watch_job(sent, answer.job)
                     return
-            self._land()
-            landed = True
-            self._conclude(attempt, answer, wish.fingerprint, wish, self._price)
+            if answer.picture is None:
+                # At once, and in the place that it had: it may be a reason to send nothing more.
+                self._conclude(sent, answer)
+            else:
+                self._answer(lambda: self._conclude(sent, answer))
         finally:
-            with self._state:
-                self._starting -= 1
             if not landed:
                 self._land()
+
+    def _answer(self, settle: Task) -> None:
+        """Leave a picture to another thread."""
+        with self._state:
+            self._answered.append((time.monotonic(), settle))
+
+    def _may_go(self, draft: Draft) -> bool:
+        """Whether nothing has happened since the draft was made that forbids sending it; else see to it."""
+        self._store.check_room(self.progress.in_flight)
+        self._ledger.database.check_room()
+        now = time.monotonic()
+        if self._drafts_wanted and now - self._pause_seen > PAUSE_SEEN_S:
+            self._pause_seen = now
+            self._note_pause(self._ledger.paused_for())
+        if self._halt.is_set() or not self._ledger.lease.is_fresh():
+            # Stopped, or asleep for so long that another run may have taken it over.
+            self._withdraw(draft)
+            return False
+        with self._state:
+            if time.monotonic() < self._paused_until:
+                self._drafts.appendleft(draft)
+                return False
+        return True
+
+    def _withdraw(self, draft: Draft) -> None:
+        """Take back what was not sent."""
+        self._ledger.withdraw(draft.attempt)
+        self._again(draft.wish, 0.0)
+
+    def _note_pause(self, seconds: float) -> None:
+        with self._state:
+            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def _is_parked(self, wish: Wish) -> bool:
         """Whether the request waits, without holding the run up, for a job that is overdue."""
@@ -463,80 +624,48 @@ class GenerationLoop:
                 self._parked.setdefault(wish.fingerprint, []).append(wish)
         return parked
 
-    def _open(self, wish: Wish) -> int | None:
-        """Return the attempt that allows the POST, or None where there is to be none."""
-        options = self._options
-        with self._turn:
-            while not self._halt.is_set():
-                self._store.check_room(self.progress.in_flight)
-                asked = time.monotonic()
-                opening = self._ledger.open(
-                    wish.fingerprint,
-                    wish.batch,
-                    api_version=options.api_version,
-                    price=self._price,
-                    caps=options.caps,
-                    rpm=options.rpm,
-                    unknown_retries=options.retries.unknown_retries,
-                    retry_failed=options.retry_failed,
-                )
-                match opening:
-                    case Opened(attempt) if self._halt.is_set() or self._is_stale(asked):
-                        # Stopped while this was being written, or asleep for so long since that another
-                        # run may have taken it over: it was not sent and will not be.
-                        never = Closing("released", "not_sent", cause="not_sent")
-                        self._ledger.close_attempt(attempt, never, status="pending")
-                    case Opened(attempt):
-                        with self._state:
-                            self.progress.attempts += 1
-                        return attempt
-                    case Settled(status):
-                        self._through(wish, status, found=True)
-                        return None
-                    case Taken():
-                        self._again(wish, ASK_AGAIN_S)
-                        return None
-                    case Wait(seconds):
-                        self._halt.wait(seconds)
-                    case Capped(cap, recoverable) if recoverable <= sum(self._overdue.values()):
-                        self.stop(
-                            "budget",
-                            f"the budget of {cap} leaves no room for another picture. Raise it and start again to go on.",
-                        )
-                        return None
-                    case Capped():
-                        self._halt.wait(ASK_AGAIN_S)
-        return None
-
-    def _is_stale(self, asked: float) -> bool:
-        return time.monotonic() - asked > self._ledger.lease.lease_s / 2
-
     # --- v2 jobs --------------------------------------------------------------------------------
 
-    def _watch_job(self, attempt: int, job: Job, wish: Wish) -> None:
+    def _watch_job(self, sent: Sent, job: Job) -> None:
         """Write a new job down, then ask for it until it is done."""
-        flight = _Flight(attempt, wish.fingerprint, job, time.monotonic(), wish, self._price)
-        try:
-            self._ledger.record_job(attempt, job.to_json(), job.request_id)
-        finally:
-            # Also where it could not be written down: then only this process can collect it.
-            self._later(flight, self._polls.next_poll(0.0, len(self._jobs)))
+        assert sent.at is not None, "it was sent just now"
+        flight = Flight(sent, job, time.monotonic())
+        with self._state:
+            self._writing += 1
+        recorded = self._ledger.record_job(sent.attempt, job.to_json(), job.request_id, sent.at)
+        recorded.add_done_callback(lambda recorded: self._watched(flight, recorded))
 
-    def _ask(self, flight: _Flight) -> None:
+    def _watched(self, flight: Flight, recorded: Future[None]) -> None:
+        """A new job has been written down."""
+        # Asked for also where that failed: then only this process can collect it.
+        self._later(flight, self._polls.next_poll(0.0, len(self._jobs)))
+        self._written(recorded)
+
+    def _written(self, written: Future[Any]) -> None:
+        error = written.exception()
+        if isinstance(error, Exception):
+            self._failed(error)
+        with self._state:
+            self._writing -= 1
+            self._freed()
+            self._crew.summon()
+
+    def _ask(self, flight: Flight) -> None:
         if flight.completed is not None:
             self._fetch(flight, flight.completed)
             return
+        asked = time.monotonic() - flight.submitted
         answer = self._client.poll(flight.job)
         age = time.monotonic() - flight.submitted
         match answer.outcome:
             case Outcome.COMPLETED:
-                if flight.wish is not None:
+                if flight.sent.wish is not None:
                     # Of a job that an earlier run submitted, nobody knows how long it took.
-                    self._polls.learn(age)
+                    self._learn(asked, flight.waiting)
                 flight.failures = 0
-                flight.completed = time.monotonic()
+                completed = flight.completed = time.monotonic()
+                self._answer(lambda: self._fetch(flight, completed))
                 self._land_flight(flight)
-                self._fetch(flight, flight.completed)
             case Outcome.REJECTED | Outcome.EXPIRED:
                 self._collect(flight, answer)
             case Outcome.STOPPED:
@@ -546,13 +675,25 @@ class GenerationLoop:
                 self._leave_out_there(flight, age)
             case Outcome.PENDING:
                 flight.failures = 0
+                flight.waiting = asked
                 self._later(flight, self._polls.next_poll(age, len(self._jobs)))
             case _:
                 flight.failures += 1
                 self._later(flight, answer.retry_after_s or self._options.retries.pause(flight.failures))
 
-    def _fetch(self, flight: _Flight, completed: float) -> None:
-        answer = self._client.fetch(flight.job, self._store.spool, flight.fingerprint)
+    def _learn(self, done_s: float, waiting_s: float) -> None:
+        if not self._polls.learn(done_s, waiting_s):
+            return
+        # Now that it is known how long a job takes, none needs to wait for its blind turn.
+        with self._state:
+            usual = self._polls.usual_s
+            self._jobs = [
+                (min(due, flight.submitted + usual), ticket, flight) for due, ticket, flight in self._jobs
+            ]
+            heapq.heapify(self._jobs)
+
+    def _fetch(self, flight: Flight, completed: float) -> None:
+        answer = self._client.fetch(flight.job, self._store.spool, flight.sent.fingerprint)
         flight.unusable += answer.outcome is Outcome.UNUSABLE
         final = answer.outcome in (Outcome.SUCCEEDED, Outcome.REJECTED, Outcome.EXPIRED)
         if final or flight.unusable >= FETCHES:
@@ -570,43 +711,44 @@ class GenerationLoop:
         pause = answer.retry_after_s or self._options.retries.pause(flight.failures)
         self._later(flight, min(pause, LONGEST_FETCH_PAUSE_S))
 
-    def _collect(self, flight: _Flight, answer: Answer) -> None:
+    def _collect(self, flight: Flight, answer: Answer) -> None:
         """A job has come to its end."""
         self._land_flight(flight)
-        self._conclude(flight.attempt, answer, flight.fingerprint, flight.wish, flight.price)
+        self._conclude(flight.sent, answer)
         with self._state:
-            self._overdue.pop(flight.fingerprint, None)
-            for wish in self._parked.pop(flight.fingerprint, ()):
+            self._overdue.pop(flight.sent.fingerprint, None)
+            for wish in self._parked.pop(flight.sent.fingerprint, ()):
                 heapq.heappush(self._paused, (time.monotonic(), next(self._ticket), wish))
 
-    def _leave_out_there(self, flight: _Flight, age_s: float) -> None:
+    def _leave_out_there(self, flight: Flight, age_s: float) -> None:
         """Wait for a job no longer. It is asked for now and then while the run has other things to do,
         as its record won't be kept for ever; its attempt stays open for a later run to collect.
         """
         self._land_flight(flight)
         with self._state:
-            self._overdue[flight.fingerprint] = flight.price
+            self._overdue[flight.sent.fingerprint] = flight.sent.price
             self.progress.latest_error = (
                 f"job {flight.job.request_id} is still out there; a later run collects it"
             )
         self._later(flight, max(self._polls.next_poll(age_s, len(self._jobs)), self._options.retries.base_s))
 
-    def _land_flight(self, flight: _Flight) -> None:
-        if not flight.landed:
-            flight.landed = True
-            self._land()
+    def _land_flight(self, flight: Flight) -> None:
+        with self._state:
+            if not flight.landed:
+                flight.landed = True
+                self._land()
+                self._crew.summon()
 
     # --- from answer to outcome -----------------------------------------------------------------
 
-    def _conclude(
-        self, attempt: int, answer: Answer, fingerprint: str, wish: Wish | None, price: int
-    ) -> None:
+    def _conclude(self, sent: Sent, answer: Answer) -> None:
+        closing = closing_of(sent, answer)
         if answer.picture is not None:
-            self._keep(attempt, answer, fingerprint, wish, price)
+            self._keep(sent, answer, closing)
             return
+        wish = sent.wish
         if answer.remains is not None:
-            self._store.set_aside(answer.remains, fingerprint, attempt)
-        closing = _closing(answer, price)
+            self._store.set_aside(answer.remains, sent.fingerprint, sent.attempt)
         remedy = REMEDIES[answer.outcome]
         if wish is not None and remedy in (Remedy.RETRY, Remedy.RECONNECT):
             wish.failures += 1
@@ -618,7 +760,7 @@ class GenerationLoop:
         elif remedy in (Remedy.RETRY_UNKNOWN, Remedy.LEAVE):
             status = "unknown"
         kept = self._ledger.close_attempt(
-            attempt,
+            sent.attempt,
             closing,
             status=status,
             # A job that failed, or a file that wasn't there, may fare better another day.
@@ -626,7 +768,7 @@ class GenerationLoop:
             keep_claim=wish is not None and status != "failed" and remedy not in (Remedy.STOP, Remedy.LEAVE),
             unknown_retries=retries.unknown_retries,
         )
-        self._count(answer, closing, price)
+        self._count(sent, answer, closing)
         if answer.spilled:
             self.stop(
                 "disk_full", f"{self._store.spool} can't be written. Make room and start again to go on."
@@ -654,31 +796,38 @@ class GenerationLoop:
                 failures = max(1, wish.failures)
                 self._again(wish, answer.retry_after_s or retries.pause(failures))
 
-    def _keep(self, attempt: int, answer: Answer, fingerprint: str, wish: Wish | None, price: int) -> None:
+    def _keep(self, sent: Sent, answer: Answer, closing: Closing) -> None:
         assert answer.picture is not None
-        closing = _closing(answer, price)
         try:
-            stored = self._store.keep(fingerprint, answer.picture)
+            stored = self._store.keep(sent.fingerprint, answer.picture)
         except StoreFull as error:
             self.stop("disk_full", str(error))
-            self._ledger.close_attempt(attempt, closing, status="pending")
-            self._count(answer, closing, price)
+            self._ledger.close_attempt(sent.attempt, closing, status="pending")
+            self._count(sent, answer, closing)
             return
-        self._ledger.close_attempt(attempt, closing, status="succeeded", picture=stored, retryable=False)
-        self._count(answer, closing, price)
-        self._through(wish, "succeeded")
         with self._state:
-            self._exhausted_in_a_row = 0
-            self._limit = min(self._options.concurrency, self._limit + self._growth / self._limit)
+            self._writing += 1
+        closed = self._ledger.close_with_picture(sent.attempt, closing, stored)
+        closed.add_done_callback(lambda closed: self._kept(sent, answer, closing, closed))
         if answer.spilled:
             self.stop(
                 "disk_full", f"{self._store.spool} can't be written. Make room and start again to go on."
             )
 
-    def _count(self, answer: Answer, closing: Closing, price: int) -> None:
+    def _kept(self, sent: Sent, answer: Answer, closing: Closing, closed: Future[bool]) -> None:
+        """A picture is there and its attempt settled."""
+        if closed.exception() is None:
+            self._count(sent, answer, closing)
+            self._through(sent.wish, "succeeded")
+            with self._state:
+                self._exhausted_in_a_row = 0
+                self._places.regain()
+        self._written(closed)
+
+    def _count(self, sent: Sent, answer: Answer, closing: Closing) -> None:
         with self._state:
             self.progress.spent += closing.cost
-            self.progress.possibly_charged += price if closing.state == "unknown" else 0
+            self.progress.possibly_charged += sent.price if closing.state == "unknown" else 0
             if answer.error:
                 self.progress.latest_error = answer.error
             if closing.state == "charged":
@@ -699,13 +848,10 @@ class GenerationLoop:
 
     def _slow_down(self, pause_s: float) -> None:
         """The account's limit is reached: everybody pauses, and this run cuts itself once a burst."""
+        self._note_pause(pause_s)
         self._ledger.pause(pause_s)
-        now = time.monotonic()
         with self._state:
-            if now >= self._last_cut:
-                self._last_cut = now + pause_s
-                before, self._limit = self._limit, max(1.0, self._limit * CUT)
-                self._growth = max(1.0, (before - self._limit) / REGAINED_IN)
+            self._places.cut(pause_s)
 
     def _note_exhausted(self, answer: Answer) -> None:
         with self._state:
@@ -748,18 +894,15 @@ class GenerationLoop:
             )
         elif orphan.job is not None:
             age = max(0.0, time.time() - orphan.started_at.timestamp())
-            flight = _Flight(
-                orphan.attempt,
-                orphan.fingerprint,
+            flight = Flight(
+                Sent(orphan.attempt, orphan.fingerprint, None, orphan.price),
                 Job.from_json(orphan.job),
                 time.monotonic() - min(age, self._options.job_timeout_s / 2),
-                None,
-                orphan.price,
             )
             with self._state:
                 self.progress.in_flight += 1
                 heapq.heappush(self._jobs, (time.monotonic(), next(self._ticket), flight))
-                self._summon()
+                self._crew.summon()
         else:
             closing = Closing(
                 "unknown",
@@ -772,26 +915,9 @@ class GenerationLoop:
                 self.progress.possibly_charged += orphan.price
 
 
-def _closing(answer: Answer, price: int) -> Closing:
-    match answer.charge:
-        case Charge.YES:
-            state: Literal["charged", "released", "unknown"] = "charged"
-            cost = price if answer.cost_usd is None else micros(answer.cost_usd)
-        case Charge.NO:
-            state, cost = "released", 0
-        case _:
-            state, cost = "unknown", 0
-    return Closing(
-        state=state,
-        outcome=answer.outcome.value,
-        cost=cost,
-        cost_estimated=state == "charged" and answer.cost_usd is None,
-        cause=answer.cause,
-        status_code=answer.status_code,
-        error=answer.error,
-        request_id=answer.request_id,
-        latency_s=answer.latency_s,
-    )
+def _both(due: float | None, other: float | None) -> float | None:
+    """The moment when both are due."""
+    return None if due is None or other is None else max(due, other)
 
 
 _ACCOUNT_HELP: Final = {

@@ -98,7 +98,7 @@ def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Differenc
     Amounts are compared in millionths of a USD. A picture that several batches ask for is charged to the one
     that the ledger names.
     """
-    from kontext_pipeline.generation.ledger import micros
+    from kontext_pipeline.generation.money import micros
 
     shown: dict[str, list[int]] = {}
     files: dict[str, tuple[str | None, int | None]] = {}

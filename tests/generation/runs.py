@@ -22,9 +22,11 @@ from upath import UPath
 
 from kontext_pipeline.generation.books import BackendBooks, read_books, spending_differs
 from kontext_pipeline.generation.database import Database
-from kontext_pipeline.generation.ledger import Cap, Ledger, micros
-from kontext_pipeline.generation.loop import GenerationLoop, Options, Wish
+from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.loop import GenerationLoop, Options
+from kontext_pipeline.generation.money import Cap, micros
 from kontext_pipeline.generation.retries import RetryPolicy
+from kontext_pipeline.generation.stages import Wish
 from kontext_pipeline.generation.store import ImageStore
 from kontext_pipeline.sandbox.testing import TEST_KEY, Sandbox
 from kontext_pipeline.segmind.client import SegmindClient
@@ -251,7 +253,8 @@ class Ledgerbook:
                     Attempt(*row)
                     for row in connection.execute(
                         text(
-                            "SELECT id, fingerprint, state, outcome, cause, price, cost, run_id, job FROM attempts"
+                            "SELECT id, fingerprint, state, outcome, cause, price, cost, run_id, job FROM attempts "
+                            "WHERE COALESCE(outcome, '') <> 'not_sent'"
                         )
                     )
                 ]

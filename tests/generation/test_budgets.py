@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kontext_pipeline.generation.ledger import Cap, Capped, Closing, Ledger, Opened, micros
+from kontext_pipeline.generation.ledger import Capped, Closing, Ledger, Opened
+from kontext_pipeline.generation.money import Cap, micros
 from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import BACKEND, Ledgerbook, perform, running
@@ -123,7 +124,7 @@ def test_room_that_may_come_back_is_told_from_room_that_will_not(tmp_path: Path)
     caps = [Cap(200_000, "all")]
 
     def open_(name: str) -> object:
-        return ledger.open(name, "batch", api_version="v1", price=100_000, caps=caps)
+        return ledger.open(name, "batch", api_version="v1", price=100_000, caps=caps).result()
 
     first, second = open_("a"), open_("b")
     assert isinstance(first, Opened)

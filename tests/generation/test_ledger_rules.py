@@ -15,17 +15,8 @@ from sqlalchemy import text
 
 from kontext_pipeline.generation.books import read_books, spending_differs
 from kontext_pipeline.generation.claims import LeaseLost
-from kontext_pipeline.generation.ledger import (
-    Cap,
-    Capped,
-    Closing,
-    Ledger,
-    Opened,
-    Settled,
-    Stored,
-    Taken,
-    Wait,
-)
+from kontext_pipeline.generation.ledger import Capped, Closing, Ledger, Opened, Settled, Stored, Taken, Wait
+from kontext_pipeline.generation.money import Cap
 
 BACKEND = "sandbox"
 FINGERPRINTS = [character * 64 for character in "abcd"]
@@ -56,6 +47,8 @@ class Worker:
     alive: bool = True
     left: bool = False
     attempts: list[tuple[int, str]] = field(default_factory=list)
+    drafts: list[tuple[int, str]] = field(default_factory=list)
+    """Opened, and not sent yet."""
 
 
 def picture_of(fingerprint: str, number: int) -> Stored:
@@ -112,8 +105,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def another_enters(self) -> Any:
         return self.enter() if len(self.made) < 6 else multiple()
 
-    @rule(worker=workers, fingerprint=fingerprints, retries=st.sampled_from([0, 1, 3]))
-    def open(self, worker: Worker, fingerprint: str, retries: int) -> None:
+    @rule(worker=workers, fingerprint=fingerprints, retries=st.sampled_from([0, 1, 3]), at_once=st.booleans())
+    def open(self, worker: Worker, fingerprint: str, retries: int, at_once: bool) -> None:
         if worker.left:
             return
         before = self.held("1 = 1")
@@ -126,7 +119,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 price=PRICE,
                 caps=[self.today, self.run, self.everything],
                 unknown_retries=retries,
-            )
+            ).result()
         except LeaseLost:
             worker.alive = False
             return
@@ -134,7 +127,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not isinstance(opening, Wait)
         if isinstance(opening, Opened):
             assert self.status(fingerprint) != "succeeded"
-            worker.attempts.append((opening.attempt, fingerprint))
+            worker.drafts.append((opening.attempt, fingerprint))
+            if at_once:
+                self.send(worker)
         else:
             assert self.held("1 = 1") == before
         if isinstance(opening, Settled) and opening.status == "succeeded":
@@ -145,6 +140,20 @@ class LedgerMachine(RuleBasedStateMachine):
             assert full or self.held(run) + PRICE > self.run.limit
         if isinstance(opening, Taken):
             assert self.claims(fingerprint) > 0
+
+    @rule(worker=workers)
+    def send(self, worker: Worker) -> None:
+        if worker.alive and not worker.left and worker.drafts:
+            worker.ledger.lease.sending(worker.drafts[0][0])
+            worker.attempts.append(worker.drafts.pop(0))
+
+    @rule(worker=workers)
+    def withdraw(self, worker: Worker) -> None:
+        if worker.alive and not worker.left and worker.drafts:
+            attempt, _ = worker.drafts.pop()
+            before = self.held("1 = 1")
+            worker.ledger.withdraw(attempt)
+            assert self.held("1 = 1") == before - PRICE
 
     @rule(worker=workers, which=st.integers(0, 5), closing=closings, keep=st.booleans())
     def close(self, worker: Worker, which: int, closing: tuple[Closing, bool], keep: bool) -> None:
@@ -172,6 +181,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(worker=consumes(workers))
     def leave(self, worker: Worker) -> None:
+        while worker.drafts:
+            self.withdraw(worker)
+            if not worker.alive:
+                break
         if worker.alive:
             worker.ledger.leave()
         worker.left = True
@@ -191,6 +204,9 @@ class LedgerMachine(RuleBasedStateMachine):
         except LeaseLost:
             worker.alive = False
             return
+        never = {draft for one in self.made if not one.alive for draft, _ in one.drafts}
+        assert not never & {orphan.attempt for orphan in orphans}
+        assert not never & self.open_attempts()
         living = {id(one) for one in self.made if one.alive and not one.left}
         for orphan in orphans:
             others = [one for one in self.made if one is not worker and id(one) in living]
@@ -266,6 +282,10 @@ class LedgerMachine(RuleBasedStateMachine):
                 {"f": fingerprint},
             ).scalar_one()
             return int(in_flight or between)
+
+    def open_attempts(self) -> set[int]:
+        with self.reader.database.read() as connection:
+            return set(connection.execute(text("SELECT id FROM attempts WHERE state = 'open'")).scalars())
 
     def in_flight(self, fingerprint: str) -> int:
         with self.reader.database.read() as connection:

@@ -74,7 +74,7 @@ def check_upgrade(url: str) -> None:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == SCHEMA_VERSION
         assert connection.execute(text("SELECT id, beat, lease_s FROM claimants")).all() == [("old", 5, 60.0)]
     ledger.enter(run_id="new", lease_s=60)
-    assert isinstance(ledger.open("a" * 64, "batch", api_version="v1", price=1), Opened)
+    assert isinstance(ledger.open("a" * 64, "batch", api_version="v1", price=1).result(), Opened)
     ledger.close()
 
 
@@ -183,7 +183,7 @@ def test_a_commit_that_came_to_be_though_it_seemed_not_to_is_found_again(postgre
     ledger = Ledger(postgres, backend=BACKEND)
     ledger.enter(run_id="run", lease_s=60)
     broken = breaking_after_commit(ledger.database)
-    opening = ledger.open("a" * 64, "batch", api_version="v1", price=100_000)
+    opening = ledger.open("a" * 64, "batch", api_version="v1", price=100_000).result()
     assert isinstance(opening, Opened)
     assert broken.is_set()
     assert attempts(ledger) == [(opening.attempt, "open")]
@@ -200,7 +200,7 @@ def test_a_commit_that_came_to_be_though_it_seemed_not_to_is_found_again(postgre
 def test_orphans_are_found_again_after_such_a_commit(postgres: str) -> None:
     dead = Ledger(postgres, backend=BACKEND)
     dead.enter(run_id="dead", lease_s=60)
-    assert isinstance(dead.open("a" * 64, "batch", api_version="v1", price=100_000), Opened)
+    assert isinstance(dead.open("a" * 64, "batch", api_version="v1", price=100_000).result(), Opened)
     dead.close()
     heir = Ledger(postgres, backend=BACKEND)
     heir.enter(run_id="heir", lease_s=60)

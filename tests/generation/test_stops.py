@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kontext_pipeline.errors import ManifestError
-from kontext_pipeline.generation.loop import Wish
+from kontext_pipeline.generation.stages import Wish
 from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, fingerprint_of, perform, running, wait_for_posts, wishes

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kontext_pipeline.generation.ledger import Ledger, micros
+from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.money import micros
 from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import BACKEND, Ledgerbook, fingerprint_of, perform

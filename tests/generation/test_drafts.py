@@ -1,0 +1,185 @@
+"""Requests that are ready before there is a place for them: never sent twice, never counted as sent when not."""
+
+import dataclasses
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from kontext_pipeline.errors import LedgerError
+from kontext_pipeline.generation.crew import FAR_S, Lane
+from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.sent import SentLog, read_sent, uptime_id
+from kontext_pipeline.sandbox.testing import Sandbox
+from tests.generation.conftest import SpecMaker
+from tests.generation.runs import (
+    BACKEND,
+    Ledgerbook,
+    RunSpec,
+    fingerprint_of,
+    perform,
+    running,
+    wait_for_posts,
+)
+
+THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}
+PLACES = 6
+
+needs_log = pytest.mark.skipif(uptime_id() is None, reason="this system doesn't name its uptimes")
+
+
+def attempts_by_state(url: str) -> dict[str, int]:
+    ledger = Ledger(url, backend=BACKEND)
+    with ledger.database.read() as connection:
+        rows = connection.execute(text("SELECT COALESCE(outcome, state), COUNT(*) FROM attempts GROUP BY 1"))
+        found = {str(name): int(times) for name, times in rows}
+    ledger.close()
+    return found
+
+
+def killed_with_drafts(one: RunSpec, sandbox: Sandbox, folder: Path) -> None:
+    with running(one, folder=folder) as (run,):
+        wait_for_posts(sandbox, PLACES)
+        deadline = time.monotonic() + 2
+        while attempts_by_state(one.ledger).get("open", 0) < 2 * PLACES:
+            assert time.monotonic() < deadline, "no drafts were made"
+        run.kill()
+
+
+@needs_log
+@pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
+def test_after_a_kill_what_was_not_sent_is_not_counted(
+    spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    one = spec(range(20), concurrency=PLACES, run_id="killed")
+    killed_with_drafts(one, kontext_sandbox, tmp_path)
+    again = perform(dataclasses.replace(one, run_id="again", concurrency=20))
+    assert set(again.outcomes.values()) == {"succeeded"}
+    assert again.progress["possibly_charged"] == PLACES * 100_000
+    assert attempts_by_state(one.ledger) == {"lost": PLACES, "not_sent": PLACES, "succeeded": 20}
+    book = Ledgerbook(one.ledger, kontext_sandbox)
+    book.check()
+    assert book.unsent == 0
+    # What was never sent is no attempt of the row's.
+    ledger = Ledger(one.ledger, backend=BACKEND)
+    table = ledger.generations([fingerprint_of(row) for row in one.rows])
+    ledger.close()
+    assert sorted(table["attempts"].to_pylist()) == [1] * (20 - PLACES) + [2] * PLACES
+    assert book.books is not None
+    assert book.books.attempts == 20 + PLACES
+
+
+@pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
+@pytest.mark.parametrize("lost", ["removed", "of another uptime"])
+def test_without_the_log_every_open_attempt_counts_as_sent(
+    spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, lost: str
+) -> None:
+    one = spec(range(20), concurrency=PLACES, run_id="killed")
+    killed_with_drafts(one, kontext_sandbox, tmp_path)
+    (log,) = Path(one.ledger.removeprefix("sqlite:///")).parent.glob("*.claims/*.sent")
+    if lost == "removed":
+        log.unlink()
+    else:
+        log.write_text("another-uptime\n" + log.read_text().partition("\n")[2])
+    again = perform(dataclasses.replace(one, run_id="again", concurrency=20))
+    assert set(again.outcomes.values()) == {"succeeded"}
+    assert attempts_by_state(one.ledger) == {"lost": 2 * PLACES, "succeeded": 20}
+
+
+@pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
+@pytest.mark.parametrize("api_version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
+def test_a_stop_takes_back_what_was_not_sent(
+    spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, api_version: str
+) -> None:
+    one = spec(range(20), concurrency=PLACES, api_version=api_version)
+    with running(one, folder=tmp_path) as (run,):
+        wait_for_posts(kontext_sandbox, PLACES)
+        run.signal(signal.SIGTERM)
+        result = run.wait()
+    assert result.interrupted
+    assert result.progress["succeeded"] == result.progress["attempts"] == PLACES
+    book = Ledgerbook(one.ledger, kontext_sandbox)
+    book.check()
+    assert book.count("charged") == len(book.attempts) == PLACES
+    assert book.books is not None
+    assert book.books.reserved_usd == 0
+    assert not list(tmp_path.rglob("*.sent"))
+
+
+@pytest.mark.parametrize("kontext_sandbox", [{"speed": 24.0, "latency_spread": 0.0}], indirect=True)
+def test_another_process_s_pause_holds_drafts_back(
+    spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    one = spec(range(12), concurrency=4)
+    other = Ledger(one.ledger, backend=BACKEND)
+    with running(one, folder=tmp_path) as (run,):
+        wait_for_posts(kontext_sandbox, 4)
+        other.pause(2.5)
+        time.sleep(2.0)
+        assert kontext_sandbox.books()["totals"]["posts"] == 4
+        result = run.wait()
+    other.close()
+    assert set(result.outcomes.values()) == {"succeeded"}
+    assert result.seconds > 2.5
+
+
+@pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
+def test_drafts_fill_a_budget_and_no_more(spec: SpecMaker, kontext_sandbox: Sandbox) -> None:
+    one = spec(range(30), concurrency=PLACES, caps=[(1.05, "run")])
+    result = perform(one)
+    assert result.stopped == "budget"
+    book = Ledgerbook(one.ledger, kontext_sandbox)
+    book.check()
+    assert book.billed == book.count("charged") == len(book.attempts) == 10
+
+
+def test_the_log_tells_what_was_sent(tmp_path: Path) -> None:
+    uptime = uptime_id() or "an uptime"
+    path = tmp_path / "claimant.sent"
+    log = SentLog(path, uptime)
+    for attempt in (7, 70, 12):
+        log.add(attempt)
+    kept = path.read_bytes()
+    log.close()
+    with pytest.raises(LedgerError, match="is closed"):
+        log.add(1)
+    assert not path.exists()
+    assert read_sent(path) is None
+    if uptime_id() is not None:
+        path.write_bytes(kept)
+        assert read_sent(path) == {7, 70, 12}
+        # The last entry was cut: what it was for did not happen.
+        path.write_bytes(kept[:-1])
+        assert read_sent(path) == {7, 70}
+    path.write_bytes(b"another" + kept)
+    assert read_sent(path) is None
+    path.write_bytes(b"")
+    assert read_sent(path) is None
+
+
+def test_a_log_that_can_not_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"nowhere.*can't be written: No such file"):
+        SentLog(tmp_path / "nowhere" / "claimant.sent", "uptime")
+
+
+def test_a_lane_is_narrow_for_work_here_and_wide_for_work_elsewhere() -> None:
+    lane = Lane(few=2, most=4)
+    assert lane.opens() == 0.0
+    lane.begin()
+    lane.begin()
+    later = lane.opens()
+    assert later is not None
+    assert 0 < later - time.monotonic() <= FAR_S
+    for _ in range(20):
+        lane.end(0.001)
+        lane.begin()
+    assert (lane.opens() or 0) > time.monotonic()
+    for _ in range(20):
+        lane.end(10 * FAR_S)
+        lane.begin()
+    assert lane.opens() == 0.0
+    lane.begin()
+    lane.begin()
+    assert lane.opens() is None
