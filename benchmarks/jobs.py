@@ -1,14 +1,17 @@
 """The same job done in two ways, each in a process of its own that reports what it used.
 
-    python -m benchmarks.jobs bare|pipeline --url URL --rows N --concurrency C [...]
+    python -m benchmarks.jobs bare|writing|pipeline JOB FOLDER
 
 `bare` is a `requests` thread pool with kept connections that reads every answer and stores nothing. On
-v2 it knows to the millisecond when a job will be done, which no real client does. `pipeline` is the
+v2 it knows to the millisecond when a job will be done, which no real client does. `writing` is the same, but
+writes each picture to a file, unflushed: what that costs differs between machines. `pipeline` is the
 product: manifest, plan, ledger, image store, metadata tables.
 """
 
 import argparse
+import csv
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -18,8 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import pyarrow as pa
 
 from benchmarks.planning import rows, write
 
@@ -62,7 +63,10 @@ def in_own_process(kind: str, job: Job) -> Used:
 
 def start(kind: str, job: Job) -> "subprocess.Popen[str]":
     """Begin a job in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.jobs", kind, json.dumps(asdict(job))]
+    folder = tempfile.mkdtemp(prefix="kontext-benchmark-job-")
+    # Made here: what is measured there is the job.
+    write(rows(job.rows, job.first_row), Path(folder) / f"rows-{job.first_row}.csv")
+    command = [sys.executable, "-m", "benchmarks.jobs", kind, json.dumps(asdict(job)), folder]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -71,17 +75,34 @@ def finish(process: "subprocess.Popen[str]") -> Used:
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"a job failed: {process.args!r}")
+    _empty(Path(str(process.args[-1])))  # type: ignore[index]
     return Used(**json.loads(output))
 
 
-def bare(job: Job, table: pa.Table) -> tuple[int, float]:
+def _empty(folder: Path) -> None:
+    """Give back the memory and the disk that a job's files take, without removing the files.
+
+    ext4 looks at every file that was removed in the last half minute before it makes a new one, so that would
+    slow the next job down; and on a virtual machine, memory that was never used before is dear to touch.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
+
+
+def bare(job: Job, manifest: Path, *, write_to: Path | None = None) -> tuple[int, float]:
     """Do it with a thread pool. Return the number of pictures and the seconds of CPU before the first."""
     import requests
     from requests.adapters import HTTPAdapter
 
+    with manifest.open() as file:
+        asked = [
+            {name: row[name] for name in ("prompt", "input_image", "aspect_ratio")}
+            for row in csv.DictReader(file)
+        ]
     bodies = [
         {**row, "seed": number, "output_format": "png", "safety_tolerance": 2}
-        for number, row in enumerate(table.select(["prompt", "input_image", "aspect_ratio"]).to_pylist())
+        for number, row in enumerate(asked)
     ]
     session = requests.Session()
     session.mount("http://", HTTPAdapter(pool_maxsize=job.concurrency))
@@ -92,18 +113,23 @@ def bare(job: Job, table: pa.Table) -> tuple[int, float]:
         answer.raise_for_status()
         return answer
 
+    def keep(body: dict[str, Any], picture: bytes) -> int:
+        if write_to is not None:
+            (write_to / f"{body['seed']}.png").write_bytes(picture)
+        return len(picture)
+
     def call(body: dict[str, Any]) -> int:
         answer = session.post(
             f"{job.url}/{job.api}/flux-kontext-max", json=body, headers=headers, timeout=300
         )
         answer.raise_for_status()
         if job.api == "v1":
-            return len(answer.content)
+            return keep(body, answer.content)
         places = answer.json()
         time.sleep(job.latency_s)
         while get(places["status_url"]).json()["status"] != "COMPLETED":
             time.sleep(ASK_AGAIN_S)
-        return len(get(get(places["response_url"]).json()["output"]).content)
+        return keep(body, get(get(places["response_url"]).json()["output"]).content)
 
     before = _cpu_s()
     with ThreadPoolExecutor(job.concurrency) as pool:
@@ -147,16 +173,18 @@ def _peak_mb() -> float:
 
 def _main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["bare", "pipeline"])
+    parser.add_argument("kind", choices=["bare", "writing", "pipeline"])
     parser.add_argument("job", help="a Job, as JSON")
+    parser.add_argument("folder", help="where the manifest is, and the data directory if the job names none")
     given = parser.parse_args()
     job = Job(**json.loads(given.job))
-    with tempfile.TemporaryDirectory(prefix="kontext-benchmark-") as folder:
-        manifest = Path(folder) / f"rows-{job.first_row}.csv"
-        table = rows(job.rows, job.first_row)
-        write(table, manifest)
-        pictures, before = bare(job, table) if given.kind == "bare" else pipeline(job, manifest)
-        used = Used(_cpu_s() - before, before, _peak_mb(), pictures)
+    manifest = Path(given.folder) / f"rows-{job.first_row}.csv"
+    if given.kind == "pipeline":
+        pictures, before = pipeline(job, manifest)
+    else:
+        write_to = manifest.parent if given.kind == "writing" else None
+        pictures, before = bare(job, manifest, write_to=write_to)
+    used = Used(_cpu_s() - before, before, _peak_mb(), pictures)
     assert pictures == job.rows, f"{pictures} pictures of {job.rows}"
     print(json.dumps(asdict(used)))
 
