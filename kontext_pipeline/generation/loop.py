@@ -196,6 +196,7 @@ class GenerationLoop:
         self._paused_until = 0.0
         self._ask_again_at = 0.0
         self._pause_seen = 0.0
+        self._looking = threading.Lock()
 
     # --- the run, as its caller sees it ---------------------------------------------------------
 
@@ -593,10 +594,8 @@ class GenerationLoop:
         """Whether nothing has happened since the draft was made that forbids sending it; else see to it."""
         self._store.check_room(self.progress.in_flight)
         self._ledger.database.check_room()
-        now = time.monotonic()
-        if self._drafts_wanted and now - self._pause_seen > PAUSE_SEEN_S:
-            self._pause_seen = now
-            self._note_pause(self._ledger.paused_for())
+        if self._drafts_wanted:
+            self._look_for_pause()
         if self._halt.is_set() or not self._ledger.lease.is_fresh():
             # Stopped, or asleep for so long that another run may have taken it over.
             self._withdraw(draft)
@@ -606,6 +605,14 @@ class GenerationLoop:
                 self._drafts.appendleft(draft)
                 return False
         return True
+
+    def _look_for_pause(self) -> None:
+        """Make sure that a pause which another process has asked for is known here."""
+        # Whoever comes meanwhile waits for what the first one finds.
+        with self._looking:
+            if time.monotonic() - self._pause_seen > PAUSE_SEEN_S:
+                self._note_pause(self._ledger.paused_for())
+                self._pause_seen = time.monotonic()
 
     def _withdraw(self, draft: Draft) -> None:
         """Take back what was not sent."""
