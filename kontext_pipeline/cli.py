@@ -4,6 +4,7 @@ Every command's heavy imports are inside it, so that `kontext --help` answers at
 """
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -85,6 +86,9 @@ def main() -> None:
     Settings come from options, then the environment, then a .env file; the README lists them. `kontext run
     --backend sandbox MANIFEST` tries everything for nothing.
     """
+    # Arrow's own allocator keeps what planning needed, some 20 MB and what grows with the manifest, and the run that
+    # follows can't use it. Read when pyarrow is first imported, here and in the processes that Dagster starts.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
 @main.command()

@@ -64,7 +64,7 @@ TAKEN_NAMES: Final = frozenset(
 )
 """Columns that the metadata table adds; a manifest's own columns need other names."""
 _LONGEST_NAME: Final = 64
-_BLOCK_BYTES: Final = 8 * 2**20
+_BLOCK_BYTES: Final = 2**20
 _LARGEST_BLOCK_BYTES: Final = 2**30
 _TYPES: Final = (".csv", ".parquet")
 _FORMAT_SPELLINGS: Final = {**{name: name for name in OUTPUT_FORMATS}, "jpeg": "jpg"}

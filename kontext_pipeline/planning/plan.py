@@ -70,7 +70,7 @@ PLAN_COLUMNS: Final = pa.schema(
 _FORMAT: Final = 1
 _FOOTER_KEY: Final = b"kontext_plan"
 _MOST_ROWS_NAMED: Final = 20
-_BYTES_AT_ONCE: Final = 32 * 2**20
+_BYTES_AT_ONCE: Final = 2 * 2**20
 _LOCK_WAIT_S: Final = 600
 _WITHOUT_DICTIONARY: Final = frozenset({"row", "id", "prompt", "input_image", "seed", "fingerprint"})
 
@@ -331,6 +331,7 @@ def make_plan(
             _replan(manifests, origins, earlier, folder, batch_size=batch_size)
             for file in earlier.values():
                 file.close()
+            _give_back_memory()
             return Plan(
                 [_PlanFile(manifest.name, folder / f"{manifest.name}.parquet") for manifest in manifests]
             )
@@ -425,6 +426,7 @@ def _replan(
     for manifest in manifests:
         known |= _remembered_pictures(folder, manifest.name)
     everything = read_rows(manifests, known)
+    _give_back_memory()
     drafts = []
     count = 0
     while everything:
@@ -442,6 +444,11 @@ def _replan(
         )
     for draft in drafts:
         draft.write(folder)
+
+
+def _give_back_memory() -> None:
+    """Return what Arrow keeps for later to the system: a run that follows needs it for other things."""
+    pa.default_memory_pool().release_unused()
 
 
 class _Draft:
