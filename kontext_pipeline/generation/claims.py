@@ -109,6 +109,10 @@ class Lease:
         if self._sent is not None:
             self._sent.add(attempt)
 
+    def end_sending(self) -> frozenset[int] | None:
+        """Let nothing more be sent, and return the attempts that were; None where nobody can tell."""
+        return None if self._sent is None else self._sent.end()
+
     def is_fresh(self) -> bool:
         """Whether this process was heard so recently that nobody can have taken over."""
         return time.monotonic() - self._heard < self.lease_s / 2
@@ -143,7 +147,7 @@ class Lease:
                 self._lock.release(force=True)
         else:
             if self._sent is not None:
-                self._sent.close()
+                self._sent.remove()
             _remove(self._lock)
 
 

@@ -35,9 +35,11 @@ class Lane:
     _usual_s: float = 0.0
     _moved: float = 0.0
 
-    def opens(self) -> float | None:
-        """When the next may begin, on the monotonic clock; None where that depends on one's ending."""
-        if self.active < (self.most if self._usual_s > FAR_S else min(self.few, self.most)):
+    def opens(self, few: int | None = None) -> float | None:
+        """When the next may begin, on the monotonic clock; None where that depends on one's ending. `few`: other
+        than usual.
+        """
+        if self.active < (self.most if self._usual_s > FAR_S else min(few or self.few, self.most)):
             return 0.0
         # One that got stuck does not hold up the others.
         return self._moved + FAR_S if self.active < self.most else None

@@ -166,17 +166,16 @@ class Database:
         """Do what `write` does without waiting for it.
 
         What is done with the future's end by way of `add_done_callback` holds up all other writes, and must
-        not write itself.
-
-        Raises:
-            LedgerError: the ledger is closed.
+        not wait for one itself. The future raises what `write` does.
         """
         future: Future[T] = Future()
         with self._closing:
             # Together, so that nothing is put behind the end, where nobody would ever take it.
-            if self._closed:
-                raise LedgerError(f"the ledger {self} is closed")
-            self._queue.put(_Write(work, future, patient))
+            closed = self._closed
+            if not closed:
+                self._queue.put(_Write(work, future, patient))
+        if closed:
+            future.set_exception(LedgerError(f"the ledger {self} is closed"))
         return future
 
     def check_room(self) -> None:

@@ -6,6 +6,7 @@ what it really cost and writes the generation's outcome, again in one. Amounts a
 USD here.
 """
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from sqlalchemy import Connection, bindparam, text
 
+from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.claims import Lease, Obituaries, end, forget, sent_by
 from kontext_pipeline.generation.database import Database, Transaction
 from kontext_pipeline.generation.money import Cap, Money, usd
@@ -165,10 +167,19 @@ class Ledger:
             self.database.close()
 
     def leave(self) -> None:
-        """Stop being a claimant: what is still claimed is free for others at once."""
+        """Stop being a claimant: what is still claimed is free for others at once.
+
+        Attempts that were opened and never sent are released, whatever kept them from being withdrawn.
+        """
         lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.close()
+        if lease is None:
+            return
+        sent = lease.end_sending()
+        if sent is not None:
+            # Where this can't be written, leaving can't either, and the log stays for the next run to read.
+            with contextlib.suppress(LedgerError):
+                self.database.write(lambda transaction: _release_unsent(transaction, lease.id, sent))
+        lease.close()
 
     def enter(self, *, run_id: str, lease_s: float) -> None:
         """Become a claimant: from here on attempts can be opened."""
@@ -535,6 +546,12 @@ def _close(
     return keep
 
 
+def _release_unsent(transaction: Transaction, claimant: str, sent: frozenset[int]) -> None:
+    for row in transaction.execute(_OPEN_OF, {"claimant": claimant}).fetchall():
+        if row["id"] not in sent:
+            _close(transaction, row["id"], NOT_SENT, status="pending")
+
+
 def _is_open(transaction: Transaction, attempt: int, fingerprint: str, claimant: str) -> bool:
     row = transaction.execute(_ATTEMPT, {"id": attempt}).fetchone()
     return row is not None and (row["fingerprint"], row["claimant"], row["state"]) == (
@@ -606,6 +623,10 @@ _ADD_ATTEMPT = (
 )
 _ATTEMPT = (
     "SELECT fingerprint, backend, run_id, claimant, state, outcome, price, day FROM attempts WHERE id = :id"
+)
+_OPEN_OF = (
+    # The condition of the index `attempts_unsettled`, word for word, or SQLite would not use it.
+    "SELECT id FROM attempts WHERE state IN ('open', 'unknown') AND state = 'open' AND claimant = :claimant"
 )
 _CLOSE_ATTEMPT = (
     "UPDATE attempts SET state = :state, outcome = :outcome, cause = :cause, cost = :cost, "

@@ -19,11 +19,11 @@ import heapq
 import itertools
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypeVar
 
 from kontext_pipeline.errors import KontextError, LedgerError
 from kontext_pipeline.generation.crew import Crew, Lane, Task
@@ -49,7 +49,7 @@ from kontext_pipeline.generation.store import ImageStore, StoreFull
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
-from kontext_pipeline.segmind.outcomes import Call, Outcome
+from kontext_pipeline.segmind.outcomes import Call, Charge, Outcome
 
 ASK_AGAIN_S: Final = 0.5
 """How soon to look again at what another run holds: a request, or the last of a budget. Seconds."""
@@ -70,7 +70,7 @@ SETTLING_AT_LEISURE: Final = 3
 """Answers that are settled at a time where nothing waits to be sent."""
 BACKLOG: Final = 256
 """Answers that wait to be settled before no more is sent; twice the places in flight, if that is more."""
-PAUSE_SEEN_S: Final = 0.25
+PAUSE_SEEN_S: Final = 0.5
 """How old the knowledge may be that no other process has met the account's limit, seconds."""
 FETCHES: Final = 8
 """Times a finished job's file may turn out to be no picture before that is believed; asking is free."""
@@ -84,6 +84,11 @@ SHORTEST_PAUSE_S: Final = 0.1
 """Pause after a 429 that says it resets now: clocks tick coarsely."""
 LAST_WORDS_S: Final = 5.0
 """How long calls that are being cut off may take to settle what they know."""
+
+
+_Write = Literal["opening", "recording", "closing"]
+"""What may be on its way to the ledger: a draft, a v2 job, a picture's attempt."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +196,7 @@ class GenerationLoop:
         self._parked: dict[str, list[Wish]] = {}
         self._source_done = False
         self._source_error: BaseException | None = None
-        self._writing = 0
-        self._opening = 0
+        self._writing: Counter[_Write] = Counter()
         self._paused_until = 0.0
         self._ask_again_at = 0.0
         self._pause_seen = 0.0
@@ -285,7 +289,7 @@ class GenerationLoop:
                 self._state.wait(min(left, 1.0))
 
     def _done(self, *, draining: bool) -> bool:
-        at_rest = self._crew.busy == self._writing == 0 and not self._answered and not self._drafts
+        at_rest = not (self._crew.busy or self._writing.total() or self._answered or self._drafts)
         through = at_rest and len(self._jobs) <= len(self._overdue)
         if draining or self.stopped is not None:
             return through
@@ -345,7 +349,7 @@ class GenerationLoop:
 
     def _place_due(self) -> float | None:
         """When there is a place in flight for another request."""
-        backlog = len(self._answered) + self._writing - self._opening
+        backlog = len(self._answered) + self._writing["recording"] + self._writing["closing"]
         if self.progress.in_flight >= self._places.allowed or backlog >= self._backlog:
             return None
         return _both(self._paused_until, self._sending.opens())
@@ -358,21 +362,30 @@ class GenerationLoop:
             opens = self._place_due()
         else:
             free = max(0, self._places.allowed - self.progress.in_flight)
-            if len(self._drafts) + self._opening + self._preparing.active >= self._drafts_wanted + free:
+            if (
+                len(self._drafts) + self._writing["opening"] + self._preparing.active
+                >= self._drafts_wanted + free
+            ):
                 return None
-            # Where no place is empty there is time to do it by and by.
-            hurry = self._preparing.active < min(free, self._preparing.most)
-            opens = 0.0 if hurry else self._preparing.opens()
+            # Where there is a draft for each empty place there is time to do it by and by, and while there are some
+            # more, in the lulls between bursts of answers.
+            missing = min(free - len(self._drafts), self._preparing.most)
+            opens = 0.0 if self._preparing.active < missing else self._preparing.opens()
+            if -missing > self._drafts_wanted // 4:
+                opens = _both(opens, self._landed_at + LULL_S)
         return _both(max(since, self._ask_again_at), opens)
 
     def _answer_due(self) -> float | None:
         if not self._answered:
             return None
+        if self._source_done and not (self._ready or self._drafts):
+            # Nothing more is to be sent that it could hold up.
+            return self._settling.opens(few=SETTLING_AT_LEISURE)
         came, _ = self._answered[0]
-        # At the end of a run there is nothing else to do; and they must not pile up.
+        # They must not pile up.
         urgent = self._drafts and len(self._answered) < self._backlog // 4
-        self._settling.few = 1 if urgent else SETTLING_AT_LEISURE
-        return _both(min(self._landed_at + LULL_S, came + LONGEST_BURST_S), self._settling.opens())
+        opens = self._settling.opens(few=1 if urgent else SETTLING_AT_LEISURE)
+        return _both(min(self._landed_at + LULL_S, came + LONGEST_BURST_S), opens)
 
     def _take_draft(self) -> Task:
         draft = self._drafts.popleft()
@@ -438,36 +451,25 @@ class GenerationLoop:
         found = self._look(wish)
         if found is None:
             return
-        with self._state:
-            self._writing += 1
-            self._opening += 1
-        try:
-            # With drafts in hand there is time for the commit to be shared.
-            opening = self._ask_ledger(wish, patient=len(self._drafts) > 0)
-        except BaseException:
-            with self._state:
-                self._writing -= 1
-                self._opening -= 1
-            raise
-        opening.add_done_callback(lambda opening: self._prepared(found, opening))
+        price, day = self._price, _today()
+        # With drafts in hand there is time for the commit to be shared.
+        opening = self._ask_ledger(wish, price, patient=len(self._drafts) > 0)
+        self._when_written("opening", opening, lambda opened: self._prepared(found, price, day, opened))
 
-    def _prepared(self, found: Found, opening: Future[Opening]) -> None:
-        if opening.exception() is None:
-            wish = found.wish
-            match opening.result():
-                case Wait(seconds):
-                    self._note_pause(seconds)
-                    self._put_back(wish, seconds)
-                case Capped() as capped if self._may_yet_fit(capped):
-                    self._put_back(wish, ASK_AGAIN_S)
-                case answer:
-                    attempt = self._heed(wish, answer)
-                    if attempt is not None:
-                        with self._state:
-                            self._drafts.append(Draft(found, attempt))
-        with self._state:
-            self._opening -= 1
-        self._written(opening)
+    def _prepared(self, found: Found, price: int, day: int, opening: Opening) -> None:
+        match opening:
+            case Wait(seconds):
+                self._note_pause(seconds)
+                self._put_back(found.wish, seconds)
+            case Capped() as capped if self._may_yet_fit(capped):
+                self._put_back(found.wish, ASK_AGAIN_S)
+            case _:
+                attempt = self._heed(found.wish, opening)
+                if attempt is not None:
+                    with self._state:
+                        self._drafts.append(Draft(found, attempt, price, day))
+                        # It was opened, so nobody had asked for a pause.
+                        self._pause_seen = time.monotonic()
 
     def _put_back(self, wish: Wish, pause_s: float) -> None:
         """Prepare this one first, and none before that: what it was told holds for all."""
@@ -480,9 +482,7 @@ class GenerationLoop:
         draft = None
         try:
             found = self._look(wish)
-            attempt = None if found is None else self._open(wish)
-            if found is not None and attempt is not None:
-                draft = Draft(found, attempt)
+            draft = None if found is None else self._open(found)
         finally:
             if draft is None:
                 self._land()
@@ -503,14 +503,14 @@ class GenerationLoop:
         except InputUnavailable as error:
             return Found(wish, None, error.answer)
 
-    def _ask_ledger(self, wish: Wish, *, patient: bool = False) -> Future[Opening]:
+    def _ask_ledger(self, wish: Wish, price: int, *, patient: bool = False) -> Future[Opening]:
         self._store.check_room(max(1, self.progress.in_flight))
         options = self._options
         return self._ledger.open(
             wish.fingerprint,
             wish.batch,
             api_version=options.api_version,
-            price=self._price,
+            price=price,
             caps=options.caps,
             rpm=options.rpm,
             unknown_retries=options.retries.unknown_retries,
@@ -518,17 +518,19 @@ class GenerationLoop:
             patient=patient,
         )
 
-    def _open(self, wish: Wish) -> int | None:
+    def _open(self, found: Found) -> Draft | None:
         """Wait for the attempt that allows the POST; None where there is to be none."""
         with self._turn:
             while not self._halt.is_set():
-                match self._ask_ledger(wish).result():
+                price, day = self._price, _today()
+                match self._ask_ledger(found.wish, price).result():
                     case Wait(seconds):
                         self._halt.wait(seconds)
                     case Capped() as capped if self._may_yet_fit(capped):
                         self._halt.wait(ASK_AGAIN_S)
                     case opening:
-                        return self._heed(wish, opening)
+                        attempt = self._heed(found.wish, opening)
+                        return None if attempt is None else Draft(found, attempt, price, day)
         return None
 
     def _may_yet_fit(self, capped: Capped) -> bool:
@@ -560,10 +562,10 @@ class GenerationLoop:
             if not self._may_go(draft):
                 return
             if draft.found.unavailable is not None:
-                unsent = Sent(draft.attempt, wish.fingerprint, wish, self._price)
+                unsent = Sent(draft.attempt, wish.fingerprint, wish, draft.price)
                 self._conclude(unsent, draft.found.unavailable)
                 return
-            sent = Sent(draft.attempt, wish.fingerprint, wish, self._price, time.time_ns() // 1000)
+            sent = Sent(draft.attempt, wish.fingerprint, wish, draft.price, time.time_ns() // 1000)
             self._ledger.lease.sending(sent.attempt)
             with self._state:
                 self.progress.attempts += 1
@@ -580,6 +582,7 @@ class GenerationLoop:
                 # At once, and in the place that it had: it may be a reason to send nothing more.
                 self._conclude(sent, answer)
             else:
+                self._note_price(answer)
                 self._answer(lambda: self._conclude(sent, answer))
         finally:
             if not landed:
@@ -596,8 +599,10 @@ class GenerationLoop:
         self._ledger.database.check_room()
         if self._drafts_wanted:
             self._look_for_pause()
-        if self._halt.is_set() or not self._ledger.lease.is_fresh():
-            # Stopped, or asleep for so long that another run may have taken it over.
+        # What is held for it must be what it may cost, and count against the caps of the day when it is spent.
+        holds = draft.price >= self._price and draft.day == _today()
+        if self._halt.is_set() or not holds or not self._ledger.lease.is_fresh():
+            # Stale may also be who was asleep for so long that another run may have taken it over.
             self._withdraw(draft)
             return False
         with self._state:
@@ -637,25 +642,29 @@ class GenerationLoop:
         """Write a new job down, then ask for it until it is done."""
         assert sent.at is not None, "it was sent just now"
         flight = Flight(sent, job, time.monotonic())
-        with self._state:
-            self._writing += 1
         recorded = self._ledger.record_job(sent.attempt, job.to_json(), job.request_id, sent.at)
-        recorded.add_done_callback(lambda recorded: self._watched(flight, recorded))
+        # Not polled before it is on the disk, but all the same where that failed: then only this process can
+        # collect it.
+        recorded.add_done_callback(lambda _: self._later(flight, self._polls.next_poll(0.0, len(self._jobs))))
+        self._when_written("recording", recorded, lambda _: None)
 
-    def _watched(self, flight: Flight, recorded: Future[None]) -> None:
-        """A new job has been written down."""
-        # Asked for also where that failed: then only this process can collect it.
-        self._later(flight, self._polls.next_poll(0.0, len(self._jobs)))
-        self._written(recorded)
-
-    def _written(self, written: Future[Any]) -> None:
-        error = written.exception()
-        if isinstance(error, Exception):
-            self._failed(error)
+    def _when_written(self, what: _Write, written: Future[T], work: Callable[[T], None]) -> None:
+        """Do `work` with the result of a write once it is on the disk; until then the run is not done."""
         with self._state:
-            self._writing -= 1
-            self._freed()
-            self._crew.summon()
+            self._writing[what] += 1
+
+        def done(written: Future[T]) -> None:
+            try:
+                work(written.result())
+            except Exception as error:  # noqa: BLE001  nobody else would hear of it
+                self._failed(error)
+            finally:
+                with self._state:
+                    self._writing[what] -= 1
+                    self._freed()
+                    self._crew.summon()
+
+        written.add_done_callback(done)
 
     def _ask(self, flight: Flight) -> None:
         if flight.completed is not None:
@@ -668,7 +677,8 @@ class GenerationLoop:
             case Outcome.COMPLETED:
                 if flight.sent.wish is not None:
                     # Of a job that an earlier run submitted, nobody knows how long it took.
-                    self._learn(asked, flight.waiting)
+                    flight.took = self._polls.found(asked, flight.waiting)
+                    self._learn(flight, answer)
                 flight.failures = 0
                 completed = flight.completed = time.monotonic()
                 self._answer(lambda: self._fetch(flight, completed))
@@ -688,19 +698,29 @@ class GenerationLoop:
                 flight.failures += 1
                 self._later(flight, answer.retry_after_s or self._options.retries.pause(flight.failures))
 
-    def _learn(self, done_s: float, waiting_s: float) -> None:
-        if not self._polls.learn(done_s, waiting_s):
+    def _learn(self, flight: Flight, answer: Answer) -> None:
+        """Heed what a job's end tells of how long the others will take."""
+        if flight.took is not None and answer.total_time_s is not None:
+            self._polls.told(flight.took, answer.total_time_s)
+        if not self._polls.moved():
             return
-        # Now that it is known how long a job takes, none needs to wait for its blind turn.
+        usual_s = self._polls.usual_s
+
+        def due_then(due: float, flight: Flight) -> float:
+            if flight.failures or flight.completed is not None or flight.sent.wish is None:
+                return due
+            forecast = flight.submitted + usual_s
+            return min(due, forecast) if flight.waiting else forecast
+
         with self._state:
-            usual = self._polls.usual_s
-            self._jobs = [
-                (min(due, flight.submitted + usual), ticket, flight) for due, ticket, flight in self._jobs
-            ]
+            self._jobs = [(due_then(due, flight), ticket, flight) for due, ticket, flight in self._jobs]
             heapq.heapify(self._jobs)
+            self._crew.summon()
 
     def _fetch(self, flight: Flight, completed: float) -> None:
         answer = self._client.fetch(flight.job, self._store.spool, flight.sent.fingerprint)
+        if answer.outcome is Outcome.SUCCEEDED:
+            self._learn(flight, answer)
         flight.unusable += answer.outcome is Outcome.UNUSABLE
         final = answer.outcome in (Outcome.SUCCEEDED, Outcome.REJECTED, Outcome.EXPIRED)
         if final or flight.unusable >= FETCHES:
@@ -749,6 +769,7 @@ class GenerationLoop:
     # --- from answer to outcome -----------------------------------------------------------------
 
     def _conclude(self, sent: Sent, answer: Answer) -> None:
+        self._note_price(answer)
         closing = closing_of(sent, answer)
         if answer.picture is not None:
             self._keep(sent, answer, closing)
@@ -812,24 +833,20 @@ class GenerationLoop:
             self._ledger.close_attempt(sent.attempt, closing, status="pending")
             self._count(sent, answer, closing)
             return
-        with self._state:
-            self._writing += 1
         closed = self._ledger.close_with_picture(sent.attempt, closing, stored)
-        closed.add_done_callback(lambda closed: self._kept(sent, answer, closing, closed))
+        self._when_written("closing", closed, lambda _: self._kept(sent, answer, closing))
         if answer.spilled:
             self.stop(
                 "disk_full", f"{self._store.spool} can't be written. Make room and start again to go on."
             )
 
-    def _kept(self, sent: Sent, answer: Answer, closing: Closing, closed: Future[bool]) -> None:
+    def _kept(self, sent: Sent, answer: Answer, closing: Closing) -> None:
         """A picture is there and its attempt settled."""
-        if closed.exception() is None:
-            self._count(sent, answer, closing)
-            self._through(sent.wish, "succeeded")
-            with self._state:
-                self._exhausted_in_a_row = 0
-                self._places.regain()
-        self._written(closed)
+        self._count(sent, answer, closing)
+        self._through(sent.wish, "succeeded")
+        with self._state:
+            self._exhausted_in_a_row = 0
+            self._places.regain()
 
     def _count(self, sent: Sent, answer: Answer, closing: Closing) -> None:
         with self._state:
@@ -837,8 +854,12 @@ class GenerationLoop:
             self.progress.possibly_charged += sent.price if closing.state == "unknown" else 0
             if answer.error:
                 self.progress.latest_error = answer.error
-            if closing.state == "charged":
-                self._price = max(self._price, closing.cost)
+
+    def _note_price(self, answer: Answer) -> None:
+        """Ask for more room from here on, if one costs more than is known: also for what is ready to be sent."""
+        if answer.charge is Charge.YES and answer.cost_usd is not None:
+            with self._state:
+                self._price = max(self._price, micros(answer.cost_usd))
 
     def _through(self, wish: Wish | None, status: Status, *, found: bool = False) -> None:
         if wish is None:
@@ -920,6 +941,11 @@ class GenerationLoop:
             self._ledger.close_attempt(orphan.attempt, closing, status="unknown")
             with self._state:
                 self.progress.possibly_charged += orphan.price
+
+
+def _today() -> int:
+    """The UTC day, counted from 1970."""
+    return int(time.time() // 86_400)
 
 
 def _both(due: float | None, other: float | None) -> float | None:

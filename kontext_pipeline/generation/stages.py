@@ -8,6 +8,7 @@ from typing import Literal
 
 from kontext_pipeline.generation.ledger import Closing
 from kontext_pipeline.generation.money import micros
+from kontext_pipeline.generation.polling import Took
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.outcomes import Charge
 from kontext_pipeline.segmind.request import GenerationRequest
@@ -40,6 +41,10 @@ class Draft:
 
     found: Found
     attempt: int
+    price: int
+    """What is held for it, millionths of a USD."""
+    day: int
+    """The UTC day, since 1970, of whose caps it is held."""
 
     @property
     def wish(self) -> Wish:
@@ -72,6 +77,8 @@ class Flight:
     """Its age when it was last found unfinished."""
     completed: float | None = None
     """When its picture was ready to be fetched."""
+    took: Took | None = None
+    """What was learned from it about how long a job takes."""
     landed: bool = False
     """It holds no place in flight any more."""
 

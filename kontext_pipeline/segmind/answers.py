@@ -60,7 +60,8 @@ class Answer:
     `cause` is a short name for statistics, empty where nothing went wrong; `error` is the server's (or
     the network's) words on one line of at most 500 characters. `cost_usd` and `remaining_credits` (USD)
     are None where the answer did not say. `retry_after_s` is 0 to 3600 s from the moment of the answer,
-    by the server's own clock, None where it did not say. `latency_s` is the whole call's, spooling
+    by the server's own clock, None where it did not say. `total_time_s` is what a v2 job took with its
+    wait in the queue, as the server says. `latency_s` is the whole call's, spooling
     included.
 
     `remains` is where the bytes lie of a success that holds no whole picture: they may have been paid
@@ -78,6 +79,7 @@ class Answer:
     remaining_credits: float | None = None
     request_id: str | None = None
     generation_time_s: float | None = None
+    total_time_s: float | None = None
     seed_value: int | None = None
     retry_after_s: float | None = None
     latency_s: float = 0.0

@@ -24,7 +24,7 @@ import requests
 from kontext_pipeline.errors import KontextError, SettingsError
 from kontext_pipeline.segmind.answers import Answer, Credits, Job, Picture
 from kontext_pipeline.segmind.hosts import is_inside
-from kontext_pipeline.segmind.images import ImageInfo, NotAPicture, inspect_file
+from kontext_pipeline.segmind.images import ImageInfo, NotAPicture, inspect, inspect_bytes
 from kontext_pipeline.segmind.model import MODEL
 from kontext_pipeline.segmind.outcomes import Call, Outcome, meaning
 from kontext_pipeline.segmind.pacing import retry_after
@@ -615,8 +615,9 @@ def _remove(path: Path | None) -> None:
 
 def _inspected(received: Received) -> ImageInfo | NotAPicture:
     try:
-        with received.open() as file:
-            return inspect_file(file)
+        if received.path is None or received.whole is not None:
+            return inspect_bytes(received.whole or received.data or b"")
+        return inspect(received.path)
     except NotAPicture as reason:
         return reason
     except OSError as error:
@@ -641,11 +642,13 @@ def _with_metrics(answer: Answer, document: Any) -> Answer:
     cost = _amount(metrics.get("cost"))
     left = _amount(metrics.get("remaining_credits"))
     time_s = _amount(metrics.get("inference_time"))
+    total_s = _amount(metrics.get("total_time"))
     return replace(
         answer,
         cost_usd=answer.cost_usd if cost is None else cost,
         remaining_credits=answer.remaining_credits if left is None else left,
         generation_time_s=answer.generation_time_s if time_s is None else time_s,
+        total_time_s=answer.total_time_s if total_s is None else total_s,
     )
 
 

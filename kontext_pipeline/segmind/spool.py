@@ -24,7 +24,8 @@ than all else that is done with it."""
 class Received:
     """A body that arrived: in the file `path`, or in `data` where it is a short text or no disk would take it.
 
-    `spilled`: it is not in the spool, which could not be written.
+    `spilled`: it is not in the spool, which could not be written. `whole`: the bytes once more, where they came in one
+    piece, so that whoever looks at them need not read them back.
     """
 
     path: Path | None
@@ -32,6 +33,7 @@ class Received:
     sha256: str
     size: int
     spilled: bool
+    whole: bytes | None = None
 
     def open(self) -> BinaryIO:
         """Return a seekable file of the bytes."""
@@ -74,6 +76,7 @@ class Spool:
         self._rescue = rescue
         self._name = name
         self._text: bytes | None = None if as_file else b""
+        self._whole: bytes | None = None
         self._hash = hashlib.sha256()
         self._path: Path | None = None
         self._file: io.FileIO | None = None
@@ -81,6 +84,7 @@ class Spool:
 
     def write(self, data: bytes) -> None:
         """Add `data`."""
+        self._whole = None if self.size else data
         self._hash.update(data)
         self.size += len(data)
         if self._text is not None:
@@ -110,7 +114,7 @@ class Spool:
                 # flushes the file will meet the fault again.
                 self.spilled = True
         data = None if self._memory is None else bytes(self._memory)
-        return Received(self._path, data, self._hash.hexdigest(), self.size, self.spilled)
+        return Received(self._path, data, self._hash.hexdigest(), self.size, self.spilled, self._whole)
 
     def discard(self) -> None:
         """Drop everything."""

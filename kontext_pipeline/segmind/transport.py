@@ -33,6 +33,7 @@ IDLE_LIMIT_S: Final = 3.0
 Node.js) to 75 s (nginx), and a POST that meets the close can't be told from one that was billed."""
 CHUNK_BYTES: Final = 256 * 1024
 """Read at once: large enough that a picture costs few calls, small against 400 in flight."""
+_SHORT_BODY_BYTES: Final = 1 << 16
 _WATCH_INTERVAL_S: Final = 0.2
 _HOSTS: Final = 32
 """Hosts whose connections are kept: the API, uploads, and the file servers that outputs lie on."""
@@ -109,6 +110,14 @@ class _Watched:
 
     sock: Any
     idle_since: float | None = None
+    _head: bytes | None = None
+    """Headers that wait for a short body, to leave with it in one piece: one system call, one packet."""
+    _body_follows = False
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
+        self._head = None
+        self._body_follows = isinstance(body, bytes) and 0 < len(body) <= _SHORT_BODY_BYTES
+        super().request(method, url, body, headers, **options)  # type: ignore[misc]
 
     def connect(self) -> None:
         try:
@@ -119,6 +128,11 @@ class _Watched:
                 _thread.flight.not_sent()
 
     def send(self, data: Any) -> None:
+        if self._body_follows:
+            self._head, self._body_follows = data, False
+            return
+        if self._head is not None:
+            data, self._head = self._head + data, None
         if self.sock is None:
             self.connect()
         if _thread.flight is not None:

@@ -1,6 +1,7 @@
 """Requests that are ready before there is a place for them: never sent twice, never counted as sent when not."""
 
 import dataclasses
+import resource
 import signal
 import time
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from kontext_pipeline.errors import LedgerError
+from kontext_pipeline.generation.books import spending_differs
 from kontext_pipeline.generation.crew import FAR_S, Lane
-from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.ledger import Ledger, Opened
+from kontext_pipeline.generation.money import micros
 from kontext_pipeline.generation.sent import SentLog, read_sent, uptime_id
-from kontext_pipeline.sandbox.testing import Sandbox
+from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import (
     BACKEND,
@@ -136,16 +139,45 @@ def test_drafts_fill_a_budget_and_no_more(spec: SpecMaker, kontext_sandbox: Sand
     assert book.billed == book.count("charged") == len(book.attempts) == 10
 
 
+@needs_log
+def test_drafts_opened_at_an_old_price_are_not_sent(spec: SpecMaker) -> None:
+    with running_sandbox(price=0.20, **THREE_SECONDS) as sandbox:
+        one = spec(range(30), url=sandbox.url, concurrency=PLACES, caps=[(1.20, "run")])
+        # Room for twice as many at the list price: half of them are in flight when the first answer tells.
+        assert perform(one).stopped == "budget"
+        book = Ledgerbook(one.ledger, sandbox)
+        book.check()
+        # Beyond the cap is only the difference for what was in flight.
+        assert micros(1.20) <= book.charged_micros <= micros(1.20 + PLACES * 0.10)
+
+
+@needs_log
+@pytest.mark.parametrize("kontext_sandbox", [{"speed": 6.0, "latency_spread": 0.0}], indirect=True)
+def test_drafts_opened_yesterday_are_not_sent_today(
+    spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    ahead_s = 86_400 - time.time() % 86_400 - 3.0
+    one = spec(range(10), concurrency=2, caps=[(0.40, "day")], clock_ahead_s=ahead_s)
+    with running(one, folder=tmp_path) as (run,):
+        assert run.wait().stopped == "budget"
+    book = Ledgerbook(one.ledger, kontext_sandbox)
+    book.check()
+    # Two before midnight; the room that drafts took in yesterday's cap is no room in today's.
+    assert book.billed == 2 + 4
+
+
 def test_the_log_tells_what_was_sent(tmp_path: Path) -> None:
     uptime = uptime_id() or "an uptime"
     path = tmp_path / "claimant.sent"
     log = SentLog(path, uptime)
     for attempt in (7, 70, 12):
         log.add(attempt)
-    kept = path.read_bytes()
-    log.close()
+    # Another process sees it at once; behind it is room for more.
+    kept = path.read_bytes().rstrip(b"\0")
+    assert log.end() == (None if uptime_id() is None else {7, 70, 12})
     with pytest.raises(LedgerError, match="is closed"):
         log.add(1)
+    log.remove()
     assert not path.exists()
     assert read_sent(path) is None
     if uptime_id() is not None:
@@ -154,10 +186,41 @@ def test_the_log_tells_what_was_sent(tmp_path: Path) -> None:
         # The last entry was cut: what it was for did not happen.
         path.write_bytes(kept[:-1])
         assert read_sent(path) == {7, 70}
+        path.write_bytes(kept[:-1] + bytes(100))
+        assert read_sent(path) == {7, 70}
     path.write_bytes(b"another" + kept)
     assert read_sent(path) is None
     path.write_bytes(b"")
     assert read_sent(path) is None
+
+
+def fill(log: SentLog, attempts: range) -> None:
+    for attempt in attempts:
+        log.add(attempt)
+
+
+@needs_log
+def test_the_log_grows(tmp_path: Path) -> None:
+    log = SentLog(tmp_path / "claimant.sent", uptime_id() or "")
+    attempts = range(10**8, 10**8 + 30_000)
+    fill(log, attempts)
+    assert log.end() == set(attempts)
+
+
+def test_a_log_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = SentLog(tmp_path / "claimant.sent", "uptime")
+    # A limit on the size of files meets the process as a full disk would.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(LedgerError, match=r"claimant\.sent.* can't be written: "):
+            fill(log, range(10**8, 10**8 + 30_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        with pytest.raises(LedgerError, match=r"another\.sent.* can't be written: "):
+            SentLog(tmp_path / "another.sent", "uptime")
+        assert not (tmp_path / "another.sent").exists()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_log_that_can_not_be_written_says_so(tmp_path: Path) -> None:
@@ -184,3 +247,23 @@ def test_a_lane_is_narrow_for_work_here_and_wide_for_work_elsewhere() -> None:
     lane.begin()
     lane.begin()
     assert lane.opens() is None
+
+
+@needs_log
+def test_leaving_releases_what_was_never_sent(tmp_path: Path) -> None:
+    """Whatever kept it from being withdrawn: a task that failed, a run that was cut off."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    ledger = Ledger(url, backend=BACKEND)
+    ledger.enter(run_id="run", lease_s=60)
+    opened = [
+        ledger.open(name * 64, "batch", api_version="v1", price=100_000).result() for name in ("a", "b")
+    ]
+    lease = ledger.lease
+    assert isinstance(opened[0], Opened)
+    lease.sending(opened[0].attempt)
+    ledger.leave()
+    assert attempts_by_state(url) == {"open": 1, "not_sent": 1}
+    assert spending_differs(ledger.database) == []
+    with pytest.raises(LedgerError, match="nothing more may be sent"):
+        lease.sending(2)
+    ledger.close()

@@ -1,6 +1,6 @@
 """A picture counts only if it is whole."""
 
-import io
+import errno
 import random
 import struct
 import zlib
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kontext_pipeline.segmind.images import ImageInfo, NotAPicture, inspect, inspect_file
+from kontext_pipeline.segmind import images
+from kontext_pipeline.segmind.images import NotAPicture, inspect, inspect_bytes
 from tests.segmind.conftest import picture
 
 PICTURES = {
@@ -24,10 +25,6 @@ PICTURES = {
 }
 
 
-def look(content: bytes) -> ImageInfo:
-    return inspect_file(io.BytesIO(content))
-
-
 @pytest.mark.parametrize("content", PICTURES.values(), ids=PICTURES.keys())
 def test_format_and_size_are_what_a_decoder_says(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "picture"
@@ -38,11 +35,29 @@ def test_format_and_size_are_what_a_decoder_says(content: bytes, tmp_path: Path)
     assert (info.format, info.width, info.height) == expected
 
 
+def test_a_file_that_can_not_be_mapped_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENODEV, "no such device")
+
+    monkeypatch.setattr(images, "mmap", refuse)
+    path = tmp_path / "picture"
+    path.write_bytes(PICTURES["png"])
+    assert inspect(path) == inspect_bytes(PICTURES["png"])
+
+
+def test_an_empty_file_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    path.touch()
+    with pytest.raises(NotAPicture, match="empty") as found:
+        inspect(path)
+    assert found.value.cut
+
+
 @pytest.mark.parametrize("content", PICTURES.values(), ids=PICTURES.keys())
 def test_a_picture_cut_at_any_byte_is_not_whole(content: bytes) -> None:
     for end in [*range(min(len(content), 700)), *range(max(0, len(content) - 300), len(content))]:
         with pytest.raises(NotAPicture) as caught:
-            look(content[:end])
+            inspect_bytes(content[:end])
         assert caught.value.cut, f"cut at {end}: {caught.value}"
 
 
@@ -50,13 +65,13 @@ def test_a_png_with_bytes_missing_in_the_middle_is_not_whole() -> None:
     content = PICTURES["png"]
     for start in range(40, len(content) - 40, 97):
         with pytest.raises(NotAPicture):
-            look(content[:start] + content[start + 5 :])
+            inspect_bytes(content[:start] + content[start + 5 :])
 
 
 @pytest.mark.parametrize("padding", [b"\x00", b"\r\n", b"\xff\xff", b"\x00" * 5000])
 def test_padding_behind_the_end_is_tolerated(padding: bytes) -> None:
     for name in ("png", "jpg", "webp, lossy"):
-        assert look(PICTURES[name] + padding) == look(PICTURES[name])
+        assert inspect_bytes(PICTURES[name] + padding) == inspect_bytes(PICTURES[name])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +89,7 @@ def test_padding_behind_the_end_is_tolerated(padding: bytes) -> None:
 )
 def test_anything_else_is_no_picture_and_not_called_a_cut_one(content: bytes) -> None:
     with pytest.raises(NotAPicture) as caught:
-        look(content)
+        inspect_bytes(content)
     assert not caught.value.cut
 
 
@@ -114,7 +129,7 @@ def _png(width: int, height: int, *chunks: bytes) -> bytes:
 )
 def test_crafted_files_are_refused_soon(content: bytes) -> None:
     with pytest.raises(NotAPicture):
-        look(content)
+        inspect_bytes(content)
 
 
 def test_random_damage_never_raises_anything_else() -> None:
@@ -125,6 +140,6 @@ def test_random_damage_never_raises_anything_else() -> None:
             for _ in range(dice.randint(1, 8)):
                 damaged[dice.randrange(min(len(damaged), 300))] = dice.randrange(256)
             try:
-                look(bytes(damaged))
+                inspect_bytes(bytes(damaged))
             except NotAPicture:
                 continue
