@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import planning, resuming
@@ -139,19 +139,21 @@ def memory(server: RunningServer, *, quick: bool) -> None:
     table("Flat memory: peak RSS, MB", ["in flight", "PNG", "rows", "", "peak RSS"])
     many = Settings(latency_s=8.0 if quick else 24.34, picture_bytes=PNG_BYTES)
     for who, api in KINDS[1::2] if quick else KINDS:
-        one = once(server, many, Job(url=server.url, rows=800, concurrency=400), who, api)
-        row(one.books.most_in_flight, "1.5 MB", 800, f"{who} {api}", f"{one.used.peak_mb:.0f}")
-    for count in (1000, 4000 if quick else 20_000):
+        one = once(server, many, Job(url=server.url, rows=1000, concurrency=400), who, api)
+        row(one.books.most_in_flight, "1.5 MB", "1,000", f"{who} {api}", f"{one.used.peak_mb:.0f}")
+    for concurrency, latency_s in ((32, 0.1), (400, 2.0)):
+        job = Job(url=server.url, rows=0, concurrency=concurrency)
         for api in ("v1", "v2"):
-            job = Job(url=server.url, rows=count, concurrency=32)
-            one = once(server, Settings(latency_s=0.1), job, "pipeline", api)
-            row(
-                one.books.most_in_flight,
-                "0.032 MB",
-                f"{count:,}",
-                f"pipeline {api}",
-                f"{one.used.peak_mb:.0f}",
-            )
+            for count in (1000, 4000 if quick else 20_000):
+                many_rows = Settings(latency_s=latency_s)
+                one = once(server, many_rows, replace(job, rows=count), "pipeline", api)
+                row(
+                    one.books.most_in_flight,
+                    "0.032 MB",
+                    f"{count:,}",
+                    f"pipeline {api}",
+                    f"{one.used.peak_mb:.0f}",
+                )
 
 
 def rate(server: RunningServer, *, quick: bool) -> None:
@@ -269,6 +271,8 @@ def main() -> None:
         f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}, load average "
         f"{os.getloadavg()[0]:.1f} at the start; `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`"
     )
+    # As the command sets it.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     # Bytecode is kept, as it is where a product is installed.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="kontext-benchmark-") as folder, running_server() as server:

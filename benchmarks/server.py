@@ -170,7 +170,13 @@ class _Server:
             record_of_it = {
                 "status": "COMPLETED",
                 "output": f"{self.base}/files/{path.rsplit('/', 1)[1]}.png",
-                "metrics": {"cost": 0.1, "remaining_credits": 1e6, "inference_time": self.settings.latency_s},
+                "metrics": {
+                    "cost": 0.1,
+                    "remaining_credits": 1e6,
+                    "inference_time": self.settings.latency_s,
+                    "queue_time": 0.0,
+                    "total_time": self.settings.latency_s,
+                },
             }
             await _send(sock, 200, _JSON, json.dumps(record_of_it).encode())
         else:
