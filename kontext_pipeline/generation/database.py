@@ -30,6 +30,7 @@ from kontext_pipeline.generation.schema import SCHEMA_VERSION
 T = TypeVar("T")
 
 BUSY_TIMEOUT_S: Final = 60.0
+BUSY_PAUSE_S: Final = 0.005
 WRITE_LOCK: Final = 0x6B6F6E74
 """The advisory lock that makes PostgreSQL take one ledger transaction at a time."""
 MOST_IN_ONE_COMMIT: Final = 512
@@ -102,6 +103,20 @@ class Transaction:
 @functools.cache
 def _for_psycopg(sql: str) -> str:
     return re.sub(r"(?<!:):(\w+)", r"%(\1)s", sql)
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    # SQLite waits for every other lock by itself, but gives up at once where two processes that open a new
+    # ledger make this change at the same moment.
+    until = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(BUSY_PAUSE_S)
 
 
 def _named_rows() -> Any:
@@ -240,7 +255,7 @@ class Database:
             cursor = connection.cursor()
             # WAL: readers and the writer don't wait for each other. FULL: a commit is on the disk
             # before the POST that it allows, whatever happens to the power.
-            cursor.execute("PRAGMA journal_mode=WAL")
+            _use_wal(cursor)
             cursor.execute("PRAGMA synchronous=FULL")
             cursor.close()
 

@@ -1,5 +1,6 @@
 """The ledger's versions: made once, upgraded, refused when they are newer than this release."""
 
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -52,6 +53,17 @@ def test_the_newest_migration_is_the_version_of_the_schema() -> None:
 
 def test_migrations_make_the_schema(tmp_path: Path) -> None:
     assert differences(f"sqlite:///{tmp_path / 'ledger.db'}") == []
+
+
+def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None:
+    """Two processes make one ledger at the same moment: SQLite would fail one of them without waiting."""
+    path = tmp_path / "ledger.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    leaving = threading.Timer(0.3, other.close)
+    leaving.start()
+    Database(f"sqlite:///{path}").close()
+    leaving.join()
 
 
 def test_migrations_make_the_schema_on_postgresql(postgres: str) -> None:
