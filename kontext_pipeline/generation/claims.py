@@ -23,7 +23,7 @@ from sqlalchemy import Connection, text
 
 from kontext_pipeline.errors import KontextError, LedgerError
 from kontext_pipeline.generation.database import Database, Transaction
-from kontext_pipeline.generation.sent import SentLog, read_sent, uptime_id
+from kontext_pipeline.generation.sent import SentAttempts, SentLog, read_sent, uptime_id
 
 
 class LeaseLost(KontextError):
@@ -109,7 +109,7 @@ class Lease:
         if self._sent is not None:
             self._sent.add(attempt)
 
-    def end_sending(self) -> frozenset[int] | None:
+    def end_sending(self) -> SentAttempts | None:
         """Let nothing more be sent, and return the attempts that were; None where nobody can tell."""
         return None if self._sent is None else self._sent.end()
 
@@ -199,7 +199,7 @@ def end(transaction: Transaction, claimant: str) -> None:
     transaction.memory.pop(("alive", claimant), None)
 
 
-def sent_by(database: Database, claimant: str) -> frozenset[int] | None:
+def sent_by(database: Database, claimant: str) -> SentAttempts | None:
     """Return the attempts that a dead claimant had sent; None where nobody can tell."""
     return None if database.path is None else read_sent(_beside(database.path, claimant, "sent"))
 

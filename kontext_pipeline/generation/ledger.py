@@ -23,6 +23,7 @@ from kontext_pipeline.generation.claims import Lease, Obituaries, end, forget, s
 from kontext_pipeline.generation.database import Database, Transaction
 from kontext_pipeline.generation.money import Cap, Money, usd
 from kontext_pipeline.generation.rates import pause, paused_for, take_place
+from kontext_pipeline.generation.sent import SentAttempts
 
 Status = Literal["pending", "succeeded", "failed", "unknown"]
 
@@ -546,7 +547,7 @@ def _close(
     return keep
 
 
-def _release_unsent(transaction: Transaction, claimant: str, sent: frozenset[int]) -> None:
+def _release_unsent(transaction: Transaction, claimant: str, sent: SentAttempts) -> None:
     for row in transaction.execute(_OPEN_OF, {"claimant": claimant}).fetchall():
         if row["id"] not in sent:
             _close(transaction, row["id"], NOT_SENT, status="pending")

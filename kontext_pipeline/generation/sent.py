@@ -15,6 +15,7 @@ import mmap
 import os
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +64,7 @@ class SentLog:
         """An attempt is about to be sent."""
         self._write(b"%d\n" % attempt)
 
-    def end(self) -> frozenset[int] | None:
+    def end(self) -> "SentAttempts | None":
         """Let nothing more be sent, and return what was; None where the file doesn't tell."""
         with self._lock:
             if not self._closed:
@@ -105,13 +106,26 @@ class SentLog:
         )
 
 
-def read_sent(path: Path) -> frozenset[int] | None:
+@dataclass(frozen=True, slots=True)
+class SentAttempts:
+    """The attempts that a log names, looked up in its text: it may be a million, of which few are ever asked for."""
+
+    text: bytes
+    """A line that says when, then a line for each attempt."""
+
+    def __contains__(self, attempt: int) -> bool:
+        """Say whether the attempt was sent."""
+        return b"\n%d\n" % attempt in self.text
+
+
+def read_sent(path: Path) -> SentAttempts | None:
     """Return the attempts that a dead claimant's log names, or None where it proves nothing."""
     try:
-        uptime, *lines = path.read_bytes().partition(b"\0")[0].split(b"\n")
+        text = path.read_bytes().partition(b"\0")[0]
     except OSError:
         return None
+    uptime, _, _ = text.partition(b"\n")
     if not uptime or uptime.decode("ascii", "replace") != uptime_id():
         return None
     # What follows the last line's end is nothing, or an entry that was cut and so was never acted on.
-    return frozenset(int(line) for line in lines[:-1] if line.isdigit())
+    return SentAttempts(text)

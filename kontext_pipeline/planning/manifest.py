@@ -212,6 +212,11 @@ def read_rows(
     return list(found.values())
 
 
+def give_back_memory() -> None:
+    """Return what Arrow keeps for later to the system: whatever follows needs it for other things."""
+    pa.default_memory_pool().release_unused()
+
+
 def _paths(
     patterns: Sequence["str | Path | UPath"], faults: Faults
 ) -> Iterator[tuple[int, "Path | UPath", str]]:
@@ -302,6 +307,7 @@ class _Reader:
             table = self._with_checked_names(table)
         if table is None:
             return None
+        give_back_memory()
         table = self._without_empty_rows(table)
         if table.num_rows == 0:
             if not self._ragged:

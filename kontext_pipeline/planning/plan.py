@@ -33,7 +33,7 @@ from kontext_pipeline.planning.batches import (
 from kontext_pipeline.planning.faults import listed
 from kontext_pipeline.planning.fingerprints import canonical_images, fingerprints
 from kontext_pipeline.planning.hashing import Digests, all_different, count_different, hex_of, numbers_of
-from kontext_pipeline.planning.manifest import Manifest, ManifestRows, read_rows
+from kontext_pipeline.planning.manifest import Manifest, ManifestRows, give_back_memory, read_rows
 from kontext_pipeline.planning.pictures import Picture, hashed, may_be_remembered
 from kontext_pipeline.planning.seeds import (
     SHORT_ID_DIGITS,
@@ -331,7 +331,7 @@ def make_plan(
             _replan(manifests, origins, earlier, folder, batch_size=batch_size)
             for file in earlier.values():
                 file.close()
-            _give_back_memory()
+            give_back_memory()
             return Plan(
                 [_PlanFile(manifest.name, folder / f"{manifest.name}.parquet") for manifest in manifests]
             )
@@ -426,7 +426,7 @@ def _replan(
     for manifest in manifests:
         known |= _remembered_pictures(folder, manifest.name)
     everything = read_rows(manifests, known)
-    _give_back_memory()
+    give_back_memory()
     drafts = []
     count = 0
     while everything:
@@ -444,11 +444,6 @@ def _replan(
         )
     for draft in drafts:
         draft.write(folder)
-
-
-def _give_back_memory() -> None:
-    """Return what Arrow keeps for later to the system: a run that follows needs it for other things."""
-    pa.default_memory_pool().release_unused()
 
 
 class _Draft:
@@ -471,6 +466,7 @@ class _Draft:
         self._sizes = np.asarray(table["variants"]).astype(np.int64)
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._derive()
+        give_back_memory()
         self.batches: Numbers = np.empty(0, np.int64)
         self._next_number = 0
 
@@ -511,13 +507,12 @@ class _Draft:
             seeds.append(seed)
             prints.append(fingerprint)
         self._ids = _unique_ids(table["id"].combine_chunks(), np.concatenate(identities))
-        digests = np.concatenate(prints)
-        self._different = count_different(digests)
+        self._fingerprints = np.concatenate(prints)
+        self._different = count_different(self._fingerprints)
         self._wishes = pa.table(
             {
                 "variant": pa.array(np.concatenate(variants), pa.int32()),
                 "seed": pa.array(np.concatenate(seeds)),
-                "fingerprint": hex_of(digests),
             }
         )
 
@@ -631,6 +626,7 @@ class _Draft:
                     "batch": _repeated(batch_key(rows.manifest.name, number), len(wishes)),
                     **per_row.pick(np.repeat(members, size) if len(wishes) > len(members) else members),
                     **per_wish.pick(wishes),
+                    "fingerprint": hex_of(self._fingerprints[wishes]),
                 }
                 batch = pa.table([columns[name] for name in schema.names], schema=schema)
                 writer.write_table(batch, row_group_size=len(wishes))
