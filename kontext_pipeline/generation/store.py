@@ -117,7 +117,7 @@ class ImageStore:
         """
         path = self.path_of(fingerprint, picture.format)
         try:
-            source = picture.path or self._write_down(self.spool, fingerprint, picture)
+            source = picture.file or self._write_down(self.spool, fingerprint, picture)
             self._place(source, fingerprint, picture.format)
         except Exception as error:  # noqa: BLE001
             # Not OSError alone: file systems on the network raise what they like, and this was paid for.
@@ -154,9 +154,8 @@ class ImageStore:
                 f"for and kept as {source}. No more is bought until there is room."
             ) from None
 
-    def _place(self, source: Path, fingerprint: str, extension: str) -> None:
+    def _place(self, source: str | Path, fingerprint: str, extension: str) -> None:
         path = self.path_of(fingerprint, extension)
-        target = self.root / path
         if self._may_be_there(path):
             try:
                 self._measure(path)
@@ -164,17 +163,18 @@ class ImageStore:
                 pass
             except NotAPicture:
                 # What is there was damaged: anything whole is better.
-                target.unlink()
+                (self.root / path).unlink()
             else:
                 # Another run may have recovered this very file.
-                source.unlink(missing_ok=True)
+                Path(source).unlink(missing_ok=True)
                 return
         if self.local:
             _flush(source)
-            _rename(source, Path(target.path))
+            _rename(source, f"{self.root.path}/{path}")
         else:
+            target = self.root / path
             target.fs.put_file(str(source), target.path)
-            source.unlink(missing_ok=True)
+            Path(source).unlink(missing_ok=True)
 
     def _may_be_there(self, path: str) -> bool:
         # Asked for every new picture, of which there is none: the dearer ways of finding that out add up.
@@ -232,7 +232,7 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _flush(path: Path) -> None:
+def _flush(path: str | Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -240,25 +240,27 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _rename(source: Path, place: Path) -> None:
+def _rename(source: str | Path, place: str) -> None:
+    # Texts, no Paths: `Received` says why.
+    folder = place.rpartition("/")[0]
     try:
-        source.replace(place)
+        os.replace(source, place)  # noqa: PTH105
     except FileNotFoundError:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(place)
-        _flush(place.parent.parent)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(source).replace(place)
+        _flush(Path(folder).parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         # The spill folder is on another disk: copy beside the place first, so that the rename is whole.
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside = place.with_name(f".{place.name}.{os.getpid()}")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        aside = Path(folder, f".{Path(place).name}.{os.getpid()}")
         try:
             shutil.copyfile(source, aside)
             _flush(aside)
             aside.replace(place)
-            source.unlink()
+            Path(source).unlink()
         except OSError:
             aside.unlink(missing_ok=True)
             raise
-    _flush(place.parent)
+    _flush(folder)

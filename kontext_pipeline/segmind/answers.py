@@ -15,17 +15,22 @@ from kontext_pipeline.segmind.outcomes import Call, Charge, Outcome, charge
 class Picture:
     """A whole picture, as it arrived.
 
-    `path` is the spooled file, complete but not yet flushed to the disk. Where no disk would take it,
-    `path` is None and `data` holds the bytes; otherwise `data` is None. `sha256`: 64 hex digits.
+    `file` is the spooled file, complete but not yet flushed to the disk. Where no disk would take it,
+    `file` is None and `data` holds the bytes; otherwise `data` is None. `sha256`: 64 hex digits.
     """
 
-    path: Path | None
+    file: str | None
     data: bytes | None
     sha256: str
     bytes: int
     format: ImageFormat
     width: int
     height: int
+
+    @property
+    def path(self) -> Path | None:
+        """The file's path."""
+        return None if self.file is None else Path(self.file)
 
 
 @dataclass(frozen=True, slots=True)

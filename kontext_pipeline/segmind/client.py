@@ -615,9 +615,9 @@ def _remove(path: Path | None) -> None:
 
 def _inspected(received: Received) -> ImageInfo | NotAPicture:
     try:
-        if received.path is None or received.whole is not None:
+        if received.file is None or received.whole is not None:
             return inspect_bytes(received.whole or received.data or b"")
-        return inspect(received.path)
+        return inspect(received.file)
     except NotAPicture as reason:
         return reason
     except OSError as error:
@@ -626,7 +626,7 @@ def _inspected(received: Received) -> ImageInfo | NotAPicture:
 
 def _picture(received: Received, info: ImageInfo) -> Picture:
     return Picture(
-        received.path, received.data, received.sha256, received.size, info.format, info.width, info.height
+        received.file, received.data, received.sha256, received.size, info.format, info.width, info.height
     )
 
 

@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
+from io import FileIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Final, Literal
@@ -47,9 +48,9 @@ class ImageInfo:
     height: int
 
 
-def inspect(path: Path) -> ImageInfo:
+def inspect(path: str | Path) -> ImageInfo:
     """Return format and size of the picture at `path`. Raises `NotAPicture`, and `OSError` from the disk."""
-    with path.open("rb", buffering=0) as file:
+    with FileIO(path) as file:
         if not os.fstat(file.fileno()).st_size:
             return inspect_bytes(b"")
         try:

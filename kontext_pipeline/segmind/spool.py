@@ -22,24 +22,30 @@ than all else that is done with it."""
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A body that arrived: in the file `path`, or in `data` where it is a short text or no disk would take it.
+    """A body that arrived: in the file at `file`, or in `data` where it is a short text or no disk would take it.
 
-    `spilled`: it is not in the spool, which could not be written. `whole`: the bytes once more, where they came in one
-    piece, so that whoever looks at them need not read them back.
+    `file` is text, as the interpreter interns the parts of every `Path`: its table of them doubles after some thousand
+    pictures. `spilled`: it is not in the spool, which could not be written. `whole`: the bytes once more, where they
+    came in one piece, so that whoever looks at them need not read them back.
     """
 
-    path: Path | None
+    file: str | None
     data: bytes | None
     sha256: str
     size: int
     spilled: bool
     whole: bytes | None = None
 
+    @property
+    def path(self) -> Path | None:
+        """The file's path."""
+        return None if self.file is None else Path(self.file)
+
     def open(self) -> BinaryIO:
         """Return a seekable file of the bytes."""
-        if self.path is None:
+        if self.file is None:
             return io.BytesIO(self.data or b"")
-        return self.path.open("rb", buffering=0)
+        return io.FileIO(self.file)
 
     def head(self) -> bytes:
         """Return the first 4 KiB; nothing where they can't be read back."""
@@ -78,7 +84,7 @@ class Spool:
         self._text: bytes | None = None if as_file else b""
         self._whole: bytes | None = None
         self._hash = hashlib.sha256()
-        self._path: Path | None = None
+        self._path: str | None = None
         self._file: io.FileIO | None = None
         self._memory: bytearray | None = None
 
@@ -122,7 +128,7 @@ class Spool:
         self._drop_file()
 
     def _open(self, directory: Path) -> None:
-        path = directory / f"{self._name}.{secrets.token_hex(8)}.part"
+        path = f"{directory}{os.sep}{self._name}.{secrets.token_hex(8)}.part"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         try:
             descriptor = os.open(path, flags, 0o644)
@@ -156,7 +162,7 @@ class Spool:
             with suppress(OSError):
                 first.close()
             with suppress(OSError):
-                first_path.unlink()
+                Path(first_path).unlink()
 
     def _written(self, count: int) -> bytes:
         if self._file is None:
@@ -176,5 +182,5 @@ class Spool:
                 self._file.close()
         if self._path is not None:
             with suppress(OSError):
-                self._path.unlink()
+                Path(self._path).unlink()
         self._file = self._path = None
