@@ -275,6 +275,7 @@ def main() -> None:
     )
     # As the command sets it.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Bytecode is kept, as it is where a product is installed.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="kontext-benchmark-") as folder, running_server() as server:

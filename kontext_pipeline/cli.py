@@ -4,6 +4,7 @@ Every command's heavy imports are inside it, so that `kontext --help` answers at
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_HEAPS = 2
+"""Heaps that all threads share; with the interpreter's lock, few of them ask for memory at the same time."""
+_M_ARENA_MAX = -8
+"""What glibc's `mallopt` calls that."""
+
 
 class Exit(IntEnum):
     """Exit statuses of `kontext run`; other commands use `DONE` and `NOTHING_SENT`."""
@@ -37,6 +43,19 @@ class Exit(IntEnum):
     """The manifest, the settings or the key was wrong."""
     STOPPED = 3
     """Stopped early by the account, the budget, the disk or the user; start again to go on."""
+
+
+def _spare_memory() -> None:
+    """Let memory that was needed once be used again, here and in the processes that Dagster starts."""
+    # Arrow's own allocator keeps what planning needed, some 20 MB and what grows with the manifest, and the run that
+    # follows can't use it. Read when pyarrow is first imported.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    # The C library gives threads up to eight heaps a core, each with its own leftovers of pictures: 20 MB and more.
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        os.environ["MALLOC_ARENA_MAX"] = str(_HEAPS)
+        # Read when a process starts: this one has to ask for it. Other C libraries than glibc have no such thing.
+        with contextlib.suppress(AttributeError, OSError, TypeError):
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
 
 
 def manifest_options(command: F) -> F:
@@ -86,9 +105,7 @@ def main() -> None:
     Settings come from options, then the environment, then a .env file; the README lists them. `kontext run
     --backend sandbox MANIFEST` tries everything for nothing.
     """
-    # Arrow's own allocator keeps what planning needed, some 20 MB and what grows with the manifest, and the run that
-    # follows can't use it. Read when pyarrow is first imported, here and in the processes that Dagster starts.
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    _spare_memory()
 
 
 @main.command()
