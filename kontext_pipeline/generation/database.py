@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeGuard, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.schema import SCHEMA_VERSION
@@ -336,16 +336,15 @@ class Database:
                     transaction = Transaction(connection)
                     results = [item.work(transaction) for item in group]
                     transaction.finish()
-            except OperationalError as error:
-                # The database's matter, not one write's: a server that was restarted is waited for, a
-                # full disk is not.
-                if time.monotonic() < patience:
-                    time.sleep(SERVER_PAUSE_S)
-                    continue
-                for item in group:
-                    item.future.set_exception(self._failed("written", error))
             except Exception as error:  # noqa: BLE001  whatever it is belongs to whoever asked for the write
-                if len(group) > 1:
+                if self._is_the_databases(error):
+                    # A server that was restarted is waited for, a full disk is not.
+                    if time.monotonic() < patience:
+                        time.sleep(SERVER_PAUSE_S)
+                        continue
+                    for item in group:
+                        item.future.set_exception(self._failed("written", error))
+                elif len(group) > 1:
                     # One of them spoiled it: each gets a transaction of its own.
                     for item in group:
                         self._commit([item])
@@ -357,6 +356,13 @@ class Database:
                 for item, result in zip(group, results, strict=True):
                     item.future.set_result(result)
             return
+
+    def _is_the_databases(self, error: Exception) -> TypeGuard[DBAPIError]:
+        """Say whether a write failed for a reason that is no write's own."""
+        if isinstance(error, OperationalError):
+            return True
+        # What a lost connection to a server says when it is told to roll back.
+        return self.path is None and isinstance(error, InterfaceError)
 
     def _failed(self, to_be: str, error: SQLAlchemyError) -> LedgerError:
         cause = error.orig if isinstance(error, DBAPIError) else error
