@@ -220,8 +220,8 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
     """Show the books: pictures, what was spent and possibly charged, what failed, what is still out there."""
     with _user_errors():
         from kontext_pipeline import console
-        from kontext_pipeline.generation.books import read_books
-        from kontext_pipeline.generation.database import Database
+        from kontext_pipeline.generation.ledger.database import Database
+        from kontext_pipeline.generation.ledger.report import read_books
         from kontext_pipeline.settings import load_settings
 
         settings = load_settings(data_dir=data_dir)

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from kontext_pipeline.generation.money import usd
+from kontext_pipeline.generation.ledger.money import usd
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
-    from kontext_pipeline.generation.books import BackendBooks, Books
+    from kontext_pipeline.generation.ledger.report import BackendBooks, Books
     from kontext_pipeline.generation.loop import Progress
     from kontext_pipeline.pipeline import Pipeline
     from kontext_pipeline.planning.estimate import Estimate
@@ -60,7 +60,7 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     """Print rows, pictures, already there, to generate, estimated cost and time, and the warnings."""
     table = _table()
     table.add_row("rows", f"{estimate.rows:,}", f"in {_many(len(plan.manifests), 'manifest')}")
-    shared = estimate.wishes - estimate.pictures
+    shared = estimate.requested - estimate.pictures
     table.add_row(
         "pictures", f"{estimate.pictures:,}", f"{shared:,} more share one of them" if shared else ""
     )

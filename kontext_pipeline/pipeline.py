@@ -25,11 +25,11 @@ from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
 from kontext_pipeline.dataset.summary import SUMMED_UP, BatchSummary, summarize
 from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.ledger import Ledger, Status
+from kontext_pipeline.generation.ledger.money import Cap, micros
 from kontext_pipeline.generation.loop import GenerationLoop, Options, Progress, Stop
-from kontext_pipeline.generation.money import Cap, micros
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.generation.stages import Wish
 from kontext_pipeline.generation.store import ImageStore
+from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.planning.estimate import Estimate, estimate
 from kontext_pipeline.planning.manifest import read_manifests
 from kontext_pipeline.planning.plan import Plan, load_plan, make_plan, requests_of
@@ -138,7 +138,7 @@ class Pipeline:
 
     def estimate(self, plan: Plan, *, retry_failed: bool = False) -> Estimate:
         """Say what of a plan is there and what the rest will cost, by the ledger."""
-        standing = self.standing(plan.wishes, retry_failed=retry_failed)
+        standing = self.standing(plan.requested, retry_failed=retry_failed)
 
         def mask(prints: pa.Array, *, which: int) -> list[bool]:
             texts = prints.to_pylist()
@@ -221,7 +221,7 @@ class Pipeline:
             PreflightError: the key is refused, the API is out of reach, or the balance pays for fewer than
                 `pictures` and `go_on_with_less` is False.
         """
-        room = self.ledger.room(self._caps(budget_usd))
+        room = self.ledger.remaining_budget(self._caps(budget_usd))
         if room is not None:
             pictures = min(pictures, max(0, room) // micros(LIST_PRICE_USD))
         balance = client.credits()
@@ -286,8 +286,8 @@ class Pipeline:
         run_id = run_id or uuid.uuid4().hex
         store = ImageStore(self.data_dir)
         store.sweep(SPOOL_KEPT_S)
-        self.ledger.enter(run_id=run_id, lease_s=settings.lease_s)
-        desk = _Desk(self, plan, keys, retry_failed=retry_failed, write=write_tables)
+        self.ledger.register(run_id=run_id, lease_s=settings.lease_s)
+        tracker = BatchTracker(self, plan, keys, retry_failed=retry_failed, write=write_tables)
         loop = GenerationLoop(
             ledger=self.ledger,
             store=store,
@@ -308,23 +308,23 @@ class Pipeline:
                 job_timeout_s=settings.job_timeout_s,
                 drain_s=settings.drain_s,
             ),
-            on_outcome=desk.through,
+            on_outcome=tracker.through,
         )
         if watch is not None:
             watch(loop.progress)
         interrupted = True
         try:
-            loop.run(desk.wishes())
+            loop.run(tracker.work_items())
             interrupted = False
         finally:
-            self.ledger.leave()
-            desk.close(everything=write_tables or interrupted or loop.stopped is not None)
+            self.ledger.deregister()
+            tracker.close(everything=write_tables or interrupted or loop.stopped is not None)
         return RunReport(
             run_id=run_id,
             progress=loop.progress,
             stopped=loop.stopped,
-            finished=desk.finished,
-            left=desk.left,
+            finished=tracker.finished,
+            left=tracker.left,
         )
 
     def _caps(self, budget_usd: float | None) -> list[Cap]:
@@ -373,8 +373,8 @@ class Pipeline:
         return own_schema([plan.batch_table(key).schema for key in first_of_each.values()])
 
 
-class _Desk:
-    """Hands the wishes of a run out, and writes a batch's table when the last of its wishes is through."""
+class BatchTracker:
+    """Hands the work_items of a run out, and writes a batch's table when the last of its work_items is through."""
 
     def __init__(
         self, pipeline: Pipeline, plan: Plan, keys: Sequence[str], *, retry_failed: bool, write: bool
@@ -400,7 +400,7 @@ class _Desk:
         """Wishes that are not through, of the batches that were handed out."""
         return self._left.total()
 
-    def wishes(self) -> Iterator[Wish]:
+    def work_items(self) -> Iterator[WorkItem]:
         """Every request of the batches that has no outcome yet, each once a batch."""
         pictures = sum(batch.rows for batch in self._plan.batches if batch.key in self._wanted)
         standing = self._pipeline.standing(pictures, retry_failed=self._retry_failed)
@@ -410,27 +410,27 @@ class _Desk:
             prints = batch["fingerprint"].to_pylist()
             there, given_up = standing(prints)
             left = [one not in there and one not in given_up for one in prints]
-            wishes = {
-                fingerprint: Wish(fingerprint, key, request)
+            work_items = {
+                fingerprint: WorkItem(fingerprint, key, request)
                 for fingerprint, request in (requests_of(batch.filter(pa.array(left))) if any(left) else ())
             }
             with self._lock:
-                self._left[key] = len(wishes)
-                if not wishes:
+                self._left[key] = len(work_items)
+                if not work_items:
                     self.finished.append(key)
                     through.append(key)
-            yield from wishes.values()
+            yield from work_items.values()
         # Not before: their tables are no hurry, and requests that are still to be sent are.
         if self._write:
             for key in through:
                 self._tables.put(key)
 
-    def through(self, wish: Wish, _status: Status) -> None:
-        """A wish has its outcome."""
+    def through(self, item: WorkItem, _status: Status) -> None:
+        """A item has its outcome."""
         with self._lock:
-            self._left[wish.batch] -= 1
-            if self._left[wish.batch] == 0:
-                self._finish(wish.batch)
+            self._left[item.batch] -= 1
+            if self._left[item.batch] == 0:
+                self._finish(item.batch)
 
     def _finish(self, key: str) -> None:
         self.finished.append(key)

@@ -26,26 +26,33 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeVar
 
 from kontext_pipeline.errors import KontextError, LedgerError
+from kontext_pipeline.generation.concurrency import ConcurrencyLimit
 from kontext_pipeline.generation.crew import Crew, Lane, Task
 from kontext_pipeline.generation.inputs import InputImages, InputUnavailable
 from kontext_pipeline.generation.ledger import (
-    Capped,
-    Closing,
+    AlreadySettled,
+    ClaimedElsewhere,
     Ledger,
-    Opened,
-    Opening,
     Orphan,
-    Settled,
+    OverBudget,
+    Reserved,
+    ReserveResult,
+    RetryLater,
+    Settlement,
     Status,
-    Taken,
-    Wait,
 )
-from kontext_pipeline.generation.money import Cap, micros
-from kontext_pipeline.generation.places import Places
+from kontext_pipeline.generation.ledger.money import Cap, micros
 from kontext_pipeline.generation.polling import PollSchedule
-from kontext_pipeline.generation.retries import REMEDIES, Remedy, RetryPolicy
-from kontext_pipeline.generation.stages import Draft, Flight, Found, Sent, Wish, closing_of
+from kontext_pipeline.generation.retries import RETRY_ACTIONS, RetryAction, RetryPolicy
 from kontext_pipeline.generation.store import ImageStore, StoreFull
+from kontext_pipeline.generation.work import (
+    PendingJob,
+    Reservation,
+    ResolvedRequest,
+    Sent,
+    WorkItem,
+    settlement_of,
+)
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
@@ -140,9 +147,9 @@ class GenerationLoop:
         store: ImageStore,
         client: SegmindClient,
         options: Options,
-        on_outcome: Callable[[Wish, Status], None] = lambda _wish, _status: None,
+        on_outcome: Callable[[WorkItem, Status], None] = lambda _wish, _status: None,
     ) -> None:
-        """`ledger` has been entered. `on_outcome` is called from the loop's threads for each wish that is
+        """`ledger` has been entered. `on_outcome` is called from the loop's threads for each item that is
         through (succeeded, failed or unknown); it must be quick.
         """
         self._ledger = ledger
@@ -157,7 +164,7 @@ class GenerationLoop:
 
         self._ahead = max(ROWS_AHEAD, 2 * options.concurrency)
         self._price = micros(LIST_PRICE_USD)
-        self._places = Places(options.concurrency)
+        self._places = ConcurrencyLimit(options.concurrency)
         self._exhausted_in_a_row = 0
 
         # Ahead of need only where a crash can tell what was sent, and not under a rate limit, which counts
@@ -185,15 +192,15 @@ class GenerationLoop:
         self._turn = threading.Lock() if options.rpm else contextlib.nullcontext()
         self._halt = threading.Event()
         self._cut = threading.Event()
-        self._ready: deque[Wish] = deque()
-        self._paused: list[tuple[float, int, Wish]] = []
-        self._drafts: deque[Draft] = deque()
-        self._jobs: list[tuple[float, int, Flight]] = []
+        self._ready: deque[WorkItem] = deque()
+        self._paused: list[tuple[float, int, WorkItem]] = []
+        self._drafts: deque[Reservation] = deque()
+        self._jobs: list[tuple[float, int, PendingJob]] = []
         self._landed_at = 0.0
         self._answered: deque[tuple[float, Task]] = deque()
         self._ticket = itertools.count()
         self._overdue: dict[str, int] = {}
-        self._parked: dict[str, list[Wish]] = {}
+        self._parked: dict[str, list[WorkItem]] = {}
         self._source_done = False
         self._source_error: BaseException | None = None
         self._writing: Counter[_Write] = Counter()
@@ -204,22 +211,22 @@ class GenerationLoop:
 
     # --- the run, as its caller sees it ---------------------------------------------------------
 
-    def run(self, wishes: Iterable[Wish]) -> None:
-        """See every wish through, or stop early and say why in `stopped`.
+    def run(self, work_items: Iterable[WorkItem]) -> None:
+        """See every item through, or stop early and say why in `stopped`.
 
         An interruption (Ctrl-C, or an exception that a signal handler raises in this thread) stops
         submitting, collects what is in flight for `drain_s`, settles, and is then raised again; a second
         one cuts that short. Whatever is not settled then, the next run reads from the ledger.
 
         Raises:
-            KontextError: the source of wishes failed.
+            KontextError: the source of work_items failed.
         """
-        self._price = max(self._price, self._ledger.dearest())
+        self._price = max(self._price, self._ledger.highest_charge())
         # What is there now is there to stay: the collector, which walks over it again and again, need not.
         gc.collect()
         gc.freeze()
         every_s = min(2.0, self._ledger.lease.lease_s / 2)
-        feeder = threading.Thread(target=self._feed, args=(wishes,), name="feeder", daemon=True)
+        feeder = threading.Thread(target=self._feed, args=(work_items,), name="feeder", daemon=True)
         undertaker = threading.Thread(
             target=self._watch_the_dead, args=(every_s,), name="undertaker", daemon=True
         )
@@ -276,7 +283,7 @@ class GenerationLoop:
             self._state.notify_all()
 
     def _wait(self, seconds: float | None) -> None:
-        """Wait until all is done, or the run is stopped (`seconds` None), or nothing is in flight any more."""
+        """RetryLater until all is done, or the run is stopped (`seconds` None), or nothing is in flight any more."""
         until = None if seconds is None else time.monotonic() + seconds
         with self._state:
             while not self._done(draining=until is not None):
@@ -307,15 +314,15 @@ class GenerationLoop:
 
     # --- what is due ----------------------------------------------------------------------------
 
-    def _feed(self, wishes: Iterable[Wish]) -> None:
+    def _feed(self, work_items: Iterable[WorkItem]) -> None:
         try:
-            for wish in wishes:
+            for item in work_items:
                 with self._state:
                     while len(self._ready) >= self._ahead and self.stopped is None:
                         self._state.wait()
                     if self.stopped is not None:
                         return
-                    self._ready.append(wish)
+                    self._ready.append(item)
                     self._crew.summon()
         except BaseException as error:  # noqa: BLE001  raised again in run()
             self._source_error = error
@@ -400,15 +407,15 @@ class GenerationLoop:
 
     def _take_wish(self) -> Task:
         if self._paused and (not self._ready or self._paused[0][0] <= time.monotonic()):
-            wish = heapq.heappop(self._paused)[2]
+            item = heapq.heappop(self._paused)[2]
         else:
-            wish = self._ready.popleft()
+            item = self._ready.popleft()
             if len(self._ready) == self._ahead // 2:
                 self._state.notify_all()
         if self._drafts_wanted:
-            return self._on(self._preparing, lambda: self._prepare(wish))
+            return self._on(self._preparing, lambda: self._prepare(item))
         self.progress.in_flight += 1
-        return self._on(self._sending, lambda: self._prepare_and_send(wish))
+        return self._on(self._sending, lambda: self._prepare_and_send(item))
 
     def _take_answer(self) -> Task:
         return self._on(self._settling, self._answered.popleft()[1])
@@ -433,55 +440,55 @@ class GenerationLoop:
             self.progress.in_flight -= 1
             self._landed_at = time.monotonic()
 
-    def _again(self, wish: Wish, pause_s: float) -> None:
+    def _again(self, item: WorkItem, pause_s: float) -> None:
         with self._state:
-            heapq.heappush(self._paused, (time.monotonic() + pause_s, next(self._ticket), wish))
+            heapq.heappush(self._paused, (time.monotonic() + pause_s, next(self._ticket), item))
             self._crew.summon()
 
-    def _later(self, flight: Flight, pause_s: float) -> None:
+    def _later(self, flight: PendingJob, pause_s: float) -> None:
         with self._state:
             if not self._cut.is_set():
                 heapq.heappush(self._jobs, (time.monotonic() + pause_s, next(self._ticket), flight))
             self._crew.summon()
 
-    # --- from wish to answer --------------------------------------------------------------------
+    # --- from item to answer --------------------------------------------------------------------
 
-    def _prepare(self, wish: Wish) -> None:
+    def _prepare(self, item: WorkItem) -> None:
         """Make a request ready to be sent, ahead of need."""
-        found = self._look(wish)
+        found = self._look(item)
         if found is None:
             return
         price, day = self._price, _today()
         # With drafts in hand there is time for the commit to be shared.
-        opening = self._ask_ledger(wish, price, patient=len(self._drafts) > 0)
+        opening = self._ask_ledger(item, price, patient=len(self._drafts) > 0)
         self._when_written("opening", opening, lambda opened: self._prepared(found, price, day, opened))
 
-    def _prepared(self, found: Found, price: int, day: int, opening: Opening) -> None:
+    def _prepared(self, found: ResolvedRequest, price: int, day: int, opening: ReserveResult) -> None:
         match opening:
-            case Wait(seconds):
+            case RetryLater(seconds):
                 self._note_pause(seconds)
-                self._put_back(found.wish, seconds)
-            case Capped() as capped if self._may_yet_fit(capped):
-                self._put_back(found.wish, ASK_AGAIN_S)
+                self._put_back(found.item, seconds)
+            case OverBudget() as capped if self._may_yet_fit(capped):
+                self._put_back(found.item, ASK_AGAIN_S)
             case _:
-                attempt = self._heed(found.wish, opening)
+                attempt = self._heed(found.item, opening)
                 if attempt is not None:
                     with self._state:
-                        self._drafts.append(Draft(found, attempt, price, day))
+                        self._drafts.append(Reservation(found, attempt, price, day))
                         # It was opened, so nobody had asked for a pause.
                         self._pause_seen = time.monotonic()
 
-    def _put_back(self, wish: Wish, pause_s: float) -> None:
+    def _put_back(self, item: WorkItem, pause_s: float) -> None:
         """Prepare this one first, and none before that: what it was told holds for all."""
         with self._state:
-            self._ready.appendleft(wish)
+            self._ready.appendleft(item)
             self._ask_again_at = max(self._ask_again_at, time.monotonic() + pause_s)
 
-    def _prepare_and_send(self, wish: Wish) -> None:
+    def _prepare_and_send(self, item: WorkItem) -> None:
         """Make a request ready and send it in the place that it has taken already."""
         draft = None
         try:
-            found = self._look(wish)
+            found = self._look(item)
             draft = None if found is None else self._open(found)
         finally:
             if draft is None:
@@ -489,26 +496,26 @@ class GenerationLoop:
         if draft is not None:
             self._send(draft)
 
-    def _look(self, wish: Wish) -> Found | None:
+    def _look(self, item: WorkItem) -> ResolvedRequest | None:
         """See whether a request needs to be sent, and that its input picture is where the API can see it."""
-        if self._is_parked(wish):
+        if self._is_parked(item):
             return None
-        stored = self._store.find(wish.fingerprint)
+        stored = self._store.find(item.fingerprint)
         if stored is not None:
-            self._ledger.adopt_picture(wish.fingerprint, wish.batch, stored)
-            self._through(wish, "succeeded", found=True)
+            self._ledger.adopt_picture(item.fingerprint, item.batch, stored)
+            self._through(item, "succeeded", found=True)
             return None
         try:
-            return Found(wish, self._inputs.uri(wish.request))
+            return ResolvedRequest(item, self._inputs.uri(item.request))
         except InputUnavailable as error:
-            return Found(wish, None, error.answer)
+            return ResolvedRequest(item, None, error.answer)
 
-    def _ask_ledger(self, wish: Wish, price: int, *, patient: bool = False) -> Future[Opening]:
+    def _ask_ledger(self, item: WorkItem, price: int, *, patient: bool = False) -> Future[ReserveResult]:
         self._store.check_room(max(1, self.progress.in_flight))
         options = self._options
-        return self._ledger.open(
-            wish.fingerprint,
-            wish.batch,
+        return self._ledger.reserve(
+            item.fingerprint,
+            item.batch,
             api_version=options.api_version,
             price=price,
             caps=options.caps,
@@ -518,60 +525,60 @@ class GenerationLoop:
             patient=patient,
         )
 
-    def _open(self, found: Found) -> Draft | None:
-        """Wait for the attempt that allows the POST; None where there is to be none."""
+    def _open(self, found: ResolvedRequest) -> Reservation | None:
+        """RetryLater for the attempt that allows the POST; None where there is to be none."""
         with self._turn:
             while not self._halt.is_set():
                 price, day = self._price, _today()
-                match self._ask_ledger(found.wish, price).result():
-                    case Wait(seconds):
+                match self._ask_ledger(found.item, price).result():
+                    case RetryLater(seconds):
                         self._halt.wait(seconds)
-                    case Capped() as capped if self._may_yet_fit(capped):
+                    case OverBudget() as capped if self._may_yet_fit(capped):
                         self._halt.wait(ASK_AGAIN_S)
                     case opening:
-                        attempt = self._heed(found.wish, opening)
-                        return None if attempt is None else Draft(found, attempt, price, day)
+                        attempt = self._heed(found.item, opening)
+                        return None if attempt is None else Reservation(found, attempt, price, day)
         return None
 
-    def _may_yet_fit(self, capped: Capped) -> bool:
+    def _may_yet_fit(self, capped: OverBudget) -> bool:
         """Whether what open attempts hold of a cap may come back while this run goes on."""
         return capped.recoverable > sum(self._overdue.values())
 
-    def _heed(self, wish: Wish, opening: Opening) -> int | None:
+    def _heed(self, item: WorkItem, opening: ReserveResult) -> int | None:
         """Return the attempt that was opened, or see to it that there is to be none."""
         match opening:
-            case Opened(attempt):
+            case Reserved(attempt):
                 return attempt
-            case Settled(status):
-                self._through(wish, status, found=True)
-            case Taken():
-                self._again(wish, ASK_AGAIN_S)
-            case Capped(cap):
+            case AlreadySettled(status):
+                self._through(item, status, found=True)
+            case ClaimedElsewhere():
+                self._again(item, ASK_AGAIN_S)
+            case OverBudget(cap):
                 self.stop(
                     "budget",
                     f"the budget of {cap} leaves no room for another picture. Raise it and start again to go on.",
                 )
         return None
 
-    def _send(self, draft: Draft) -> None:
+    def _send(self, draft: Reservation) -> None:
         """POST a draft. Its place is given back when the answer is in, or the job done; a picture is for another
         thread to store.
         """
-        wish, landed = draft.wish, False
+        item, landed = draft.item, False
         try:
             if not self._may_go(draft):
                 return
             if draft.found.unavailable is not None:
-                unsent = Sent(draft.attempt, wish.fingerprint, wish, draft.price)
+                unsent = Sent(draft.attempt, item.fingerprint, item, draft.price)
                 self._conclude(unsent, draft.found.unavailable)
                 return
-            sent = Sent(draft.attempt, wish.fingerprint, wish, draft.price, time.time_ns() // 1000)
+            sent = Sent(draft.attempt, item.fingerprint, item, draft.price, time.time_ns() // 1000)
             self._ledger.lease.sending(sent.attempt)
             with self._state:
                 self.progress.attempts += 1
-            body = wish.request.body(draft.found.uri)
+            body = item.request.body(draft.found.uri)
             if self._options.api_version == "v1":
-                answer = self._client.generate(body, self._store.spool, wish.fingerprint)
+                answer = self._client.generate(body, self._store.spool, item.fingerprint)
             else:
                 answer = self._client.submit(body)
                 if answer.job is not None and answer.outcome is Outcome.ACCEPTED:
@@ -593,7 +600,7 @@ class GenerationLoop:
         with self._state:
             self._answered.append((time.monotonic(), settle))
 
-    def _may_go(self, draft: Draft) -> bool:
+    def _may_go(self, draft: Reservation) -> bool:
         """Whether nothing has happened since the draft was made that forbids sending it; else see to it."""
         self._store.check_room(self.progress.in_flight)
         self._ledger.database.check_room()
@@ -619,21 +626,21 @@ class GenerationLoop:
                 self._note_pause(self._ledger.paused_for())
                 self._pause_seen = time.monotonic()
 
-    def _withdraw(self, draft: Draft) -> None:
+    def _withdraw(self, draft: Reservation) -> None:
         """Take back what was not sent."""
         self._ledger.withdraw(draft.attempt)
-        self._again(draft.wish, 0.0)
+        self._again(draft.item, 0.0)
 
     def _note_pause(self, seconds: float) -> None:
         with self._state:
             self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
-    def _is_parked(self, wish: Wish) -> bool:
+    def _is_parked(self, item: WorkItem) -> bool:
         """Whether the request waits, without holding the run up, for a job that is overdue."""
         with self._state:
-            parked = wish.fingerprint in self._overdue
+            parked = item.fingerprint in self._overdue
             if parked:
-                self._parked.setdefault(wish.fingerprint, []).append(wish)
+                self._parked.setdefault(item.fingerprint, []).append(item)
         return parked
 
     # --- v2 jobs --------------------------------------------------------------------------------
@@ -641,7 +648,7 @@ class GenerationLoop:
     def _watch_job(self, sent: Sent, job: Job) -> None:
         """Write a new job down, then ask for it until it is done."""
         assert sent.at is not None, "it was sent just now"
-        flight = Flight(sent, job, time.monotonic())
+        flight = PendingJob(sent, job, time.monotonic())
         recorded = self._ledger.record_job(sent.attempt, job.to_json(), job.request_id, sent.at)
         # Not polled before it is on the disk, but all the same where that failed: then only this process can
         # collect it.
@@ -666,7 +673,7 @@ class GenerationLoop:
 
         written.add_done_callback(done)
 
-    def _ask(self, flight: Flight) -> None:
+    def _ask(self, flight: PendingJob) -> None:
         if flight.completed is not None:
             self._fetch(flight, flight.completed)
             return
@@ -675,7 +682,7 @@ class GenerationLoop:
         age = time.monotonic() - flight.submitted
         match answer.outcome:
             case Outcome.COMPLETED:
-                if flight.sent.wish is not None:
+                if flight.sent.item is not None:
                     # Of a job that an earlier run submitted, nobody knows how long it took.
                     flight.took = self._polls.found(asked, flight.waiting)
                     self._learn(flight, answer)
@@ -698,7 +705,7 @@ class GenerationLoop:
                 flight.failures += 1
                 self._later(flight, answer.retry_after_s or self._options.retries.pause(flight.failures))
 
-    def _learn(self, flight: Flight, answer: Answer) -> None:
+    def _learn(self, flight: PendingJob, answer: Answer) -> None:
         """Heed what a job's end tells of how long the others will take."""
         if flight.took is not None and answer.total_time_s is not None:
             self._polls.told(flight.took, answer.total_time_s)
@@ -706,8 +713,8 @@ class GenerationLoop:
             return
         usual_s = self._polls.usual_s
 
-        def due_then(due: float, flight: Flight) -> float:
-            if flight.failures or flight.completed is not None or flight.sent.wish is None:
+        def due_then(due: float, flight: PendingJob) -> float:
+            if flight.failures or flight.completed is not None or flight.sent.item is None:
                 return due
             forecast = flight.submitted + usual_s
             return min(due, forecast) if flight.waiting else forecast
@@ -717,7 +724,7 @@ class GenerationLoop:
             heapq.heapify(self._jobs)
             self._crew.summon()
 
-    def _fetch(self, flight: Flight, completed: float) -> None:
+    def _fetch(self, flight: PendingJob, completed: float) -> None:
         answer = self._client.fetch(flight.job, self._store.spool, flight.sent.fingerprint)
         if answer.outcome is Outcome.SUCCEEDED:
             self._learn(flight, answer)
@@ -738,17 +745,17 @@ class GenerationLoop:
         pause = answer.retry_after_s or self._options.retries.pause(flight.failures)
         self._later(flight, min(pause, LONGEST_FETCH_PAUSE_S))
 
-    def _collect(self, flight: Flight, answer: Answer) -> None:
+    def _collect(self, flight: PendingJob, answer: Answer) -> None:
         """A job has come to its end."""
         self._land_flight(flight)
         self._conclude(flight.sent, answer)
         with self._state:
             self._overdue.pop(flight.sent.fingerprint, None)
-            for wish in self._parked.pop(flight.sent.fingerprint, ()):
-                heapq.heappush(self._paused, (time.monotonic(), next(self._ticket), wish))
+            for item in self._parked.pop(flight.sent.fingerprint, ()):
+                heapq.heappush(self._paused, (time.monotonic(), next(self._ticket), item))
 
-    def _leave_out_there(self, flight: Flight, age_s: float) -> None:
-        """Wait for a job no longer. It is asked for now and then while the run has other things to do,
+    def _leave_out_there(self, flight: PendingJob, age_s: float) -> None:
+        """RetryLater for a job no longer. It is asked for now and then while the run has other things to do,
         as its record won't be kept for ever; its attempt stays open for a later run to collect.
         """
         self._land_flight(flight)
@@ -759,7 +766,7 @@ class GenerationLoop:
             )
         self._later(flight, max(self._polls.next_poll(age_s, len(self._jobs)), self._options.retries.base_s))
 
-    def _land_flight(self, flight: Flight) -> None:
+    def _land_flight(self, flight: PendingJob) -> None:
         with self._state:
             if not flight.landed:
                 flight.landed = True
@@ -770,30 +777,32 @@ class GenerationLoop:
 
     def _conclude(self, sent: Sent, answer: Answer) -> None:
         self._note_price(answer)
-        closing = closing_of(sent, answer)
+        closing = settlement_of(sent, answer)
         if answer.picture is not None:
             self._keep(sent, answer, closing)
             return
-        wish = sent.wish
+        item = sent.item
         if answer.remains is not None:
             self._store.set_aside(answer.remains, sent.fingerprint, sent.attempt)
-        remedy = REMEDIES[answer.outcome]
-        if wish is not None and remedy in (Remedy.RETRY, Remedy.RECONNECT):
-            wish.failures += 1
+        remedy = RETRY_ACTIONS[answer.outcome]
+        if item is not None and remedy in (RetryAction.RETRY, RetryAction.RECONNECT):
+            item.failures += 1
         retries = self._options.retries
-        exhausted = wish is None or wish.failures > retries.server_error_retries
+        exhausted = item is None or item.failures > retries.server_error_retries
         status: Status = "pending"
-        if remedy is Remedy.FAIL or (remedy is Remedy.RETRY and exhausted):
+        if remedy is RetryAction.FAIL or (remedy is RetryAction.RETRY and exhausted):
             status = "failed"
-        elif remedy in (Remedy.RETRY_UNKNOWN, Remedy.LEAVE):
+        elif remedy in (RetryAction.RETRY_UNKNOWN, RetryAction.LEAVE):
             status = "unknown"
-        kept = self._ledger.close_attempt(
+        kept = self._ledger.settle(
             sent.attempt,
             closing,
             status=status,
             # A job that failed, or a file that wasn't there, may fare better another day.
-            retryable=remedy is not Remedy.FAIL or answer.call in (Call.UPLOAD, Call.POLL, Call.FETCH),
-            keep_claim=wish is not None and status != "failed" and remedy not in (Remedy.STOP, Remedy.LEAVE),
+            retryable=remedy is not RetryAction.FAIL or answer.call in (Call.UPLOAD, Call.POLL, Call.FETCH),
+            keep_claim=item is not None
+            and status != "failed"
+            and remedy not in (RetryAction.STOP, RetryAction.LEAVE),
             unknown_retries=retries.unknown_retries,
         )
         self._count(sent, answer, closing)
@@ -802,53 +811,53 @@ class GenerationLoop:
                 "disk_full", f"{self._store.spool} can't be written. Make room and start again to go on."
             )
         match remedy:
-            case Remedy.STOP:
+            case RetryAction.STOP:
                 self.stop(answer.cause, _account_message(answer))
-            case Remedy.WAIT:
+            case RetryAction.WAIT:
                 told = answer.retry_after_s
                 self._slow_down(DEFAULT_PAUSE_S if told is None else max(told, SHORTEST_PAUSE_S))
-                if wish is not None:
-                    self._again(wish, 0.0)
-            case Remedy.RECONNECT if exhausted:
+                if item is not None:
+                    self._again(item, 0.0)
+            case RetryAction.RECONNECT if exhausted:
                 self.stop("unreachable", f"the API can't be reached: {answer.error}. Start again to go on.")
-            case Remedy.FAIL:
-                self._through(wish, "failed")
-            case Remedy.RETRY if exhausted:
-                self._through(wish, "failed")
+            case RetryAction.FAIL:
+                self._through(item, "failed")
+            case RetryAction.RETRY if exhausted:
+                self._through(item, "failed")
                 self._note_exhausted(answer)
-            case Remedy.LEAVE:
-                self._through(wish, "unknown")
-            case Remedy.RETRY_UNKNOWN if not kept:
-                self._through(wish, "unknown")
-            case _ if wish is not None:
-                failures = max(1, wish.failures)
-                self._again(wish, answer.retry_after_s or retries.pause(failures))
+            case RetryAction.LEAVE:
+                self._through(item, "unknown")
+            case RetryAction.RETRY_UNKNOWN if not kept:
+                self._through(item, "unknown")
+            case _ if item is not None:
+                failures = max(1, item.failures)
+                self._again(item, answer.retry_after_s or retries.pause(failures))
 
-    def _keep(self, sent: Sent, answer: Answer, closing: Closing) -> None:
+    def _keep(self, sent: Sent, answer: Answer, closing: Settlement) -> None:
         assert answer.picture is not None
         try:
             stored = self._store.keep(sent.fingerprint, answer.picture)
         except StoreFull as error:
             self.stop("disk_full", str(error))
-            self._ledger.close_attempt(sent.attempt, closing, status="pending")
+            self._ledger.settle(sent.attempt, closing, status="pending")
             self._count(sent, answer, closing)
             return
-        closed = self._ledger.close_with_picture(sent.attempt, closing, stored)
+        closed = self._ledger.settle_with_picture(sent.attempt, closing, stored)
         self._when_written("closing", closed, lambda _: self._kept(sent, answer, closing))
         if answer.spilled:
             self.stop(
                 "disk_full", f"{self._store.spool} can't be written. Make room and start again to go on."
             )
 
-    def _kept(self, sent: Sent, answer: Answer, closing: Closing) -> None:
+    def _kept(self, sent: Sent, answer: Answer, closing: Settlement) -> None:
         """A picture is there and its attempt settled."""
         self._count(sent, answer, closing)
-        self._through(sent.wish, "succeeded")
+        self._through(sent.item, "succeeded")
         with self._state:
             self._exhausted_in_a_row = 0
             self._places.regain()
 
-    def _count(self, sent: Sent, answer: Answer, closing: Closing) -> None:
+    def _count(self, sent: Sent, answer: Answer, closing: Settlement) -> None:
         with self._state:
             self.progress.spent += closing.cost
             self.progress.possibly_charged += sent.price if closing.state == "unknown" else 0
@@ -861,8 +870,8 @@ class GenerationLoop:
             with self._state:
                 self._price = max(self._price, micros(answer.cost_usd))
 
-    def _through(self, wish: Wish | None, status: Status, *, found: bool = False) -> None:
-        if wish is None:
+    def _through(self, item: WorkItem | None, status: Status, *, found: bool = False) -> None:
+        if item is None:
             return
         with self._state:
             if status == "succeeded":
@@ -872,7 +881,7 @@ class GenerationLoop:
                 self.progress.failed += 1
             else:
                 self.progress.unknown += 1
-        self._on_outcome(wish, status)
+        self._on_outcome(item, status)
 
     def _slow_down(self, pause_s: float) -> None:
         """The account's limit is reached: everybody pauses, and this run cuts itself once a burst."""
@@ -906,7 +915,7 @@ class GenerationLoop:
 
     def _take_over(self) -> None:
         try:
-            for orphan in self._ledger.take_over():
+            for orphan in self._ledger.reclaim_orphans():
                 self._settle_orphan(orphan)
         except StoreFull as error:
             self._stop_for(error)
@@ -916,13 +925,11 @@ class GenerationLoop:
         if stored is not None:
             # The run died between storing the picture and settling it: it was paid for, at the list
             # price as far as anybody knows.
-            closing = Closing("charged", "succeeded", cost=orphan.price, cost_estimated=True)
-            self._ledger.close_attempt(
-                orphan.attempt, closing, status="succeeded", picture=stored, retryable=False
-            )
+            closing = Settlement("charged", "succeeded", cost=orphan.price, cost_estimated=True)
+            self._ledger.settle(orphan.attempt, closing, status="succeeded", picture=stored, retryable=False)
         elif orphan.job is not None:
             age = max(0.0, time.time() - orphan.started_at.timestamp())
-            flight = Flight(
+            flight = PendingJob(
                 Sent(orphan.attempt, orphan.fingerprint, None, orphan.price),
                 Job.from_json(orphan.job),
                 time.monotonic() - min(age, self._options.job_timeout_s / 2),
@@ -932,13 +939,13 @@ class GenerationLoop:
                 heapq.heappush(self._jobs, (time.monotonic(), next(self._ticket), flight))
                 self._crew.summon()
         else:
-            closing = Closing(
+            closing = Settlement(
                 "unknown",
                 Outcome.LOST.value,
                 cause="run_died",
                 error="the run ended before the answer came; it may have been charged",
             )
-            self._ledger.close_attempt(orphan.attempt, closing, status="unknown")
+            self._ledger.settle(orphan.attempt, closing, status="unknown")
             with self._state:
                 self.progress.possibly_charged += orphan.price
 

@@ -8,7 +8,7 @@ from typing import Final
 from kontext_pipeline.segmind.outcomes import Outcome
 
 
-class Remedy(Enum):
+class RetryAction(Enum):
     """What happens to the request after an answer."""
 
     DONE = "done"
@@ -30,17 +30,17 @@ class Remedy(Enum):
     """Nothing was sent: try again; if the API stays out of reach, the run stops."""
 
 
-REMEDIES: Final[dict[Outcome, Remedy]] = {
-    Outcome.SUCCEEDED: Remedy.DONE,
-    Outcome.REJECTED: Remedy.FAIL,
-    Outcome.STOPPED: Remedy.STOP,
-    Outcome.RATE_LIMITED: Remedy.WAIT,
-    Outcome.SERVER_ERROR: Remedy.RETRY,
-    Outcome.GATEWAY_TIMEOUT: Remedy.RETRY_UNKNOWN,
-    Outcome.LOST: Remedy.RETRY_UNKNOWN,
-    Outcome.UNUSABLE: Remedy.RETRY_UNKNOWN,
-    Outcome.EXPIRED: Remedy.LEAVE,
-    Outcome.UNREACHABLE: Remedy.RECONNECT,
+RETRY_ACTIONS: Final[dict[Outcome, RetryAction]] = {
+    Outcome.SUCCEEDED: RetryAction.DONE,
+    Outcome.REJECTED: RetryAction.FAIL,
+    Outcome.STOPPED: RetryAction.STOP,
+    Outcome.RATE_LIMITED: RetryAction.WAIT,
+    Outcome.SERVER_ERROR: RetryAction.RETRY,
+    Outcome.GATEWAY_TIMEOUT: RetryAction.RETRY_UNKNOWN,
+    Outcome.LOST: RetryAction.RETRY_UNKNOWN,
+    Outcome.UNUSABLE: RetryAction.RETRY_UNKNOWN,
+    Outcome.EXPIRED: RetryAction.LEAVE,
+    Outcome.UNREACHABLE: RetryAction.RECONNECT,
 }
 """For the answer to a POST, and for what ends a v2 job. A GET that failed is simply made again."""
 

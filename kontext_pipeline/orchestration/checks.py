@@ -98,7 +98,7 @@ def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Differenc
     Amounts are compared in millionths of a USD. A picture that several batches ask for is charged to the one
     that the ledger names.
     """
-    from kontext_pipeline.generation.money import micros
+    from kontext_pipeline.generation.ledger.money import micros
 
     shown: dict[str, list[int]] = {}
     files: dict[str, tuple[str | None, int | None]] = {}
@@ -148,7 +148,7 @@ def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Differenc
 
 def caps_differ(pipeline: "Pipeline") -> list[str]:
     """Compare the sums that budgets are checked against with the attempts that they are sums of."""
-    from kontext_pipeline.generation.books import spending_differs
+    from kontext_pipeline.generation.ledger.report import spending_differs
 
     return spending_differs(pipeline.ledger.database)
 

@@ -46,7 +46,9 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
                     TableColumn("manifest", "string"),
                     TableColumn("batches", "int"),
                     TableColumn(
-                        "pictures", "int", description="wishes of its rows, those for the same picture too"
+                        "pictures",
+                        "int",
+                        description="work_items of its rows, those for the same picture too",
                     ),
                 ]
             ),

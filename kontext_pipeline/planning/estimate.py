@@ -24,13 +24,13 @@ the same object for `settled` and then for `failed`."""
 class Estimate:
     """What is there and what is to come.
 
-    `rows` are manifest rows, `wishes` the pictures they wish for, `pictures` the different ones among those;
+    `rows` are manifest rows, `requested` the pictures they wish for, `pictures` the different ones among those;
     these are `already_there`, `failed_for_good` or `to_generate`. `cost_usd` is the list price of what is to
     be generated, `seconds` how long that takes without retries.
     """
 
     rows: int
-    wishes: int
+    requested: int
     pictures: int
     already_there: int
     failed_for_good: int
@@ -63,7 +63,7 @@ def estimate(
     to_generate = plan.pictures - already_there - failed_for_good
     return Estimate(
         rows=plan.rows,
-        wishes=plan.wishes,
+        requested=plan.requested,
         pictures=plan.pictures,
         already_there=already_there,
         failed_for_good=failed_for_good,

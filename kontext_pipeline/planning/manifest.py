@@ -26,8 +26,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from kontext_pipeline.planning import cells
-from kontext_pipeline.planning.faults import Faults, place, quoted
 from kontext_pipeline.planning.pictures import NotAPictureError, Picture, check_data_uri, look_at
+from kontext_pipeline.planning.problems import ManifestProblems, place, quoted
 from kontext_pipeline.segmind.model import (
     ASPECT_RATIOS,
     DEFAULT_ASPECT_RATIO,
@@ -145,7 +145,7 @@ def read_manifests(patterns: Sequence["str | Path | UPath"]) -> list[Manifest]:
     the contents of the others as well, to tell their faults together. When every file is there, the contents
     are left to `make_plan`, which needs not read what it knows already, or to `check_manifests`.
     """
-    faults = Faults()
+    faults = ManifestProblems()
     manifests: list[Manifest] = []
     orders: list[int] = []
     by_source: dict[str, Manifest] = {}
@@ -190,7 +190,7 @@ def check_manifests(manifests: Sequence[Manifest]) -> None:
 def read_rows(
     manifests: Sequence[Manifest],
     known: Mapping[str, Picture],
-    faults: Faults | None = None,
+    faults: ManifestProblems | None = None,
     orders: Sequence[int] | None = None,
 ) -> list[ManifestRows]:
     """Read and check the contents of manifests that are used together.
@@ -199,7 +199,7 @@ def read_rows(
     at before. Raises `ManifestError` with all faults, together with those already in `faults`, by `orders`:
     the places at which the manifests were given.
     """
-    faults = faults or Faults()
+    faults = faults or ManifestProblems()
     found: dict[int, ManifestRows] = {}
     for index, manifest in enumerate(manifests):
         rows = _Reader(manifest, orders[index] if orders else index, faults).read(known)
@@ -218,7 +218,7 @@ def give_back_memory() -> None:
 
 
 def _paths(
-    patterns: Sequence["str | Path | UPath"], faults: Faults
+    patterns: Sequence["str | Path | UPath"], faults: ManifestProblems
 ) -> Iterator[tuple[int, "Path | UPath", str]]:
     for order, pattern in enumerate(patterns):
         shown = str(pattern)
@@ -287,7 +287,7 @@ def _digest(path: "Path | UPath") -> tuple[str, int]:
 class _Reader:
     """Reads one manifest into columns; what is wrong goes to the faults."""
 
-    def __init__(self, manifest: Manifest, order: int, faults: Faults) -> None:
+    def __init__(self, manifest: Manifest, order: int, faults: ManifestProblems) -> None:
         self._manifest = manifest
         self._order = order
         self._faults = faults
@@ -629,7 +629,7 @@ _NEVER_CLOSED: Final = "a double quote opens here and is never closed"
 _CONTROL: Final = r"[\x00-\x1f\x7f]"
 
 
-def _check_ids(found: Sequence[ManifestRows], faults: Faults) -> None:
+def _check_ids(found: Sequence[ManifestRows], faults: ManifestProblems) -> None:
     """Every id may be given once, in all the manifests together."""
     ids = pa.chunked_array([chunk for rows in found for chunk in rows.table["id"].chunks], pa.string())
     ids_given = ids.drop_null()
@@ -651,7 +651,7 @@ def _check_ids(found: Sequence[ManifestRows], faults: Faults) -> None:
             faults.add(rows.manifest.shown, text, order=rows.order, row=number, column="id")
 
 
-def _unify(found: Sequence[ManifestRows], faults: Faults) -> None:
+def _unify(found: Sequence[ManifestRows], faults: ManifestProblems) -> None:
     """Give every manifest the own columns of all, in the order in which they come up."""
     types: dict[str, pa.DataType] = {}
     origin: dict[str, str] = {}

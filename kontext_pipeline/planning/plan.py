@@ -30,11 +30,11 @@ from kontext_pipeline.planning.batches import (
     assign,
     batch_key,
 )
-from kontext_pipeline.planning.faults import listed
 from kontext_pipeline.planning.fingerprints import canonical_images, fingerprints
 from kontext_pipeline.planning.hashing import Digests, all_different, count_different, hex_of, numbers_of
 from kontext_pipeline.planning.manifest import Manifest, ManifestRows, give_back_memory, read_rows
 from kontext_pipeline.planning.pictures import Picture, hashed, may_be_remembered
+from kontext_pipeline.planning.problems import listed
 from kontext_pipeline.planning.seeds import (
     SHORT_ID_DIGITS,
     identities_of_content,
@@ -189,7 +189,7 @@ class Plan:
         ]
         self._batches = {batch.key: batch for batch in self.batches}
         self.rows = sum(file.footer.rows for file in files)
-        self.wishes = sum(batch.rows for batch in self.batches)
+        self.requested = sum(batch.rows for batch in self.batches)
         self.text_to_image = sum(file.footer.text_to_image for file in files)
         self.backend = str(files[0].footer.origin["backend"])
 
@@ -815,10 +815,10 @@ def _warnings(plan: Plan, footers: Sequence[_Footer]) -> list[str]:
     if plan.text_to_image:
         rows = "1 row has" if plan.text_to_image == 1 else f"{plan.text_to_image:,} rows have"
         found.append(f"{rows} no input_image and will be text-to-image")
-    joined = plan.wishes - plan.pictures
+    joined = plan.requested - plan.pictures
     if joined:
         found.append(
-            f"{plan.wishes:,} pictures are wished for and {plan.pictures:,} of them differ; what is wished "
+            f"{plan.requested:,} pictures are wished for and {plan.pictures:,} of them differ; what is wished "
             "for twice is generated once"
         )
     if len(plan.batches) > COMFORTABLE_BATCHES:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from kontext_pipeline.sandbox import answers
-from kontext_pipeline.sandbox.backstage import Backstage
+from kontext_pipeline.sandbox.admin import Backstage
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.gateway import Gateway
 from kontext_pipeline.sandbox.openapi import OPENAPI

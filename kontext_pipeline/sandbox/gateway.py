@@ -21,14 +21,14 @@ from starlette.responses import JSONResponse, Response
 from kontext_pipeline.sandbox import answers
 from kontext_pipeline.sandbox.account import Account, to_usd
 from kontext_pipeline.sandbox.answers import Refusal, error
-from kontext_pipeline.sandbox.books import MAX_PROMPT_CHARS, Books, Entry, canonical_sha256
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.faults import FRONT_KINDS, Endpoint, Fault, FaultPlan
 from kontext_pipeline.sandbox.inputs import MEDIA_TYPES, BadInput, InputImage, Inputs, decode_data_uri
 from kontext_pipeline.sandbox.jobs import Job, JobTable
 from kontext_pipeline.sandbox.parameters import BadParameter, Parameters
+from kontext_pipeline.sandbox.renderer import Recipe, Renderer
+from kontext_pipeline.sandbox.request_log import MAX_PROMPT_CHARS, Books, Entry, canonical_sha256
 from kontext_pipeline.sandbox.store import FileStore
-from kontext_pipeline.sandbox.studio import Recipe, Studio
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE, MODEL
 
 MAX_UPLOADS: Final = 32
@@ -90,7 +90,7 @@ class Gateway:
         self.config = config
         self.run = Run(config, config.faults)
         self.store = FileStore(max_bytes=config.store_bytes, ttl_s=config.file_ttl_s)
-        self.studio = Studio(self.store, draw=config.draw, cache_bytes=config.cache_bytes)
+        self.renderer = Renderer(self.store, draw=config.draw, cache_bytes=config.cache_bytes)
         self._inputs = Inputs(config, self.store)
         self._ids = random.Random()  # noqa: S311 - ids must differ, not be secret
         self._underway: set[asyncio.Task[Response]] = set()
@@ -103,7 +103,7 @@ class Gateway:
     def close(self) -> None:
         """Stop drawing and delete what was stored."""
         self.run.jobs.close()
-        self.studio.close()
+        self.renderer.close()
         self.store.close()
 
     # -- the model ------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class Gateway:
             await self._unbilled_sleep(job, job.fault.seconds / self.config.speed)
             _release(job, "FAILED", 504)
             return answers.html_error(504)
-        drawing = asyncio.ensure_future(self.studio.picture(job.recipe))
+        drawing = asyncio.ensure_future(self.renderer.picture(job.recipe))
         try:
             await self._unbilled_sleep(job, job.latency_s)
             picture = await drawing
@@ -360,7 +360,7 @@ class Gateway:
         if kind == "expired":
             run.jobs.drop_output(name)
             return error(404, "File not found or expired")
-        return _picture(await self.studio.picture(output.recipe), output.recipe, kind, _FILE_HEADERS)
+        return _picture(await self.renderer.picture(output.recipe), output.recipe, kind, _FILE_HEADERS)
 
     async def _get_fault(self, run: Run, endpoint: Endpoint, identity: str, prompt: str) -> Fault | None:
         """Return the fault that strikes a GET, after its delays. Raises Refusal for one that answers instead."""
@@ -453,7 +453,7 @@ class Gateway:
         try:
             output = run.jobs.output(_own_path(uri, own_hosts).removeprefix("files/outputs/"))
             if output is not None:
-                return await asyncio.to_thread(self._inputs.keep, await self.studio.picture(output.recipe))
+                return await asyncio.to_thread(self._inputs.keep, await self.renderer.picture(output.recipe))
             return await asyncio.to_thread(self._inputs.resolve, uri, own_hosts)
         except BadInput as bad:
             raise Refusal(error(400, f"Invalid parameters: {bad}")) from None

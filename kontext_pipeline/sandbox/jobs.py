@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from kontext_pipeline.sandbox.books import Entry
-from kontext_pipeline.sandbox.studio import Recipe
+from kontext_pipeline.sandbox.renderer import Recipe
+from kontext_pipeline.sandbox.request_log import Entry
 
 State = Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"]
 

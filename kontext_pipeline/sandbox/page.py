@@ -50,7 +50,7 @@ class Page:
         recent = next((one for one in self._gateway.run.recent if one.name == name), None)
         if recent is None:
             return error(404, "File not found or expired")
-        small = await self._gateway.studio.thumbnail(recent.recipe, THUMBNAIL_WIDTH)
+        small = await self._gateway.renderer.thumbnail(recent.recipe, THUMBNAIL_WIDTH)
         return Response(small, media_type="image/jpeg", headers={"cache-control": "max-age=3600"})
 
     def _facts(self, request: Request) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from kontext_pipeline.sandbox.studio import Recipe
+from kontext_pipeline.sandbox.renderer import Recipe
 from kontext_pipeline.segmind.model import (
     ASPECT_RATIOS,
     DEFAULT_ASPECT_RATIO,

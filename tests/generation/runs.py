@@ -20,14 +20,14 @@ from typing import Any, Literal
 from sqlalchemy import text
 from upath import UPath
 
-from kontext_pipeline.generation.books import BackendBooks, read_books, spending_differs
-from kontext_pipeline.generation.database import Database
 from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.ledger.database import Database
+from kontext_pipeline.generation.ledger.money import Cap, micros
+from kontext_pipeline.generation.ledger.report import BackendBooks, read_books, spending_differs
 from kontext_pipeline.generation.loop import GenerationLoop, Options
-from kontext_pipeline.generation.money import Cap, micros
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.generation.stages import Wish
 from kontext_pipeline.generation.store import ImageStore
+from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.sandbox.testing import TEST_KEY, Sandbox
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.images import inspect
@@ -83,10 +83,10 @@ def request_of(spec: RunSpec, row: int) -> GenerationRequest:
     )
 
 
-def wishes(spec: RunSpec) -> Iterator[Wish]:
+def work_items(spec: RunSpec) -> Iterator[WorkItem]:
     for row in spec.rows:
         request = request_of(spec, row)
-        yield Wish(request.fingerprint(BACKEND), spec.batch, request)
+        yield WorkItem(request.fingerprint(BACKEND), spec.batch, request)
 
 
 def fingerprint_of(row: int) -> str:
@@ -98,7 +98,7 @@ class Stopped(BaseException):
 
 
 def perform(
-    spec: RunSpec, *, source: Iterator[Wish] | None = None, client: SegmindClient | None = None
+    spec: RunSpec, *, source: Iterator[WorkItem] | None = None, client: SegmindClient | None = None
 ) -> Result:
     """Do the run here."""
     result = Result()
@@ -115,7 +115,7 @@ def perform(
     started = time.monotonic()
     try:
         store = ImageStore(UPath(spec.data_dir), rescue=rescue)
-        ledger.enter(run_id=spec.run_id, lease_s=spec.lease_s)
+        ledger.register(run_id=spec.run_id, lease_s=spec.lease_s)
         loop = GenerationLoop(
             ledger=ledger,
             store=store,
@@ -134,10 +134,10 @@ def perform(
                 job_timeout_s=spec.job_timeout_s,
                 drain_s=spec.drain_s,
             ),
-            on_outcome=lambda wish, status: result.outcomes.update({wish.fingerprint: status}),
+            on_outcome=lambda item, status: result.outcomes.update({item.fingerprint: status}),
         )
         try:
-            loop.run(wishes(spec) if source is None else source)
+            loop.run(work_items(spec) if source is None else source)
         except (KeyboardInterrupt, Stopped):
             result.interrupted = True
         result.progress = dataclasses.asdict(loop.progress)
@@ -186,7 +186,7 @@ class Run:
         self.process.join()
 
     def wait(self, timeout_s: float = 60.0) -> Result:
-        """Wait for its end and return its report."""
+        """RetryLater for its end and return its report."""
         self.process.join(timeout_s)
         if self.process.is_alive():
             self.kill()
@@ -200,7 +200,7 @@ class Run:
 
 
 def wait_for_posts(sandbox: Sandbox, posts: int, timeout_s: float = 20.0) -> None:
-    """Wait until the server was sent so many requests in all."""
+    """RetryLater until the server was sent so many requests in all."""
     deadline = time.monotonic() + timeout_s
     while posts_so_far(sandbox) < posts:
         assert time.monotonic() < deadline, f"the server was not sent {posts} requests"

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.books import spending_differs
 from kontext_pipeline.generation.crew import FAR_S, Lane
-from kontext_pipeline.generation.ledger import Ledger, Opened
-from kontext_pipeline.generation.money import micros
-from kontext_pipeline.generation.sent import SentAttempts, SentLog, read_sent, uptime_id
+from kontext_pipeline.generation.ledger import Ledger, Reserved
+from kontext_pipeline.generation.ledger.money import micros
+from kontext_pipeline.generation.ledger.report import spending_differs
+from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, read_sent, uptime_id
 from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import (
@@ -263,14 +263,14 @@ def test_leaving_releases_what_was_never_sent(tmp_path: Path) -> None:
     """Whatever kept it from being withdrawn: a task that failed, a run that was cut off."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     ledger = Ledger(url, backend=BACKEND)
-    ledger.enter(run_id="run", lease_s=60)
+    ledger.register(run_id="run", lease_s=60)
     opened = [
-        ledger.open(name * 64, "batch", api_version="v1", price=100_000).result() for name in ("a", "b")
+        ledger.reserve(name * 64, "batch", api_version="v1", price=100_000).result() for name in ("a", "b")
     ]
     lease = ledger.lease
-    assert isinstance(opened[0], Opened)
+    assert isinstance(opened[0], Reserved)
     lease.sending(opened[0].attempt)
-    ledger.leave()
+    ledger.deregister()
     assert attempts_by_state(url) == {"open": 1, "not_sent": 1}
     assert spending_differs(ledger.database) == []
     with pytest.raises(LedgerError, match="nothing more may be sent"):

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
-from kontext_pipeline.generation.database import Database
+from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
-from tests.generation.runs import Ledgerbook, RunSpec, perform, wishes
+from tests.generation.runs import Ledgerbook, RunSpec, perform, work_items
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_file_that_is_gone_or_was_changed_fails_its_rows_for_nothing(
 ) -> None:
     path = Path(str(edits.input_image))
     path.unlink() if what == "gone" else path.write_bytes(b"something else")
-    assert len(list(wishes(edits))) == 12
+    assert len(list(work_items(edits))) == 12
     result = perform(edits)
     assert set(result.outcomes.values()) == {"failed"}
     cause = {"gone": "input_missing", "changed": "input_changed"}[what]

@@ -13,10 +13,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from sqlalchemy import text
 
-from kontext_pipeline.generation.books import read_books, spending_differs
-from kontext_pipeline.generation.claims import LeaseLost
-from kontext_pipeline.generation.ledger import Capped, Closing, Ledger, Opened, Settled, Stored, Taken, Wait
-from kontext_pipeline.generation.money import Cap
+from kontext_pipeline.generation.ledger import (
+    AlreadySettled,
+    ClaimedElsewhere,
+    Ledger,
+    OverBudget,
+    Reserved,
+    RetryLater,
+    Settlement,
+    Stored,
+)
+from kontext_pipeline.generation.ledger.leases import LeaseLost
+from kontext_pipeline.generation.ledger.money import Cap
+from kontext_pipeline.generation.ledger.report import read_books, spending_differs
 
 BACKEND = "sandbox"
 FINGERPRINTS = [character * 64 for character in "abcd"]
@@ -27,14 +36,14 @@ FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 fingerprints = st.sampled_from(FINGERPRINTS)
 closings = st.one_of(
     st.builds(
-        lambda cost, outcome: (Closing("charged", outcome, cost=cost), outcome == "succeeded"),
+        lambda cost, outcome: (Settlement("charged", outcome, cost=cost), outcome == "succeeded"),
         st.sampled_from([PRICE, 80_000, 0]),
         st.sampled_from(["succeeded", "unusable", "expired"]),
     ),
     st.builds(
-        lambda outcome: (Closing("unknown", outcome), False), st.sampled_from(["lost", "gateway_timeout"])
+        lambda outcome: (Settlement("unknown", outcome), False), st.sampled_from(["lost", "gateway_timeout"])
     ),
-    st.just((Closing("released", "server_error", status_code=500), False)),
+    st.just((Settlement("released", "server_error", status_code=500), False)),
 )
 
 
@@ -48,7 +57,7 @@ class Worker:
     left: bool = False
     attempts: list[tuple[int, str]] = field(default_factory=list)
     drafts: list[tuple[int, str]] = field(default_factory=list)
-    """Opened, and not sent yet."""
+    """Reserved, and not sent yet."""
 
 
 def picture_of(fingerprint: str, number: int) -> Stored:
@@ -83,14 +92,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for worker in self.made:
             if worker.alive and not worker.left:
-                worker.ledger.leave()
+                worker.ledger.deregister()
             worker.ledger.database.close()
         self.reader.close()
         shutil.rmtree(self.folder)
 
     def enter(self) -> Worker:
         worker = Worker(len(self.made), Ledger(self.url, backend=BACKEND))
-        worker.ledger.enter(run_id=f"run {worker.number % 2}", lease_s=3600)
+        worker.ledger.register(run_id=f"run {worker.number % 2}", lease_s=3600)
         self.made.append(worker)
         return worker
 
@@ -112,7 +121,7 @@ class LedgerMachine(RuleBasedStateMachine):
         before = self.held("1 = 1")
         replaced = self.has_ended(worker)
         try:
-            opening = worker.ledger.open(
+            opening = worker.ledger.reserve(
                 fingerprint,
                 "batch",
                 api_version="v1",
@@ -124,21 +133,21 @@ class LedgerMachine(RuleBasedStateMachine):
             worker.alive = False
             return
         assert not replaced
-        assert not isinstance(opening, Wait)
-        if isinstance(opening, Opened):
+        assert not isinstance(opening, RetryLater)
+        if isinstance(opening, Reserved):
             assert self.status(fingerprint) != "succeeded"
             worker.drafts.append((opening.attempt, fingerprint))
             if at_once:
                 self.send(worker)
         else:
             assert self.held("1 = 1") == before
-        if isinstance(opening, Settled) and opening.status == "succeeded":
+        if isinstance(opening, AlreadySettled) and opening.status == "succeeded":
             assert fingerprint in self.settled
-        if isinstance(opening, Capped):
+        if isinstance(opening, OverBudget):
             run = f"run_id = 'run {worker.number % 2}'"
             full = self.held("1 = 1") + PRICE > self.everything.limit
             assert full or self.held(run) + PRICE > self.run.limit
-        if isinstance(opening, Taken):
+        if isinstance(opening, ClaimedElsewhere):
             assert self.claims(fingerprint) > 0
 
     @rule(worker=workers)
@@ -156,7 +165,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.held("1 = 1") == before - PRICE
 
     @rule(worker=workers, which=st.integers(0, 5), closing=closings, keep=st.booleans())
-    def close(self, worker: Worker, which: int, closing: tuple[Closing, bool], keep: bool) -> None:
+    def close(self, worker: Worker, which: int, closing: tuple[Settlement, bool], keep: bool) -> None:
         """Settle an attempt: in time, late, or once more. The dead may wake up and do it, too."""
         if not worker.attempts:
             return
@@ -164,7 +173,7 @@ class LedgerMachine(RuleBasedStateMachine):
         what, with_picture = closing
         self.news += 1
         status = {"charged": "unknown", "unknown": "unknown", "released": "pending"}[what.state]
-        worker.ledger.close_attempt(
+        worker.ledger.settle(
             attempt,
             what,
             status="succeeded" if with_picture else status,  # type: ignore[arg-type]
@@ -186,7 +195,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if not worker.alive:
                 break
         if worker.alive:
-            worker.ledger.leave()
+            worker.ledger.deregister()
         worker.left = True
 
     @rule(worker=workers)
@@ -196,11 +205,11 @@ class LedgerMachine(RuleBasedStateMachine):
             worker.alive = False
 
     @rule(worker=workers)
-    def take_over(self, worker: Worker) -> None:
+    def reclaim_orphans(self, worker: Worker) -> None:
         if worker.left or not worker.alive:
             return
         try:
-            orphans = worker.ledger.take_over()
+            orphans = worker.ledger.reclaim_orphans()
         except LeaseLost:
             worker.alive = False
             return

@@ -13,15 +13,15 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
-import kontext_pipeline.generation
+import kontext_pipeline.generation.ledger
 from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.database import Database
-from kontext_pipeline.generation.ledger import Closing, Ledger, Opened
-from kontext_pipeline.generation.schema import SCHEMA_VERSION, metadata
+from kontext_pipeline.generation.ledger import Ledger, Reserved, Settlement
+from kontext_pipeline.generation.ledger.database import Database
+from kontext_pipeline.generation.ledger.schema import SCHEMA_VERSION, metadata
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import BACKEND, running
 
-MIGRATIONS = Path(kontext_pipeline.generation.__file__).with_name("migrations")
+MIGRATIONS = Path(kontext_pipeline.generation.ledger.__file__).with_name("migrations")
 
 
 def config(connection: object = None) -> Config:
@@ -85,8 +85,8 @@ def check_upgrade(url: str) -> None:
     with ledger.database.read() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == SCHEMA_VERSION
         assert connection.execute(text("SELECT id, beat, lease_s FROM claimants")).all() == [("old", 5, 60.0)]
-    ledger.enter(run_id="new", lease_s=60)
-    assert isinstance(ledger.open("a" * 64, "batch", api_version="v1", price=1).result(), Opened)
+    ledger.register(run_id="new", lease_s=60)
+    assert isinstance(ledger.reserve("a" * 64, "batch", api_version="v1", price=1).result(), Reserved)
     ledger.close()
 
 
@@ -193,16 +193,16 @@ def test_a_write_that_fails_does_not_spoil_those_beside_it(tmp_path: Path) -> No
 def test_a_commit_that_came_to_be_though_it_seemed_not_to_is_found_again(postgres: str) -> None:
     """The server ends the connection just after it has committed: the client sees an error."""
     ledger = Ledger(postgres, backend=BACKEND)
-    ledger.enter(run_id="run", lease_s=60)
+    ledger.register(run_id="run", lease_s=60)
     broken = breaking_after_commit(ledger.database)
-    opening = ledger.open("a" * 64, "batch", api_version="v1", price=100_000).result()
-    assert isinstance(opening, Opened)
+    opening = ledger.reserve("a" * 64, "batch", api_version="v1", price=100_000).result()
+    assert isinstance(opening, Reserved)
     assert broken.is_set()
     assert attempts(ledger) == [(opening.attempt, "open")]
 
     broken = breaking_after_commit(ledger.database)
-    closing = Closing("charged", "succeeded", cost=100_000)
-    ledger.close_attempt(opening.attempt, closing, status="succeeded")
+    closing = Settlement("charged", "succeeded", cost=100_000)
+    ledger.settle(opening.attempt, closing, status="succeeded")
     assert broken.is_set()
     with ledger.database.read() as connection:
         assert connection.execute(text("SELECT charged, open FROM spending")).all() == [(100_000, 0)]
@@ -211,13 +211,13 @@ def test_a_commit_that_came_to_be_though_it_seemed_not_to_is_found_again(postgre
 
 def test_orphans_are_found_again_after_such_a_commit(postgres: str) -> None:
     dead = Ledger(postgres, backend=BACKEND)
-    dead.enter(run_id="dead", lease_s=60)
-    assert isinstance(dead.open("a" * 64, "batch", api_version="v1", price=100_000).result(), Opened)
+    dead.register(run_id="dead", lease_s=60)
+    assert isinstance(dead.reserve("a" * 64, "batch", api_version="v1", price=100_000).result(), Reserved)
     dead.close()
     heir = Ledger(postgres, backend=BACKEND)
-    heir.enter(run_id="heir", lease_s=60)
+    heir.register(run_id="heir", lease_s=60)
     broken = breaking_after_commit(heir.database)
-    assert [orphan.fingerprint for orphan in heir.take_over()] == ["a" * 64]
+    assert [orphan.fingerprint for orphan in heir.reclaim_orphans()] == ["a" * 64]
     assert broken.is_set()
     heir.close()
 

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from kontext_pipeline.generation import places
-from kontext_pipeline.generation.places import Places
+from kontext_pipeline.generation import concurrency
+from kontext_pipeline.generation.concurrency import ConcurrencyLimit
 from kontext_pipeline.generation.polling import PollSchedule
 
 
@@ -108,19 +108,19 @@ def test_jobs_of_any_length_are_asked_for_early_enough() -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(places.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(concurrency.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_places_are_cut_once_a_burst_and_regained(clock: list[float]) -> None:
-    some = Places(100)
+    some = ConcurrencyLimit(100)
     for _ in range(30):
         some.cut(5.0)
     assert some.allowed == 70
     clock[0] += 6.0
     some.cut(5.0)
     assert some.allowed == 49
-    # A round trip is as many pictures as there are places.
+    # A round trip is as many pictures as there are concurrency.
     for _ in range(3 * 50):
         some.regain()
     assert 60 <= some.allowed <= 75
@@ -130,7 +130,7 @@ def test_places_are_cut_once_a_burst_and_regained(clock: list[float]) -> None:
 
 
 def test_one_place_is_left(clock: list[float]) -> None:
-    some = Places(2)
+    some = ConcurrencyLimit(2)
     for _ in range(50):
         some.cut(0.1)
         clock[0] += 1.0

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from kontext_pipeline.errors import ManifestError
-from kontext_pipeline.generation.stages import Wish
+from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
-from tests.generation.runs import Ledgerbook, fingerprint_of, perform, running, wait_for_posts, wishes
+from tests.generation.runs import Ledgerbook, fingerprint_of, perform, running, wait_for_posts, work_items
 
 HALF_A_SECOND = {"speed": 48.0}
 THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}
@@ -156,8 +156,8 @@ def test_an_api_out_of_reach_stops_the_run_and_costs_nothing(spec: SpecMaker) ->
 def test_a_fault_in_the_manifest_stops_the_run_and_is_raised(
     spec: SpecMaker, kontext_sandbox: Sandbox
 ) -> None:
-    def broken() -> Iterator[Wish]:
-        yield from wishes(one)
+    def broken() -> Iterator[WorkItem]:
+        yield from work_items(one)
         raise ManifestError(["data/demo.csv, row 7: gone"])
 
     one = spec(range(6))

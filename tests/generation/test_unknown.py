@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kontext_pipeline.generation.ledger import Ledger
-from kontext_pipeline.generation.money import micros
+from kontext_pipeline.generation.ledger.money import micros
 from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import BACKEND, Ledgerbook, fingerprint_of, perform
@@ -83,7 +83,7 @@ def test_an_expired_record_is_unknown_and_left_for_another_run(
     spec: SpecMaker, kontext_sandbox: Sandbox, endpoint: str
 ) -> None:
     kontext_sandbox.set_faults({"kind": "expired", "on": [endpoint]})
-    # Two wishes for each picture: the second one must not pay again either.
+    # Two work_items for each picture: the second one must not pay again either.
     one = spec([*range(8), *range(8)], api_version="v2", concurrency=4)
     first = perform(one)
     assert set(first.outcomes.values()) == {"unknown"}

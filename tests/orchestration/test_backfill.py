@@ -17,8 +17,8 @@ import psutil
 import pytest
 import requests
 
-from kontext_pipeline.generation.books import read_books
-from kontext_pipeline.generation.database import Database
+from kontext_pipeline.generation.ledger.database import Database
+from kontext_pipeline.generation.ledger.report import read_books
 from kontext_pipeline.settings import load_settings
 from tests.orchestration.conftest import REPOSITORY, Desk
 

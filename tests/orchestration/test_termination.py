@@ -7,8 +7,8 @@ import subprocess
 import pytest
 from dagster import AssetKey, DagsterRunStatus
 
-from kontext_pipeline.generation.books import read_books
-from kontext_pipeline.generation.database import Database
+from kontext_pipeline.generation.ledger.database import Database
+from kontext_pipeline.generation.ledger.report import read_books
 from kontext_pipeline.settings import load_settings
 from tests.orchestration.conftest import RANGE_START, REPOSITORY, Desk, materialize, wait_until
 

@@ -32,7 +32,7 @@ def prints_of(plan: Plan) -> list[str]:
 def test_nothing_is_there_yet(plan: Plan) -> None:
     assert estimate(plan, settled=set(), concurrency=4) == Estimate(
         rows=7,
-        wishes=8,
+        requested=8,
         pictures=6,
         already_there=0,
         failed_for_good=0,

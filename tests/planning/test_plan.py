@@ -70,7 +70,7 @@ def test_a_plan(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
     csv(tmp_path, ["a cat,photos/a.png,2,7,001,6,", "a dog,,,,,,rex"], header)
     plan = plan_of(tmp_path)
     assert plan.batches == [BatchInfo("m-00000", "m", 3, 0)]
-    assert (plan.rows, plan.wishes, plan.pictures, plan.text_to_image) == (2, 3, 3, 1)
+    assert (plan.rows, plan.requested, plan.pictures, plan.text_to_image) == (2, 3, 3, 1)
     table = plan.batch_table("m-00000")
     assert table.schema == pa.schema([*PLAN_COLUMNS, ("label", pa.string())])
     first, second, third = table.to_pylist()
@@ -266,7 +266,7 @@ def test_other_settings_ask_for_other_pictures_in_the_same_batches(tmp_path: Pat
 def test_the_same_wish_twice_is_one_picture(tmp_path: Path) -> None:
     csv(tmp_path, ["a,x", "b,x", "a,y", "a,z"], "prompt,label")
     plan = plan_of(tmp_path)
-    assert (plan.wishes, plan.pictures) == (4, 2)
+    assert (plan.requested, plan.pictures) == (4, 2)
     rows = rows_of(plan)
     base = rows[0]["id"]
     assert [row["id"] for row in rows if row["prompt"] == "a"] == [base, f"{base}-2", f"{base}-3"]
@@ -343,7 +343,7 @@ def test_several_manifests_together(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "one.csv", "two.csv")
     assert plan.manifests == ["one", "two"]
     assert plan.batch_keys == ["one-00000", "two-00000"]
-    assert (plan.rows, plan.wishes, plan.pictures) == (4, 4, 3)
+    assert (plan.rows, plan.requested, plan.pictures) == (4, 4, 3)
     schemas = {str(plan.batch_table(key).schema) for key in plan.batch_keys}
     assert len(schemas) == 1
     assert load_plan(tmp_path / "data").pictures == 3

@@ -8,8 +8,8 @@ import time
 import pytest
 import requests
 
-from kontext_pipeline.sandbox.books import canonical_sha256
 from kontext_pipeline.sandbox.drawing.sizes import SIZES
+from kontext_pipeline.sandbox.request_log import canonical_sha256
 from kontext_pipeline.sandbox.testing import TEST_KEY, running_sandbox
 from tests.sandbox.conftest import MODEL, Client, picture, png
 

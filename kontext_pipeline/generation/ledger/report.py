@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from kontext_pipeline.generation.database import Database
-from kontext_pipeline.generation.money import usd
+from kontext_pipeline.generation.ledger.database import Database
+from kontext_pipeline.generation.ledger.money import usd
 
 
 @dataclass(slots=True)

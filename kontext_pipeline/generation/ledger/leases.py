@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, text
 
 from kontext_pipeline.errors import KontextError, LedgerError
-from kontext_pipeline.generation.database import Database, Transaction
-from kontext_pipeline.generation.sent import SentAttempts, SentLog, read_sent, uptime_id
+from kontext_pipeline.generation.ledger.database import Database, Transaction
+from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, read_sent, uptime_id
 
 
 class LeaseLost(KontextError):
@@ -151,7 +151,7 @@ class Lease:
             _remove(self._lock)
 
 
-class Obituaries:
+class FailureDetector:
     """Judges which other claimants are dead, by what it has seen of them so far."""
 
     def __init__(self, database: Database) -> None:

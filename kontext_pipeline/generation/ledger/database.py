@@ -25,7 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.schema import SCHEMA_VERSION
+from kontext_pipeline.generation.ledger.schema import SCHEMA_VERSION
 
 T = TypeVar("T")
 

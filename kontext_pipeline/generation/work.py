@@ -1,4 +1,4 @@
-"""What a request is on its way through the loop: a wish, a draft, a POST that was sent, a job out there.
+"""What a request is on its way through the loop: a item, a draft, a POST that was sent, a job out there.
 
 Plain records; what is done with them is the loop's.
 """
@@ -6,8 +6,8 @@ Plain records; what is done with them is the loop's.
 from dataclasses import dataclass
 from typing import Literal
 
-from kontext_pipeline.generation.ledger import Closing
-from kontext_pipeline.generation.money import micros
+from kontext_pipeline.generation.ledger import Settlement
+from kontext_pipeline.generation.ledger.money import micros
 from kontext_pipeline.generation.polling import Took
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.outcomes import Charge
@@ -15,7 +15,7 @@ from kontext_pipeline.segmind.request import GenerationRequest
 
 
 @dataclass(slots=True)
-class Wish:
+class WorkItem:
     """One request on its way through the loop."""
 
     fingerprint: str
@@ -26,20 +26,20 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ResolvedRequest:
     """A request whose picture is not there yet. `uri` is its input picture's, where it has one."""
 
-    wish: Wish
+    item: WorkItem
     uri: str | None
     unavailable: Answer | None = None
     """What came of looking for the input picture, where that can't be had."""
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class Reservation:
     """A request that is ready to be sent: its attempt is in the ledger, its price is held."""
 
-    found: Found
+    found: ResolvedRequest
     attempt: int
     price: int
     """What is held for it, millionths of a USD."""
@@ -47,25 +47,25 @@ class Draft:
     """The UTC day, since 1970, of whose caps it is held."""
 
     @property
-    def wish(self) -> Wish:
+    def item(self) -> WorkItem:
         """What it is a draft of."""
-        return self.found.wish
+        return self.found.item
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A POST that was made. `wish` is None for one of an earlier run's, which left it behind."""
+    """A POST that was made. `item` is None for one of an earlier run's, which left it behind."""
 
     attempt: int
     fingerprint: str
-    wish: Wish | None
+    item: WorkItem | None
     price: int
     at: int | None = None
     """Microseconds since 1970; None where the ledger has it."""
 
 
 @dataclass(slots=True)
-class Flight:
+class PendingJob:
     """A v2 job out there."""
 
     sent: Sent
@@ -83,7 +83,7 @@ class Flight:
     """It holds no place in flight any more."""
 
 
-def closing_of(sent: Sent, answer: Answer) -> Closing:
+def settlement_of(sent: Sent, answer: Answer) -> Settlement:
     """Return what an answer means for the money of its attempt."""
     match answer.charge:
         case Charge.YES:
@@ -93,7 +93,7 @@ def closing_of(sent: Sent, answer: Answer) -> Closing:
             state, cost = "released", 0
         case _:
             state, cost = "unknown", 0
-    return Closing(
+    return Settlement(
         state=state,
         outcome=answer.outcome.value,
         cost=cost,

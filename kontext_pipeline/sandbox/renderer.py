@@ -1,4 +1,4 @@
-"""The studio: draws pictures in a few threads, remembers the latest, and never draws one twice at a time."""
+"""The renderer: draws pictures in a few threads, remembers the latest, and never draws one twice at a time."""
 
 import asyncio
 import hashlib
@@ -59,7 +59,7 @@ class Recipe:
         return "image/jpeg" if self.output_format == "jpg" else "image/png"
 
 
-class Studio:
+class Renderer:
     """Pictures by recipe."""
 
     def __init__(self, store: FileStore, *, draw: bool, cache_bytes: int) -> None:
@@ -72,7 +72,7 @@ class Studio:
         self._photographs: OrderedDict[str, Image.Image] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(
-            max(2, min(4, os.cpu_count() or 1)), thread_name_prefix="sandbox-studio"
+            max(2, min(4, os.cpu_count() or 1)), thread_name_prefix="sandbox-renderer"
         )
 
     async def picture(self, recipe: Recipe) -> bytes:

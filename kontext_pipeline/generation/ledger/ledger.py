@@ -19,11 +19,11 @@ import pyarrow as pa
 from sqlalchemy import Connection, bindparam, text
 
 from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.claims import Lease, Obituaries, end, forget, sent_by
-from kontext_pipeline.generation.database import Database, Transaction
-from kontext_pipeline.generation.money import Cap, Money, usd
-from kontext_pipeline.generation.rates import pause, paused_for, take_place
-from kontext_pipeline.generation.sent import SentAttempts
+from kontext_pipeline.generation.ledger.database import Database, Transaction
+from kontext_pipeline.generation.ledger.leases import FailureDetector, Lease, end, forget, sent_by
+from kontext_pipeline.generation.ledger.money import Cap, Money, usd
+from kontext_pipeline.generation.ledger.rates import pause, paused_for, take_place
+from kontext_pipeline.generation.ledger.sent_log import SentAttempts
 
 Status = Literal["pending", "succeeded", "failed", "unknown"]
 
@@ -57,33 +57,33 @@ GENERATIONS: Final = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class Reserved:
     """The request is claimed and its price is held: send it."""
 
     attempt: int
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class AlreadySettled:
     """Nothing is to be sent: the generation has its outcome."""
 
     status: Status
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ClaimedElsewhere:
     """It is in flight already, or another living run is at it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class RetryLater:
     """The rate or a pause says: not for so many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Capped:
+class OverBudget:
     """A cap leaves no room. `recoverable` millionths are held by open attempts and may yet come back; 0
     where not even that would do.
     """
@@ -92,7 +92,7 @@ class Capped:
     recoverable: int
 
 
-Opening = Opened | Settled | Taken | Wait | Capped
+ReserveResult = Reserved | AlreadySettled | ClaimedElsewhere | RetryLater | OverBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Closing:
+class Settlement:
     """What came of an attempt: what it means for the money, and how it went. `cost` in millionths."""
 
     state: Literal["charged", "released", "unknown"]
@@ -123,7 +123,7 @@ class Closing:
     """When the request was sent, microseconds since 1970; None leaves the moment it was opened."""
 
 
-NOT_SENT: Final = Closing("released", "not_sent", cause="not_sent")
+NOT_SENT: Final = Settlement("released", "not_sent", cause="not_sent")
 """The end of an attempt that was opened, and never became a POST."""
 
 
@@ -158,16 +158,16 @@ class Ledger:
         self.database = Database(url)
         self.backend = backend
         self._lease: Lease | None = None
-        self._obituaries: Obituaries | None = None
+        self._obituaries: FailureDetector | None = None
 
     def close(self) -> None:
         """Give up what is still claimed and let the database go."""
         try:
-            self.leave()
+            self.deregister()
         finally:
             self.database.close()
 
-    def leave(self) -> None:
+    def deregister(self) -> None:
         """Stop being a claimant: what is still claimed is free for others at once.
 
         Attempts that were opened and never sent are released, whatever kept them from being withdrawn.
@@ -182,10 +182,10 @@ class Ledger:
                 self.database.write(lambda transaction: _release_unsent(transaction, lease.id, sent))
         lease.close()
 
-    def enter(self, *, run_id: str, lease_s: float) -> None:
+    def register(self, *, run_id: str, lease_s: float) -> None:
         """Become a claimant: from here on attempts can be opened."""
         self._lease = Lease(self.database, run_id=run_id, backend=self.backend, lease_s=lease_s)
-        self._obituaries = Obituaries(self.database)
+        self._obituaries = FailureDetector(self.database)
 
     @property
     def lease(self) -> Lease:
@@ -193,7 +193,7 @@ class Ledger:
         assert self._lease is not None, "enter() comes first"
         return self._lease
 
-    def open(
+    def reserve(
         self,
         fingerprint: str,
         batch: str,
@@ -205,10 +205,10 @@ class Ledger:
         unknown_retries: int = 1,
         retry_failed: bool = False,
         patient: bool = False,
-    ) -> Future[Opening]:
+    ) -> Future[ReserveResult]:
         """Claim a request, hold `price` against every cap and take a place in the rate: all, or nothing.
 
-        The future gives `Opened` when and only when the attempt is in the ledger, on the disk, and may be sent.
+        The future gives `Reserved` when and only when the attempt is in the ledger, on the disk, and may be sent.
         With `patient` it may wait a moment for other writes to share its commit. `Database.submit` says
         what must not be done at its end.
 
@@ -219,36 +219,36 @@ class Ledger:
         lease = self.lease
         added: list[int] = []
 
-        def work(transaction: Transaction) -> Opening:
+        def work(transaction: Transaction) -> ReserveResult:
             lease.check(transaction)
             for attempt in added:
                 # Here before, when the connection broke during the commit: it may have come to be.
                 if _is_open(transaction, attempt, fingerprint, lease.id):
-                    return Opened(attempt)
+                    return Reserved(attempt)
             found = transaction.execute(_FIND, {"fingerprint": fingerprint}).fetchone()
             if found is not None:
                 if found["status"] == "succeeded":
-                    return Settled("succeeded")
+                    return AlreadySettled("succeeded")
                 if found["in_flight"] or (
                     found["claimant"] not in (None, lease.id) and found["ended_at"] is None
                 ):
-                    return Taken()
+                    return ClaimedElsewhere()
                 if found["status"] == "failed" and not (found["retryable"] or retry_failed):
-                    return Settled("failed")
+                    return AlreadySettled("failed")
                 if found["status"] == "unknown" and _expired_here(transaction, fingerprint, lease.id):
                     # Nearly certainly paid for: not again by the run that found it gone.
-                    return Settled("unknown")
+                    return AlreadySettled("unknown")
                 if _most_suspicious(transaction, fingerprint) > unknown_retries:
                     transaction.execute(_GIVE_UP, {"fingerprint": fingerprint, "status": "unknown"})
-                    return Settled("unknown")
+                    return AlreadySettled("unknown")
             money = Money.of(transaction)
             for cap in caps:
                 held = money.held(self.backend, lease.run_id, cap)
                 if sum(held) + price > cap.limit:
-                    return Capped(cap, recoverable=0 if sum(held[:2]) + price > cap.limit else held[2])
+                    return OverBudget(cap, recoverable=0 if sum(held[:2]) + price > cap.limit else held[2])
             delay = take_place(transaction, self.backend, rpm)
             if delay > 0:
-                return Wait(delay / 1_000_000)
+                return RetryLater(delay / 1_000_000)
             claim = {
                 "fingerprint": fingerprint,
                 "backend": self.backend,
@@ -269,7 +269,7 @@ class Ledger:
             attempt = int(transaction.execute(_ADD_ATTEMPT, opened).fetchall()[0]["id"])
             added.append(attempt)
             money.add(self.backend, money.today, lease.run_id, {"open": price})
-            return Opened(attempt)
+            return Reserved(attempt)
 
         return self.database.submit(work, patient=patient)
 
@@ -288,10 +288,10 @@ class Ledger:
 
         return self.database.submit(work, patient=False)
 
-    def close_attempt(
+    def settle(
         self,
         attempt: int,
-        closing: Closing,
+        closing: Settlement,
         *,
         status: Status,
         picture: Stored | None = None,
@@ -318,7 +318,7 @@ class Ledger:
             )
         )
 
-    def close_with_picture(self, attempt: int, closing: Closing, picture: Stored) -> Future[bool]:
+    def settle_with_picture(self, attempt: int, closing: Settlement, picture: Stored) -> Future[bool]:
         """Settle an attempt that brought its picture, by and by: the future is done when that is on the disk.
 
         `Database.submit` says what must not be done at the future's end.
@@ -331,7 +331,7 @@ class Ledger:
 
     def withdraw(self, attempt: int) -> None:
         """Settle an attempt that was not sent and will not be."""
-        self.close_attempt(attempt, NOT_SENT, status="pending")
+        self.settle(attempt, NOT_SENT, status="pending")
 
     def adopt_picture(self, fingerprint: str, batch: str, picture: Stored) -> None:
         """Enter a picture that the store has and this ledger never paid for: cost 0, no attempt."""
@@ -366,7 +366,7 @@ class Ledger:
         with self.database.read() as connection:
             return paused_for(Transaction(connection), self.backend)
 
-    def take_over(self) -> list[Orphan]:
+    def reclaim_orphans(self) -> list[Orphan]:
         """Declare the dead dead, and adopt every open attempt whose run is gone.
 
         Each orphan is this process's to collect or to write off; if it dies too, the next one's. What was
@@ -423,7 +423,7 @@ class Ledger:
             forget(self.database, claimant.id)
         return orphans
 
-    def dearest(self) -> int:
+    def highest_charge(self) -> int:
         """The most that an attempt on this backend was ever charged, in millionths; 0 where none was."""
         with self.database.read() as connection:
             most = connection.execute(
@@ -432,7 +432,7 @@ class Ledger:
             ).scalar()
             return int(most or 0)
 
-    def room(self, caps: Sequence[Cap], *, run_id: str = "") -> int | None:
+    def remaining_budget(self, caps: Sequence[Cap], *, run_id: str = "") -> int | None:
         """The least that any of these caps leaves for new attempts, in millionths; None where there is no cap.
 
         `run_id` is the run that caps of scope "run" are for; one that has not begun has spent nothing.
@@ -500,7 +500,7 @@ class Ledger:
 def _close(
     transaction: Transaction,
     attempt: int,
-    closing: Closing,
+    closing: Settlement,
     *,
     status: Status,
     picture: Stored | None = None,

@@ -13,7 +13,7 @@ REGAINED_IN: Final = 3
 """Round trips in which they are regained, by as many in each."""
 
 
-class Places:
+class ConcurrencyLimit:
     """The places of one run. Not for several threads at once."""
 
     def __init__(self, most: int) -> None:

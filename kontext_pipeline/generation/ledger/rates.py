@@ -7,7 +7,7 @@ bucket of `pyrate-limiter` has a connection and a lock of its own, and lets a wi
 
 from typing import Final
 
-from kontext_pipeline.generation.database import Transaction
+from kontext_pipeline.generation.ledger.database import Transaction
 
 RATE_SLACK: Final = 1.005
 """A hair slower than the limit, so that a window of the server's never holds one request too many."""

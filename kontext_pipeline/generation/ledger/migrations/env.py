@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from kontext_pipeline.generation.schema import metadata
+from kontext_pipeline.generation.ledger.schema import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)

@@ -16,7 +16,7 @@ MOST_SHOWN = 100
 _LONGEST_VALUE = 60
 
 
-class Faults:
+class ManifestProblems:
     """Collects faults and shows the first `MOST_SHOWN`, ordered by file and row."""
 
     def __init__(self) -> None:

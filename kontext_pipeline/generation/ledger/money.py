@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from kontext_pipeline.generation.database import Transaction
+from kontext_pipeline.generation.ledger.database import Transaction
 
 State = Literal["open", "charged", "released", "unknown"]
 
