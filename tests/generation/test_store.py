@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from kontext_pipeline.generation.store import ImageStore, StoreFull
+from kontext_pipeline.generation.image_store import ImageStore, StoreFull
 from kontext_pipeline.sandbox.testing import Sandbox
 from kontext_pipeline.segmind.answers import Picture
 from kontext_pipeline.segmind.client import SegmindClient

@@ -1,4 +1,4 @@
-"""Requests that are ready before there is a place for them: never sent twice, never counted as sent when not."""
+"""Reservations that wait for a slot: never sent twice, and never counted as sent when they were not."""
 
 import dataclasses
 import resource
@@ -10,8 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.crew import FAR_S, Lane
-from kontext_pipeline.generation.ledger import Ledger, Reserved
+from kontext_pipeline.generation.ledger import Ledger, ReservationTerms, Reserved
 from kontext_pipeline.generation.ledger.money import micros
 from kontext_pipeline.generation.ledger.report import spending_differs
 from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, read_sent, uptime_id
@@ -28,7 +27,7 @@ from tests.generation.runs import (
 )
 
 THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}
-PLACES = 6
+SLOTS = 6
 
 needs_log = pytest.mark.skipif(uptime_id() is None, reason="this system doesn't name its uptimes")
 
@@ -42,12 +41,12 @@ def attempts_by_state(url: str) -> dict[str, int]:
     return found
 
 
-def killed_with_drafts(one: RunSpec, sandbox: Sandbox, folder: Path) -> None:
+def killed_with_reservations(one: RunSpec, sandbox: Sandbox, folder: Path) -> None:
     with running(one, folder=folder) as (run,):
-        wait_for_posts(sandbox, PLACES)
+        wait_for_posts(sandbox, SLOTS)
         deadline = time.monotonic() + 2
-        while attempts_by_state(one.ledger).get("open", 0) < 2 * PLACES:
-            assert time.monotonic() < deadline, "no drafts were made"
+        while attempts_by_state(one.ledger).get("open", 0) < 2 * SLOTS:
+            assert time.monotonic() < deadline, "no reservations were made"
         run.kill()
 
 
@@ -56,12 +55,12 @@ def killed_with_drafts(one: RunSpec, sandbox: Sandbox, folder: Path) -> None:
 def test_after_a_kill_what_was_not_sent_is_not_counted(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    one = spec(range(20), concurrency=PLACES, run_id="killed")
-    killed_with_drafts(one, kontext_sandbox, tmp_path)
+    one = spec(range(20), concurrency=SLOTS, run_id="killed")
+    killed_with_reservations(one, kontext_sandbox, tmp_path)
     again = perform(dataclasses.replace(one, run_id="again", concurrency=20))
     assert set(again.outcomes.values()) == {"succeeded"}
-    assert again.progress["possibly_charged"] == PLACES * 100_000
-    assert attempts_by_state(one.ledger) == {"lost": PLACES, "not_sent": PLACES, "succeeded": 20}
+    assert again.progress["possibly_charged"] == SLOTS * 100_000
+    assert attempts_by_state(one.ledger) == {"lost": SLOTS, "not_sent": SLOTS, "succeeded": 20}
     book = Ledgerbook(one.ledger, kontext_sandbox)
     book.check()
     assert book.unsent == 0
@@ -69,9 +68,9 @@ def test_after_a_kill_what_was_not_sent_is_not_counted(
     ledger = Ledger(one.ledger, backend=BACKEND)
     table = ledger.generations([fingerprint_of(row) for row in one.rows])
     ledger.close()
-    assert sorted(table["attempts"].to_pylist()) == [1] * (20 - PLACES) + [2] * PLACES
+    assert sorted(table["attempts"].to_pylist()) == [1] * (20 - SLOTS) + [2] * SLOTS
     assert book.books is not None
-    assert book.books.attempts == 20 + PLACES
+    assert book.books.attempts == 20 + SLOTS
 
 
 @pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
@@ -79,8 +78,8 @@ def test_after_a_kill_what_was_not_sent_is_not_counted(
 def test_without_the_log_every_open_attempt_counts_as_sent(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, lost: str
 ) -> None:
-    one = spec(range(20), concurrency=PLACES, run_id="killed")
-    killed_with_drafts(one, kontext_sandbox, tmp_path)
+    one = spec(range(20), concurrency=SLOTS, run_id="killed")
+    killed_with_reservations(one, kontext_sandbox, tmp_path)
     (log,) = Path(one.ledger.removeprefix("sqlite:///")).parent.glob("*.claims/*.sent")
     if lost == "removed":
         log.unlink()
@@ -88,7 +87,7 @@ def test_without_the_log_every_open_attempt_counts_as_sent(
         log.write_text("another-uptime\n" + log.read_text().partition("\n")[2])
     again = perform(dataclasses.replace(one, run_id="again", concurrency=20))
     assert set(again.outcomes.values()) == {"succeeded"}
-    assert attempts_by_state(one.ledger) == {"lost": 2 * PLACES, "succeeded": 20}
+    assert attempts_by_state(one.ledger) == {"lost": 2 * SLOTS, "succeeded": 20}
 
 
 @pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
@@ -96,23 +95,23 @@ def test_without_the_log_every_open_attempt_counts_as_sent(
 def test_a_stop_takes_back_what_was_not_sent(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, api_version: str
 ) -> None:
-    one = spec(range(20), concurrency=PLACES, api_version=api_version)
+    one = spec(range(20), concurrency=SLOTS, api_version=api_version)
     with running(one, folder=tmp_path) as (run,):
-        wait_for_posts(kontext_sandbox, PLACES)
+        wait_for_posts(kontext_sandbox, SLOTS)
         run.signal(signal.SIGTERM)
         result = run.wait()
     assert result.interrupted
-    assert result.progress["succeeded"] == result.progress["attempts"] == PLACES
+    assert result.progress["succeeded"] == result.progress["attempts"] == SLOTS
     book = Ledgerbook(one.ledger, kontext_sandbox)
     book.check()
-    assert book.count("charged") == len(book.attempts) == PLACES
+    assert book.count("charged") == len(book.attempts) == SLOTS
     assert book.books is not None
     assert book.books.reserved_usd == 0
     assert not list(tmp_path.rglob("*.sent"))
 
 
 @pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
-def test_another_process_s_pause_holds_drafts_back(
+def test_a_pause_of_another_process_holds_reservations_back(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     one = spec(range(8), concurrency=4)
@@ -120,7 +119,7 @@ def test_another_process_s_pause_holds_drafts_back(
     with running(one, folder=tmp_path) as (run,):
         wait_for_posts(kontext_sandbox, 4)
         other.pause(5.0)
-        # Their answers come after three seconds, and make room for the drafts.
+        # Their answers come after three seconds and free the slots for the reservations.
         time.sleep(4.2)
         assert kontext_sandbox.books()["totals"]["posts"] == 4
         result = run.wait()
@@ -130,8 +129,8 @@ def test_another_process_s_pause_holds_drafts_back(
 
 
 @pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
-def test_drafts_fill_a_budget_and_no_more(spec: SpecMaker, kontext_sandbox: Sandbox) -> None:
-    one = spec(range(30), concurrency=PLACES, caps=[(1.05, "run")])
+def test_reservations_fill_a_budget_and_no_more(spec: SpecMaker, kontext_sandbox: Sandbox) -> None:
+    one = spec(range(30), concurrency=SLOTS, caps=[(1.05, "run")])
     result = perform(one)
     assert result.stopped == "budget"
     book = Ledgerbook(one.ledger, kontext_sandbox)
@@ -140,20 +139,20 @@ def test_drafts_fill_a_budget_and_no_more(spec: SpecMaker, kontext_sandbox: Sand
 
 
 @needs_log
-def test_drafts_opened_at_an_old_price_are_not_sent(spec: SpecMaker) -> None:
+def test_reservations_at_an_old_price_are_not_sent(spec: SpecMaker) -> None:
     with running_sandbox(price=0.20, **THREE_SECONDS) as sandbox:
-        one = spec(range(30), url=sandbox.url, concurrency=PLACES, caps=[(1.20, "run")])
+        one = spec(range(30), url=sandbox.url, concurrency=SLOTS, caps=[(1.20, "run")])
         # Room for twice as many at the list price: half of them are in flight when the first answer tells.
         assert perform(one).stopped == "budget"
         book = Ledgerbook(one.ledger, sandbox)
         book.check()
         # Beyond the cap is only the difference for what was in flight.
-        assert micros(1.20) <= book.charged_micros <= micros(1.20 + PLACES * 0.10)
+        assert micros(1.20) <= book.charged_micros <= micros(1.20 + SLOTS * 0.10)
 
 
 @needs_log
 @pytest.mark.parametrize("kontext_sandbox", [{"speed": 6.0, "latency_spread": 0.0}], indirect=True)
-def test_drafts_opened_yesterday_are_not_sent_today(
+def test_reservations_of_yesterday_are_not_sent_today(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     ahead_s = 86_400 - time.time() % 86_400 - 3.0
@@ -162,7 +161,7 @@ def test_drafts_opened_yesterday_are_not_sent_today(
         assert run.wait().stopped == "budget"
     book = Ledgerbook(one.ledger, kontext_sandbox)
     book.check()
-    # Two before midnight; the room that drafts took in yesterday's cap is no room in today's.
+    # Two before midnight; what reservations held of yesterday's cap doesn't count against today's.
     assert book.billed == 2 + 4
 
 
@@ -237,36 +236,15 @@ def test_a_log_that_can_not_be_written_says_so(tmp_path: Path) -> None:
         SentLog(tmp_path / "nowhere" / "claimant.sent", "uptime")
 
 
-def test_a_lane_is_narrow_for_work_here_and_wide_for_work_elsewhere() -> None:
-    lane = Lane(few=2, most=4)
-    assert lane.opens() == 0.0
-    lane.begin()
-    lane.begin()
-    later = lane.opens()
-    assert later is not None
-    assert 0 < later - time.monotonic() <= FAR_S
-    for _ in range(20):
-        lane.end(0.001)
-        lane.begin()
-    assert (lane.opens() or 0) > time.monotonic()
-    for _ in range(20):
-        lane.end(10 * FAR_S)
-        lane.begin()
-    assert lane.opens() == 0.0
-    lane.begin()
-    lane.begin()
-    assert lane.opens() is None
-
-
 @needs_log
 def test_leaving_releases_what_was_never_sent(tmp_path: Path) -> None:
-    """Whatever kept it from being withdrawn: a task that failed, a run that was cut off."""
+    """Also where nothing else released them: a stage that failed, a run that was cut off."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     ledger = Ledger(url, backend=BACKEND)
     ledger.register(run_id="run", lease_s=60)
-    opened = [
-        ledger.reserve(name * 64, "batch", api_version="v1", price=100_000).result() for name in ("a", "b")
-    ]
+    opened = ledger.reserve(
+        [(name * 64, "batch") for name in ("a", "b")], ReservationTerms(api_version="v1", price=100_000)
+    )
     lease = ledger.lease
     assert isinstance(opened[0], Reserved)
     lease.sending(opened[0].attempt)
