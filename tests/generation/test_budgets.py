@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kontext_pipeline.generation.ledger import Ledger, OverBudget, Reserved, Settlement
+from kontext_pipeline.generation.ledger import Ledger, OverBudget, ReservationTerms, Reserved, Settlement
 from kontext_pipeline.generation.ledger.money import Cap, micros
 from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
@@ -121,17 +121,17 @@ def test_unknown_charges_stay_against_the_cap(spec: SpecMaker, kontext_sandbox: 
 def test_room_that_may_come_back_is_told_from_room_that_will_not(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}", backend=BACKEND)
     ledger.register(run_id="run", lease_s=60)
-    caps = [Cap(200_000, "all")]
+    cap = Cap(200_000, "all")
 
-    def open_(name: str) -> object:
-        return ledger.reserve(name, "batch", api_version="v1", price=100_000, caps=caps).result()
+    def reserve(name: str) -> object:
+        return ledger.reserve([(name, "batch")], ReservationTerms("v1", 100_000, caps=[cap]))[0]
 
-    first, second = open_("a"), open_("b")
+    first, second = reserve("a"), reserve("b")
     assert isinstance(first, Reserved)
     assert isinstance(second, Reserved)
-    assert open_("c") == OverBudget(caps[0], recoverable=200_000)
+    assert reserve("c") == OverBudget(cap, recoverable=200_000)
     ledger.settle(first.attempt, Settlement("charged", "succeeded", cost=100_000), status="succeeded")
-    assert open_("c") == OverBudget(caps[0], recoverable=100_000)
+    assert reserve("c") == OverBudget(cap, recoverable=100_000)
     ledger.settle(second.attempt, Settlement("charged", "succeeded", cost=120_000), status="succeeded")
-    assert open_("c") == OverBudget(caps[0], recoverable=0)
+    assert reserve("c") == OverBudget(cap, recoverable=0)
     ledger.close()

@@ -18,6 +18,7 @@ from kontext_pipeline.generation.ledger import (
     ClaimedElsewhere,
     Ledger,
     OverBudget,
+    ReservationTerms,
     Reserved,
     RetryLater,
     Settlement,
@@ -34,7 +35,7 @@ PRICE = 100_000
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 fingerprints = st.sampled_from(FINGERPRINTS)
-closings = st.one_of(
+settlements = st.one_of(
     st.builds(
         lambda cost, outcome: (Settlement("charged", outcome, cost=cost), outcome == "succeeded"),
         st.sampled_from([PRICE, 80_000, 0]),
@@ -56,8 +57,8 @@ class Worker:
     alive: bool = True
     left: bool = False
     attempts: list[tuple[int, str]] = field(default_factory=list)
-    drafts: list[tuple[int, str]] = field(default_factory=list)
-    """Reserved, and not sent yet."""
+    unsent: list[tuple[int, str]] = field(default_factory=list)
+    """Attempts that are reserved and not sent."""
 
 
 def picture_of(fingerprint: str, number: int) -> Stored:
@@ -65,7 +66,7 @@ def picture_of(fingerprint: str, number: int) -> Stored:
 
 
 def abandon(ledger: Ledger) -> None:
-    """Do to a claimant what a kill does: its beat stops, and the kernel lets its lock go."""
+    """Do to a claimant what a kill does: its heartbeats end, and the kernel releases its lock."""
     lease = ledger.lease
     lease._closing.set()
     lease._thread.join()
@@ -97,7 +98,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.reader.close()
         shutil.rmtree(self.folder)
 
-    def enter(self) -> Worker:
+    def register(self) -> Worker:
         worker = Worker(len(self.made), Ledger(self.url, backend=BACKEND))
         worker.ledger.register(run_id=f"run {worker.number % 2}", lease_s=3600)
         self.made.append(worker)
@@ -108,69 +109,85 @@ class LedgerMachine(RuleBasedStateMachine):
         self.everything = Cap(room, "all")
         self.today = Cap(room + 40_000, "day")
         self.run = Cap(room * 2 // 3, "run")
-        return multiple(self.enter(), self.enter())
+        return multiple(self.register(), self.register())
 
     @rule(target=workers)
-    def another_enters(self) -> Any:
-        return self.enter() if len(self.made) < 6 else multiple()
+    def another_registers(self) -> Any:
+        return self.register() if len(self.made) < 6 else multiple()
 
-    @rule(worker=workers, fingerprint=fingerprints, retries=st.sampled_from([0, 1, 3]), at_once=st.booleans())
-    def open(self, worker: Worker, fingerprint: str, retries: int, at_once: bool) -> None:
+    @rule(
+        worker=workers,
+        wanted=st.lists(fingerprints, min_size=1, max_size=6),
+        retries=st.sampled_from([0, 1, 3]),
+        at_once=st.booleans(),
+    )
+    def reserve(self, worker: Worker, wanted: list[str], retries: int, at_once: bool) -> None:
+        """Reserve one request or several, some of them twice, in one call."""
         if worker.left:
             return
         before = self.held("1 = 1")
         replaced = self.has_ended(worker)
+        terms = ReservationTerms(
+            "v1", PRICE, caps=[self.today, self.run, self.everything], unknown_retries=retries
+        )
         try:
-            opening = worker.ledger.reserve(
-                fingerprint,
-                "batch",
-                api_version="v1",
-                price=PRICE,
-                caps=[self.today, self.run, self.everything],
-                unknown_retries=retries,
-            ).result()
+            results = worker.ledger.reserve([(fingerprint, "batch") for fingerprint in wanted], terms)
         except LeaseLost:
             worker.alive = False
             return
         assert not replaced
-        assert not isinstance(opening, RetryLater)
-        if isinstance(opening, Reserved):
-            assert self.status(fingerprint) != "succeeded"
-            worker.drafts.append((opening.attempt, fingerprint))
-            if at_once:
+        assert len(results) == len(wanted)
+        reserved = [
+            (result.attempt, fingerprint)
+            for fingerprint, result in zip(wanted, results, strict=True)
+            if isinstance(result, Reserved)
+        ]
+        assert self.held("1 = 1") == before + PRICE * len(reserved)
+        assert len({attempt for attempt, _ in reserved}) == len({one for _, one in reserved}) == len(reserved)
+        worker.unsent += reserved
+        for number, (fingerprint, result) in enumerate(zip(wanted, results, strict=True)):
+            earlier = results[:number]
+            assert not isinstance(result, RetryLater)
+            if isinstance(result, Reserved):
+                assert self.status(fingerprint) != "succeeded"
+                assert not any(isinstance(one, OverBudget) for one in earlier)
+            if isinstance(result, AlreadySettled) and result.status == "succeeded":
+                assert fingerprint in self.settled
+            if isinstance(result, OverBudget):
+                run = f"run_id = 'run {worker.number % 2}'"
+                full = self.held("1 = 1") + PRICE > self.everything.limit
+                assert full or self.held(run) + PRICE > self.run.limit
+            if isinstance(result, ClaimedElsewhere):
+                assert self.claims(fingerprint) > 0
+            if fingerprint in wanted[:number]:
+                first = results[wanted.index(fingerprint)]
+                assert result == (ClaimedElsewhere() if isinstance(first, Reserved) else first)
+        if at_once:
+            for _ in reserved:
                 self.send(worker)
-        else:
-            assert self.held("1 = 1") == before
-        if isinstance(opening, AlreadySettled) and opening.status == "succeeded":
-            assert fingerprint in self.settled
-        if isinstance(opening, OverBudget):
-            run = f"run_id = 'run {worker.number % 2}'"
-            full = self.held("1 = 1") + PRICE > self.everything.limit
-            assert full or self.held(run) + PRICE > self.run.limit
-        if isinstance(opening, ClaimedElsewhere):
-            assert self.claims(fingerprint) > 0
 
     @rule(worker=workers)
     def send(self, worker: Worker) -> None:
-        if worker.alive and not worker.left and worker.drafts:
-            worker.ledger.lease.sending(worker.drafts[0][0])
-            worker.attempts.append(worker.drafts.pop(0))
+        if worker.alive and not worker.left and worker.unsent:
+            worker.ledger.lease.sending(worker.unsent[0][0])
+            worker.attempts.append(worker.unsent.pop(0))
 
-    @rule(worker=workers)
-    def withdraw(self, worker: Worker) -> None:
-        if worker.alive and not worker.left and worker.drafts:
-            attempt, _ = worker.drafts.pop()
+    @rule(worker=workers, most=st.sampled_from([1, 3]))
+    def release(self, worker: Worker, most: int) -> None:
+        if worker.alive and not worker.left and worker.unsent:
+            released = [attempt for attempt, _ in worker.unsent[-most:]]
+            del worker.unsent[-most:]
             before = self.held("1 = 1")
-            worker.ledger.withdraw(attempt)
-            assert self.held("1 = 1") == before - PRICE
+            worker.ledger.release(released)
+            assert self.held("1 = 1") == before - PRICE * len(released)
 
-    @rule(worker=workers, which=st.integers(0, 5), closing=closings, keep=st.booleans())
-    def close(self, worker: Worker, which: int, closing: tuple[Settlement, bool], keep: bool) -> None:
+    @rule(worker=workers, which=st.integers(0, 5), settlement=settlements, keep=st.booleans())
+    def close(self, worker: Worker, which: int, settlement: tuple[Settlement, bool], keep: bool) -> None:
         """Settle an attempt: in time, late, or once more. The dead may wake up and do it, too."""
         if not worker.attempts:
             return
         attempt, fingerprint = worker.attempts[which % len(worker.attempts)]
-        what, with_picture = closing
+        what, with_picture = settlement
         self.news += 1
         status = {"charged": "unknown", "unknown": "unknown", "released": "pending"}[what.state]
         worker.ledger.settle(
@@ -190,10 +207,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(worker=consumes(workers))
     def leave(self, worker: Worker) -> None:
-        while worker.drafts:
-            self.withdraw(worker)
-            if not worker.alive:
-                break
+        while worker.alive and worker.unsent:
+            self.release(worker, 3)
         if worker.alive:
             worker.ledger.deregister()
         worker.left = True
@@ -213,7 +228,7 @@ class LedgerMachine(RuleBasedStateMachine):
         except LeaseLost:
             worker.alive = False
             return
-        never = {draft for one in self.made if not one.alive for draft, _ in one.drafts}
+        never = {attempt for one in self.made if not one.alive for attempt, _ in one.unsent}
         assert not never & {orphan.attempt for orphan in orphans}
         assert not never & self.open_attempts()
         living = {id(one) for one in self.made if one.alive and not one.left}

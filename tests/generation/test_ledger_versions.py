@@ -1,5 +1,6 @@
 """The ledger's versions: made once, upgraded, refused when they are newer than this release."""
 
+import dataclasses
 import sqlite3
 import threading
 import time
@@ -15,12 +16,20 @@ from sqlalchemy import create_engine, text
 
 import kontext_pipeline.generation.ledger
 from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.ledger import Ledger, Reserved, Settlement
+from kontext_pipeline.generation.ledger import (
+    ClaimedElsewhere,
+    Ledger,
+    ReservationTerms,
+    Reserved,
+    Settlement,
+)
 from kontext_pipeline.generation.ledger.database import Database
-from kontext_pipeline.generation.ledger.schema import SCHEMA_VERSION, metadata
+from kontext_pipeline.generation.ledger.money import Cap
+from kontext_pipeline.generation.ledger.tables import HEARTBEAT, SCHEMA_VERSION, metadata
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import BACKEND, running
 
+TERMS = ReservationTerms("v1", 100_000)
 MIGRATIONS = Path(kontext_pipeline.generation.ledger.__file__).with_name("migrations")
 
 
@@ -76,7 +85,7 @@ def check_upgrade(url: str) -> None:
     with engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO claimants (id, run_id, backend, host, pid, beat, started_at) "
+                f"INSERT INTO claimants (id, run_id, backend, host, pid, {HEARTBEAT}, started_at) "
                 "VALUES ('old', 'run', 'sandbox', 'host', 1, 5, 0)"
             )
         )
@@ -84,9 +93,10 @@ def check_upgrade(url: str) -> None:
     ledger = Ledger(url, backend=BACKEND)
     with ledger.database.read() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == SCHEMA_VERSION
-        assert connection.execute(text("SELECT id, beat, lease_s FROM claimants")).all() == [("old", 5, 60.0)]
+        rows = connection.execute(text(f"SELECT id, {HEARTBEAT}, lease_s FROM claimants")).all()
+        assert rows == [("old", 5, 60.0)]
     ledger.register(run_id="new", lease_s=60)
-    assert isinstance(ledger.reserve("a" * 64, "batch", api_version="v1", price=1).result(), Reserved)
+    assert isinstance(ledger.reserve([("a" * 64, "batch")], TERMS)[0], Reserved)
     ledger.close()
 
 
@@ -195,14 +205,19 @@ def test_a_commit_that_came_to_be_though_it_seemed_not_to_is_found_again(postgre
     ledger = Ledger(postgres, backend=BACKEND)
     ledger.register(run_id="run", lease_s=60)
     broken = breaking_after_commit(ledger.database)
-    opening = ledger.reserve("a" * 64, "batch", api_version="v1", price=100_000).result()
-    assert isinstance(opening, Reserved)
+    claims = [(name * 64, "batch") for name in "aab"]
+    first, twin, second = ledger.reserve(claims, dataclasses.replace(TERMS, caps=[Cap(200_000, "all")]))
+    assert isinstance(first, Reserved)
+    assert isinstance(second, Reserved)
+    assert twin == ClaimedElsewhere()
     assert broken.is_set()
-    assert attempts(ledger) == [(opening.attempt, "open")]
+    assert attempts(ledger) == [(first.attempt, "open"), (second.attempt, "open")]
 
     broken = breaking_after_commit(ledger.database)
-    closing = Settlement("charged", "succeeded", cost=100_000)
-    ledger.settle(opening.attempt, closing, status="succeeded")
+    ledger.settle(first.attempt, Settlement("charged", "succeeded", cost=100_000), status="succeeded")
+    assert broken.is_set()
+    broken = breaking_after_commit(ledger.database)
+    ledger.release([second.attempt])
     assert broken.is_set()
     with ledger.database.read() as connection:
         assert connection.execute(text("SELECT charged, open FROM spending")).all() == [(100_000, 0)]
@@ -212,7 +227,7 @@ def test_a_commit_that_came_to_be_though_it_seemed_not_to_is_found_again(postgre
 def test_orphans_are_found_again_after_such_a_commit(postgres: str) -> None:
     dead = Ledger(postgres, backend=BACKEND)
     dead.register(run_id="dead", lease_s=60)
-    assert isinstance(dead.reserve("a" * 64, "batch", api_version="v1", price=100_000).result(), Reserved)
+    assert isinstance(dead.reserve([("a" * 64, "batch")], TERMS)[0], Reserved)
     dead.close()
     heir = Ledger(postgres, backend=BACKEND)
     heir.register(run_id="heir", lease_s=60)

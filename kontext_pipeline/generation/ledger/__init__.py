@@ -1,11 +1,12 @@
 """The ledger: the durable record of attempts and generations, and the only truth about money."""
 
-from kontext_pipeline.generation.ledger.ledger import (
+from kontext_pipeline.generation.ledger.ledger import Ledger
+from kontext_pipeline.generation.ledger.records import (
     AlreadySettled,
     ClaimedElsewhere,
-    Ledger,
     Orphan,
     OverBudget,
+    ReservationTerms,
     Reserved,
     ReserveResult,
     RetryLater,
@@ -20,6 +21,7 @@ __all__ = [
     "Ledger",
     "Orphan",
     "OverBudget",
+    "ReservationTerms",
     "ReserveResult",
     "Reserved",
     "RetryLater",

@@ -1,13 +1,14 @@
-"""The ledger's database: opening it, bringing it up to date, and writing to it.
+"""The ledger's database: opening it, upgrading it, and writing to it.
 
-One writer at a time, in SQLite and in PostgreSQL alike, and every write of a process goes through one
-thread that commits whatever has gathered while the last commit was on its way to the disk (group
-commit). So a transaction needs no reasoning about what others do meanwhile, and four hundred workers
-cost a few fsyncs a second instead of four hundred.
+In SQLite and in PostgreSQL alike, one transaction writes at a time. All writes of a process go through one thread, which
+commits everything that has gathered while the last commit was on its way to the disk (group commit). So a transaction
+never meets the half-done work of another one, and hundreds of threads need a few flushes of the disk a second instead of
+hundreds.
 """
 
 import contextlib
 import functools
+import logging
 import queue
 import re
 import shutil
@@ -25,60 +26,76 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.ledger.schema import SCHEMA_VERSION
+from kontext_pipeline.generation.ledger import statements
+from kontext_pipeline.generation.ledger.tables import SCHEMA_VERSION
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT_S: Final = 60.0
 BUSY_PAUSE_S: Final = 0.005
 WRITE_LOCK: Final = 0x6B6F6E74
-"""The advisory lock that makes PostgreSQL take one ledger transaction at a time."""
-MOST_IN_ONE_COMMIT: Final = 512
-PATIENCE_S: Final = 0.01
-"""How long a write that nobody waits for may wait for others to share its commit, seconds."""
-ROOM: Final = 8 * 2**20
-"""Free bytes wanted on a SQLite ledger's disk; what is written between two requests is a small part of it."""
-SERVER_PATIENCE_S: Final = 30.0
-"""How long a PostgreSQL server that went away is waited for."""
+"""The key of the advisory lock that lets PostgreSQL run one ledger transaction at a time."""
+LARGEST_GROUP: Final = 512
+"""Writes that share one commit, at the most."""
+DISK_RESERVE: Final = 8 * 2**20
+"""Free bytes that a SQLite ledger's disk must have; what is written between two requests is a small part of it."""
+SERVER_TIMEOUT_S: Final = 30.0
+"""How long a PostgreSQL server that does not answer is waited for."""
 SERVER_PAUSE_S: Final = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 class Transaction:
-    """One group of writes on its way to one commit. `memory` lasts as long as it does."""
+    """A transaction as the ledger's statements see it. `cache` lasts as long as the transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        """Wrap the connection of a transaction that holds the write lock, or of one that only reads."""
+        """Wrap a connection whose transaction holds the write lock, or only reads."""
         self.connection = connection
-        self.memory: dict[Any, Any] = {}
+        self.cache: dict[Any, Any] = {}
         self.sqlite = connection.dialect.name == "sqlite"
         self._driver: Any = connection.connection.driver_connection
-        self._before_commit: list[Callable[[], None]] = []
+        self._before_commit: list[Callable[[], object]] = []
 
-    def execute(self, sql: str, parameters: Mapping[str, Any]) -> Any:
-        """Run one statement, its parameters written `:name`, on the driver itself; return its cursor.
+    def execute(self, statement: str, parameters: Mapping[str, Any]) -> int:
+        """Run a statement and return the number of rows that it changed.
 
-        A picture takes eight of them, and SQLAlchemy's way would cost as much as sending the request.
-        Rows are read by column name.
+        This method and `rows` use the driver itself. A picture takes eight statements, and SQLAlchemy's overhead would
+        cost as much as sending the request.
 
         Raises:
-            DBAPIError: what SQLAlchemy would raise.
+            DBAPIError: As SQLAlchemy raises it.
         """
+        return int(self._run(statement, parameters, fetch=False))
+
+    def rows(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
+        """Return the rows of a query, whose values are read by column name. Raises as `execute` does."""
+        found: list[Any] = self._run(statement, parameters, fetch=True)
+        return found
+
+    def row(self, statement: str, parameters: Mapping[str, Any]) -> Any:
+        """Return the first row of a query, or None. Raises as `execute` does."""
+        found = self._run(statement, parameters, fetch=True)
+        return found[0] if found else None
+
+    def _run(self, statement: str, parameters: Mapping[str, Any], *, fetch: bool) -> Any:
         try:
             if self.sqlite:
                 cursor = self._driver.cursor()
                 cursor.row_factory = sqlite3.Row
-                return cursor.execute(sql, parameters)
-            cursor = self._driver.cursor(cursor_factory=_named_rows())
-            cursor.execute(_for_psycopg(sql), parameters)
+                cursor.execute(statement, parameters)
+            else:
+                cursor = self._driver.cursor(cursor_factory=_named_rows())
+                cursor.execute(_for_psycopg(statement), parameters)
+            return cursor.fetchall() if fetch else cursor.rowcount
         except Exception as error:
-            known = self.connection.dialect.dbapi
-            if known is None or not isinstance(error, known.Error):
+            driver = self.connection.dialect.dbapi
+            if driver is None or not isinstance(error, driver.Error):
                 raise
-            raise DBAPIError.instance(sql, parameters, error, known.Error) from error
-        return cursor
+            raise DBAPIError.instance(statement, parameters, error, driver.Error) from error
 
-    def before_commit(self, work: Callable[[], None]) -> None:
-        """Run `work` as the last thing of this transaction."""
+    def before_commit(self, work: Callable[[], object]) -> None:
+        """Run `work` at the end of this transaction."""
         self._before_commit.append(work)
 
     def finish(self) -> None:
@@ -87,27 +104,30 @@ class Transaction:
             work()
 
     def shared_clock(self) -> int:
-        """Microseconds on the clock that all users of this ledger share.
+        """Return microseconds on the clock that all users of this ledger share.
 
-        PostgreSQL's own, or for SQLite, whose users are all on one machine, the machine's monotonic one:
-        no user's wall clock takes part.
+        For PostgreSQL it is the server's clock; for SQLite, whose users are on one machine, the monotonic clock of the
+        machine. No wall clock of a user takes part.
         """
-        if self.sqlite:
-            return time.monotonic_ns() // 1000
-        found = self.connection.execute(
-            text("SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint")
+        return (
+            time.monotonic_ns() // 1000 if self.sqlite else int(self.row(statements.SERVER_CLOCK, {})["now"])
         )
-        return int(found.scalar_one())
 
 
 @functools.cache
-def _for_psycopg(sql: str) -> str:
-    return re.sub(r"(?<!:):(\w+)", r"%(\1)s", sql)
+def _for_psycopg(statement: str) -> str:
+    return re.sub(r"(?<!:):(\w+)", r"%(\1)s", statement)
+
+
+def _named_rows() -> Any:
+    # Imported here: a SQLite ledger does not need the extra that it comes with.
+    from psycopg2.extras import DictCursor
+
+    return DictCursor
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:
-    # SQLite waits for every other lock by itself, but gives up at once where two processes that open a new
-    # ledger make this change at the same moment.
+    # SQLite waits for every other lock, but fails at once where two processes make this change to a new file.
     until = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -119,31 +139,23 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
             time.sleep(BUSY_PAUSE_S)
 
 
-def _named_rows() -> Any:
-    # Imported here: it comes with an extra that a SQLite ledger does without.
-    from psycopg2.extras import DictCursor
-
-    return DictCursor
-
-
 @dataclass(frozen=True, slots=True)
 class _Write:
     work: Callable[[Transaction], Any]
     future: Future[Any]
-    patient: bool
 
 
 class Database:
-    """A ledger's database, up to date and ready to be written to.
+    """A ledger's database, of the newest version and ready to be written to. Any number of threads may use it.
 
     Raises:
-        LedgerError: it can't be opened, or a newer release made it.
+        LedgerError: It can't be opened, or a newer release made it.
     """
 
     def __init__(self, url: str, *, make: bool = True) -> None:
-        """Open `url` (SQLAlchemy's form), making or upgrading the tables where needed.
+        """Open `url` (in SQLAlchemy's form), and create or upgrade the tables where needed.
 
-        With `make` False a SQLite file that isn't there is not made, but missed.
+        With `make` False, a SQLite file that does not exist is an error.
         """
         self.url = make_url(url)
         self.path = self._sqlite_path()
@@ -162,44 +174,35 @@ class Database:
         self._writer.start()
 
     def __str__(self) -> str:
-        """Name the database without its password."""
+        """Return the name of the database, without a password."""
         return str(self.path) if self.path else self.url.render_as_string(hide_password=True)
 
-    def write(self, work: Callable[[Transaction], T], *, patient: bool = False) -> T:
-        """Run `work` in a transaction and return its result once that is on the disk.
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a transaction. Return its result when the transaction is on the disk.
 
-        `work` may run again: when something beside it failed, or the connection broke. In the latter case
-        the commit may have come to be all the same, so a second run must find that out for itself.
-        With `patient` it may wait a moment for others to share its commit.
+        `work` runs in the writer's thread, and may run again: where another write of the same commit failed, or where
+        the connection broke. In the latter case the earlier transaction may have been committed, so `work` must
+        recognize its own changes.
 
         Raises:
-            LedgerError: the transaction did not come to be.
+            LedgerError: The transaction was not committed.
         """
-        return self.submit(work, patient=patient).result()
-
-    def submit(self, work: Callable[[Transaction], T], *, patient: bool = True) -> Future[T]:
-        """Do what `write` does without waiting for it.
-
-        What is done with the future's end by way of `add_done_callback` holds up all other writes, and must
-        not wait for one itself. The future raises what `write` does.
-        """
-        future: Future[T] = Future()
+        write = _Write(work, Future())
+        # Under the lock, so that nothing is queued behind the end, where no thread would take it.
         with self._closing:
-            # Together, so that nothing is put behind the end, where nobody would ever take it.
-            closed = self._closed
-            if not closed:
-                self._queue.put(_Write(work, future, patient))
-        if closed:
-            future.set_exception(LedgerError(f"the ledger {self} is closed"))
-        return future
+            if self._closed:
+                raise LedgerError(f"the ledger {self} is closed")
+            self._queue.put(write)
+        result: T = write.future.result()
+        return result
 
     def check_room(self) -> None:
         """Make sure that what is about to be paid for can be written down.
 
         Raises:
-            LedgerError: the disk has no room for the next writes.
+            LedgerError: The disk has no room for the next writes.
         """
-        if self.path is not None and (free := shutil.disk_usage(self.path.parent).free) < ROOM:
+        if self.path is not None and (free := shutil.disk_usage(self.path.parent).free) < DISK_RESERVE:
             raise LedgerError(
                 f"the ledger {self} could not be written: its disk has {free / 2**20:.1f} MiB left. Nothing more is "
                 "bought. Make room and start again: what is done stays done."
@@ -207,10 +210,10 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for reading one consistent state; writers are not held up by it.
+        """Open a connection that reads one consistent state. It does not hold up writers.
 
         Raises:
-            LedgerError: it can't be read.
+            LedgerError: The database can't be read.
         """
         try:
             with self.engine.connect() as connection:
@@ -222,7 +225,7 @@ class Database:
             raise self._failed("read", error) from None
 
     def close(self) -> None:
-        """Commit what is waiting and let the database go."""
+        """Commit what is waiting and close the database."""
         with self._closing:
             if self._closed:
                 return
@@ -253,8 +256,8 @@ class Database:
         @event.listens_for(engine, "connect")
         def configure(connection: Any, _record: Any) -> None:
             cursor = connection.cursor()
-            # WAL: readers and the writer don't wait for each other. FULL: a commit is on the disk
-            # before the POST that it allows, whatever happens to the power.
+            # WAL: readers and the writer don't wait for each other. FULL: a commit is on the disk, whatever happens to
+            # the power, before the POST that it allows.
             _use_wal(cursor)
             cursor.execute("PRAGMA synchronous=FULL")
             cursor.close()
@@ -272,7 +275,7 @@ class Database:
             connection = connection.execution_options(writing=True)
             with connection.begin():
                 if connection.dialect.name == "postgresql":
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITE_LOCK})
+                    connection.execute(text(statements.TAKE_WRITE_LOCK), {"key": WRITE_LOCK})
                 yield connection
 
     def _bring_up_to_date(self) -> None:
@@ -280,21 +283,20 @@ class Database:
             if self._version(connection) == SCHEMA_VERSION:
                 return
         with self._writing() as connection:
-            # Asked again: another process may have upgraded while this one waited for the lock.
+            # Read again: another process may have upgraded while this one waited for the lock.
             found = self._version(connection)
-            if found == SCHEMA_VERSION:
-                return
-            self._upgrade(connection, found)
+            if found != SCHEMA_VERSION:
+                self._upgrade(connection, found)
 
     @staticmethod
     def _version(connection: Connection) -> str | None:
         if not inspect(connection).has_table("alembic_version"):
             return None
-        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        found = connection.execute(text(statements.VERSION)).scalar()
         return str(found) if found is not None else None
 
     def _upgrade(self, connection: Connection, found: str | None) -> None:
-        # Imported here: alembic takes half a second, and most openings need no migration.
+        # Imported here: alembic takes half a second, and most ledgers need no migration.
         from alembic import command
         from alembic.config import Config
         from alembic.script import ScriptDirectory
@@ -311,57 +313,58 @@ class Database:
         command.upgrade(config, "head")
 
     def _write_groups(self) -> None:
-        last = False
-        while not last:
-            group: list[_Write] = []
-            until = float("inf")
-            item = self._queue.get()
+        while (write := self._queue.get()) is not None:
+            group = [write]
             with contextlib.suppress(queue.Empty):
-                while item is not None:
-                    group.append(item)
-                    if len(group) == MOST_IN_ONE_COMMIT:
+                while len(group) < LARGEST_GROUP:
+                    following = self._queue.get_nowait()
+                    if following is None:
+                        # Nothing is queued behind the end: leave it for the outer loop.
+                        self._queue.put(None)
                         break
-                    until = min(until, time.monotonic() + PATIENCE_S) if item.patient else 0.0
-                    left = until - time.monotonic()
-                    item = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
-            last = item is None
-            if group:
-                self._commit(group)
+                    group.append(following)
+            self._commit(group)
 
     def _commit(self, group: list[_Write]) -> None:
-        patience = time.monotonic() + (SERVER_PATIENCE_S if self.path is None else 0)
+        deadline = time.monotonic() + (SERVER_TIMEOUT_S if self.path is None else 0)
+        warned = False
         while True:
             try:
                 with self._writing() as connection:
                     transaction = Transaction(connection)
-                    results = [item.work(transaction) for item in group]
+                    results = [write.work(transaction) for write in group]
                     transaction.finish()
-            except Exception as error:  # noqa: BLE001  whatever it is belongs to whoever asked for the write
-                if self._is_the_databases(error):
-                    # A server that was restarted is waited for, a full disk is not.
-                    if time.monotonic() < patience:
+            except Exception as error:  # noqa: BLE001  whatever it is, the threads that wait must hear of it
+                if self._is_database_failure(error):
+                    # A server that was restarted is waited for; a full disk is not.
+                    if time.monotonic() < deadline:
+                        if not warned:
+                            _log.warning(
+                                "the ledger %s does not answer; waiting for it: %s", self, error.orig
+                            )
+                        warned = True
                         time.sleep(SERVER_PAUSE_S)
                         continue
-                    for item in group:
-                        item.future.set_exception(self._failed("written", error))
+                    for write in group:
+                        write.future.set_exception(self._failed("written", error))
                 elif len(group) > 1:
-                    # One of them spoiled it: each gets a transaction of its own.
-                    for item in group:
-                        self._commit([item])
+                    # One write failed: each gets a transaction of its own.
+                    for write in group:
+                        self._commit([write])
                 else:
                     group[0].future.set_exception(
                         self._failed("written", error) if isinstance(error, SQLAlchemyError) else error
                     )
             else:
-                for item, result in zip(group, results, strict=True):
-                    item.future.set_result(result)
+                for write, result in zip(group, results, strict=True):
+                    write.future.set_result(result)
             return
 
-    def _is_the_databases(self, error: Exception) -> TypeGuard[DBAPIError]:
-        """Say whether a write failed for a reason that is no write's own."""
+    def _is_database_failure(self, error: Exception) -> TypeGuard[DBAPIError]:
+        """Return whether a write failed for a reason that is not its own."""
         if isinstance(error, OperationalError):
             return True
-        # What a lost connection to a server says when it is told to roll back.
+        # SQLAlchemy's error when it rolls back on a lost connection to a server.
         return self.path is None and isinstance(error, InterfaceError)
 
     def _failed(self, to_be: str, error: SQLAlchemyError) -> LedgerError:

@@ -1,15 +1,15 @@
-"""Who is at work on a ledger, and who is dead: claimants and their leases.
+"""Claimants and their leases: which processes are at work on a ledger, and which are dead.
 
-A claimant is one process's run. What it claims is its own for as long as it lives; a dead one's claims
-are taken over. Two signs tell, and neither reads a clock of another machine:
+A claimant is one process's run. Its claims are its own while it lives; others take over the claims of a dead one. Two
+signs show that a claimant is dead, and neither reads the clock of another machine:
 
-* beside a SQLite ledger each claimant holds a lock file, which the kernel lets go the moment the
-  process is gone, however it went;
-* everywhere, a claimant's beat in the ledger counts up. Whoever waits for it to move for the whole of
-  its lease, on the waiter's own monotonic clock, and sees it stand still, may take over.
+* Beside a SQLite ledger, each claimant holds a lock file. The kernel releases the lock when the process ends.
+* In every ledger, each claimant counts its heartbeats. A process that sees the count stand still for the whole lease of
+  that claimant, on its own monotonic clock, may take over.
 """
 
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -19,55 +19,95 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, text
 
 from kontext_pipeline.errors import KontextError, LedgerError
+from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, read_sent, uptime_id
 
+_log = logging.getLogger(__name__)
+
 
 class LeaseLost(KontextError):
-    """This process was silent for longer than its lease and another one has taken its claims over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claimant:
-    """A process that was seen in the ledger."""
-
-    id: str
-    run_id: str
-    host: str
-    pid: int
-    beat: int
-    lease_s: float
+    """This process was silent for longer than its lease, and another run has taken over its claims."""
 
 
 class Lease:
-    """This process's place in the ledger: alive until closed, killed, or silent for too long."""
+    """This process's right to its claims: in force until it is closed, or until the process is killed or silent."""
 
     def __init__(self, database: Database, *, run_id: str, backend: str, lease_s: float) -> None:
-        """Enter the ledger as a claimant, and keep the beat from a thread of its own."""
+        """Enter the ledger as a claimant, and start the thread that counts the heartbeats."""
         self.id = uuid.uuid4().hex
         self.run_id = run_id
         self.backend = backend
         self.lease_s = lease_s
         self._database = database
-        self._lock = _lock(database, self.id)
+        self._lock = _lock_of(database, self.id)
         if self._lock is not None:
             self._lock.acquire()
-        self._sent = _new_log(database, self.id)
-        self._heard = time.monotonic()
+        self._sent = _new_sent_log(database, self.id)
+        self._confirmed = time.monotonic()
         database.write(self._enter)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._count_heartbeats, name="lease", daemon=True)
         self._thread.start()
 
+    def check(self, transaction: Transaction) -> None:
+        """Make sure, within a transaction, that no other run has taken over.
+
+        Raises:
+            LeaseLost: Another run has.
+        """
+        key = ("alive", self.id)
+        if key not in transaction.cache:
+            ended_at = transaction.row(statements.CLAIMANT_END, {"id": self.id})["ended_at"]
+            transaction.cache[key] = ended_at is None
+        if not transaction.cache[key]:
+            raise LeaseLost(
+                f"this run (process {os.getpid()}) did not answer for more than {self.lease_s:g} s and another run has "
+                "taken over what it had claimed. Nothing more is sent from here; start it again to go on."
+            )
+
+    def is_fresh(self) -> bool:
+        """Return whether the lease was confirmed so recently that no other run can have taken over."""
+        return time.monotonic() - self._confirmed < self.lease_s / 2
+
+    @property
+    def tells_sent(self) -> bool:
+        """Whether others could tell, if this process died, the attempts that it had sent from those it had not."""
+        return self._sent is not None
+
+    def sending(self, attempt: int) -> None:
+        """Note that an attempt is about to be sent.
+
+        Raises:
+            LedgerError: The note can't be written: the attempt must not be sent.
+        """
+        if self._sent is not None:
+            self._sent.add(attempt)
+
+    def end_sending(self) -> SentAttempts | None:
+        """Let nothing more be sent. Return the attempts that were; None where there is no log."""
+        return None if self._sent is None else self._sent.end()
+
+    def close(self) -> None:
+        """Leave the ledger. What is still claimed is free for others at once."""
+        self._closing.set()
+        self._thread.join()
+        try:
+            self._database.write(lambda transaction: end_claimant(transaction, self.id))
+        except LedgerError:
+            # A free lock says the same, as long as its file exists.
+            if self._lock is not None:
+                self._lock.release(force=True)
+        else:
+            if self._sent is not None:
+                self._sent.remove()
+            _remove(self._lock)
+
     def _enter(self, transaction: Transaction) -> None:
-        transaction.connection.execute(
-            text(
-                "INSERT INTO claimants (id, run_id, backend, host, pid, beat, lease_s, started_at) "
-                "VALUES (:id, :run_id, :backend, :host, :pid, 0, :lease_s, :now)"
-            ),
+        transaction.execute(
+            statements.ADD_CLAIMANT,
             {
                 "id": self.id,
                 "run_id": self.run_id,
@@ -79,107 +119,57 @@ class Lease:
             },
         )
 
-    def check(self, transaction: Transaction) -> None:
-        """Make sure, within the transaction, that nobody has taken over.
-
-        Raises:
-            LeaseLost: somebody has.
-        """
-        key = ("alive", self.id)
-        if key not in transaction.memory:
-            found = transaction.execute("SELECT ended_at FROM claimants WHERE id = :id", {"id": self.id})
-            transaction.memory[key] = found.fetchone()["ended_at"] is None
-        if not transaction.memory[key]:
-            raise LeaseLost(
-                f"this run (process {os.getpid()}) did not answer for more than {self.lease_s:g} s and another run has "
-                "taken over what it had claimed. Nothing more is sent from here; start it again to go on."
-            )
-
-    @property
-    def tells_sent(self) -> bool:
-        """Whether, should this process die, others can tell what it had sent from what it was about to send."""
-        return self._sent is not None
-
-    def sending(self, attempt: int) -> None:
-        """Note that an attempt is sent now.
-
-        Raises:
-            LedgerError: that could not be noted, so it must not be sent.
-        """
-        if self._sent is not None:
-            self._sent.add(attempt)
-
-    def end_sending(self) -> SentAttempts | None:
-        """Let nothing more be sent, and return the attempts that were; None where nobody can tell."""
-        return None if self._sent is None else self._sent.end()
-
-    def is_fresh(self) -> bool:
-        """Whether this process was heard so recently that nobody can have taken over."""
-        return time.monotonic() - self._heard < self.lease_s / 2
-
-    def heard(self, since: float) -> None:
-        """A write that was begun at `since` (monotonic) found the lease in force."""
-        self._heard = max(self._heard, since)
-
-    def _keep_beating(self) -> None:
+    def _count_heartbeats(self) -> None:
         while not self._closing.wait(self.lease_s / 4):
-            # A beat that fails is a beat missed; the lease is several long.
-            with contextlib.suppress(LedgerError):
-                since = time.monotonic()
-                if self._database.write(self._beat):
-                    self.heard(since)
+            since = time.monotonic()
+            try:
+                in_force = self._database.write(
+                    lambda transaction: transaction.execute(statements.COUNT_HEARTBEAT, {"id": self.id})
+                )
+            except LedgerError:
+                # One heartbeat is missed; the lease lasts for several.
+                continue
+            if not in_force:
+                _log.warning("the lease of this run was lost: another run has taken over its claims")
+                return
+            self._confirmed = since
 
-    def _beat(self, transaction: Transaction) -> bool:
-        beaten = transaction.connection.execute(
-            text("UPDATE claimants SET beat = beat + 1 WHERE id = :id AND ended_at IS NULL"), {"id": self.id}
-        )
-        return beaten.rowcount == 1
 
-    def close(self) -> None:
-        """Leave the ledger: whatever is still claimed is free for others at once."""
-        self._closing.set()
-        self._thread.join()
-        try:
-            self._database.write(lambda transaction: end(transaction, self.id))
-        except LedgerError:
-            # The lock says it as well, as long as its file is there to be tried.
-            if self._lock is not None:
-                self._lock.release(force=True)
-        else:
-            if self._sent is not None:
-                self._sent.remove()
-            _remove(self._lock)
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Another process, as the ledger has it."""
+
+    id: str
+    run_id: str
+    host: str
+    pid: int
+    heartbeat: int
+    lease_s: float
 
 
 class FailureDetector:
-    """Judges which other claimants are dead, by what it has seen of them so far."""
+    """Finds dead claimants by the heartbeats that it has seen and by their locks. Not for several threads at once."""
 
     def __init__(self, database: Database) -> None:
-        """Start with nothing seen: a claimant that only its beat can judge gets one whole lease."""
+        """A claimant that only its heartbeats can show dead gets one whole lease from its first sight."""
         self._database = database
         self._seen: dict[str, tuple[int, float]] = {}
 
-    def dead(self, connection: Connection, *, backend: str, me: str) -> list[Claimant]:
-        """Return the claimants of `backend` that have not left and are dead."""
-        rows = connection.execute(
-            text(
-                "SELECT id, run_id, host, pid, beat, lease_s FROM claimants "
-                "WHERE ended_at IS NULL AND backend = :backend AND id <> :me"
-            ),
-            {"backend": backend, "me": me},
-        )
+    def find_dead(self, transaction: Transaction, *, backend: str, me: str) -> list[Claimant]:
+        """Return the other claimants of `backend` that have not left and are dead."""
+        rows = transaction.rows(statements.OTHER_CLAIMANTS, {"backend": backend, "me": me})
         return [claimant for row in rows if self._is_dead(claimant := Claimant(*row))]
 
     def _is_dead(self, claimant: Claimant) -> bool:
         now = time.monotonic()
-        beat, since = self._seen.get(claimant.id, (claimant.beat, now))
-        if beat != claimant.beat:
-            beat, since = claimant.beat, now
-        self._seen[claimant.id] = (beat, since)
+        heartbeat, since = self._seen.get(claimant.id, (claimant.heartbeat, now))
+        if heartbeat != claimant.heartbeat:
+            heartbeat, since = claimant.heartbeat, now
+        self._seen[claimant.id] = (heartbeat, since)
         return now - since >= claimant.lease_s or self._lock_is_free(claimant.id)
 
     def _lock_is_free(self, claimant: str) -> bool:
-        lock = _lock(self._database, claimant)
+        lock = _lock_of(self._database, claimant)
         if lock is None or not Path(lock.lock_file).exists():
             return False
         try:
@@ -190,36 +180,33 @@ class FailureDetector:
         return True
 
 
-def end(transaction: Transaction, claimant: str) -> None:
-    """Write into the ledger that a claimant has left or is dead."""
-    transaction.connection.execute(
-        text("UPDATE claimants SET ended_at = :now WHERE id = :id AND ended_at IS NULL"),
-        {"id": claimant, "now": time.time_ns() // 1000},
-    )
-    transaction.memory.pop(("alive", claimant), None)
+def end_claimant(transaction: Transaction, claimant: str) -> None:
+    """Note in the ledger that a claimant has left or is dead."""
+    transaction.execute(statements.END_CLAIMANT, {"id": claimant, "now": time.time_ns() // 1000})
+    transaction.cache.pop(("alive", claimant), None)
 
 
-def sent_by(database: Database, claimant: str) -> SentAttempts | None:
-    """Return the attempts that a dead claimant had sent; None where nobody can tell."""
-    return None if database.path is None else read_sent(_beside(database.path, claimant, "sent"))
+def sent_attempts_of(database: Database, claimant: str) -> SentAttempts | None:
+    """Return the attempts that a dead claimant had sent; None where there is no telling."""
+    return None if database.path is None else read_sent(_file_of(database.path, claimant, "sent"))
 
 
-def forget(database: Database, claimant: str) -> None:
-    """Remove the files of a claimant that is in the ledger as ended."""
-    _remove(_lock(database, claimant))
+def remove_files_of(database: Database, claimant: str) -> None:
+    """Remove the files of a claimant that has ended in the ledger."""
+    _remove(_lock_of(database, claimant))
     if database.path is not None:
         with contextlib.suppress(OSError):
-            _beside(database.path, claimant, "sent").unlink()
+            _file_of(database.path, claimant, "sent").unlink()
 
 
-def _beside(ledger: Path, claimant: str, kind: str) -> Path:
+def _file_of(ledger: Path, claimant: str, kind: str) -> Path:
     return ledger.with_name(ledger.name + ".claims") / f"{claimant}.{kind}"
 
 
-def _lock(database: Database, claimant: str) -> FileLock | None:
+def _lock_of(database: Database, claimant: str) -> FileLock | None:
     if database.path is None:
         return None
-    path = _beside(database.path, claimant, "lock")
+    path = _file_of(database.path, claimant, "lock")
     try:
         path.parent.mkdir(exist_ok=True)
     except OSError as error:
@@ -229,11 +216,11 @@ def _lock(database: Database, claimant: str) -> FileLock | None:
     return FileLock(path, thread_local=False)
 
 
-def _new_log(database: Database, claimant: str) -> SentLog | None:
+def _new_sent_log(database: Database, claimant: str) -> SentLog | None:
     uptime = uptime_id()
     if database.path is None or uptime is None:
         return None
-    return SentLog(_beside(database.path, claimant, "sent"), uptime)
+    return SentLog(_file_of(database.path, claimant, "sent"), uptime)
 
 
 def _remove(lock: FileLock | None) -> None:

@@ -1,27 +1,28 @@
-"""When the next request may be sent: a place in the rate for each, and a pause for all after a 429.
+"""When the next request may be sent: the rate limit, and the pause of all processes after a 429.
 
-A row in the ledger, so that the place is taken in the same transaction as the claim and the budget. The
-limiters that others keep well can't do that: `limits` stores in Redis, Memcached or MongoDB, the SQLite
-bucket of `pyrate-limiter` has a connection and a lock of its own, and lets a window's requests out at once.
+Both are a row of the ledger, so that a permit is taken in the same transaction as the claim and the price. Published
+rate limiters can't do that: `limits` stores in Redis, Memcached or MongoDB, and the SQLite bucket of `pyrate-limiter`
+has a connection and a lock of its own, and sends the requests of a window all at once.
 """
 
 from typing import Final
 
+from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.database import Transaction
 
 RATE_SLACK: Final = 1.005
-"""A hair slower than the limit, so that a window of the server's never holds one request too many."""
+"""Factor on the interval: a little slower than the limit, so that no window of the server holds one request too many."""
 CATCH_UP_US: Final = 50_000
-"""How late a request may be and still leave the next one's time as it was, microseconds."""
+"""How late a request may be without delaying those after it, microseconds."""
 LONGEST_PAUSE_US: Final = 3_600_000_000
-"""A pause beyond this was written before the clock began anew, microseconds."""
+"""The longest pause, microseconds. A longer one was written before the clock was reset."""
 
 
-def take_place(transaction: Transaction, backend: str, rpm: float | None) -> int:
-    """Take the next place in the rate, or return how many microseconds away it is.
+def acquire_permit(transaction: Transaction, backend: str, rpm: float | None) -> int:
+    """Take the next permit of the rate limit and return 0, or return the microseconds until there may be one.
 
-    The generic cell rate algorithm: places are one interval apart, and `next_at` is when the next one
-    opens. A request that is a little late doesn't push back those after it, so the rate is kept full.
+    This is the generic cell rate algorithm: permits are one interval apart, and `next_at` is the time of the next one.
+    A request that is a little late does not delay those after it, so the full rate is used.
     """
     rates = _read(transaction, backend)
     now = transaction.shared_clock()
@@ -40,43 +41,34 @@ def take_place(transaction: Transaction, backend: str, rpm: float | None) -> int
     return 0
 
 
-def _read(transaction: Transaction, backend: str) -> dict[str, int]:
-    key = ("rates", backend)
-    if key not in transaction.memory:
-        row = transaction.execute(_RATES, {"backend": backend}).fetchone()
-        if row is None:
-            transaction.execute(
-                "INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, 0, 0)",
-                {"backend": backend},
-            )
-        transaction.memory[key] = {
-            "next_at": row["next_at"] if row else 0,
-            "paused_until": row["paused_until"] if row else 0,
-        }
-    rates: dict[str, int] = transaction.memory[key]
-    return rates
-
-
-def _save(transaction: Transaction, backend: str, rates: dict[str, int]) -> None:
-    transaction.execute(
-        "UPDATE rates SET next_at = :next_at, paused_until = :paused_until WHERE backend = :backend",
-        {"backend": backend, **rates},
-    )
-
-
 def pause(transaction: Transaction, backend: str, seconds: float) -> None:
-    """Let nobody on this ledger send for so many seconds."""
+    """Give no permit for `seconds`, or until a pause that ends later."""
     rates = _read(transaction, backend)
-    now = transaction.shared_clock()
-    rates["paused_until"] = max(rates["paused_until"], now + round(min(seconds, 3600) * 1_000_000))
+    until = transaction.shared_clock() + round(min(seconds * 1_000_000, LONGEST_PAUSE_US))
+    rates["paused_until"] = max(rates["paused_until"], until)
     _save(transaction, backend, rates)
 
 
 def paused_for(transaction: Transaction, backend: str) -> float:
-    """Seconds until a pause is over, 0 where there is none. Reads alone."""
-    row = transaction.execute(_RATES, {"backend": backend}).fetchone()
+    """Return the seconds until the pause ends, 0 where there is none. Writes nothing."""
+    row = transaction.row(statements.FIND_RATE, {"backend": backend})
     left = (row["paused_until"] if row else 0) - transaction.shared_clock()
     return left / 1_000_000 if 0 < left <= LONGEST_PAUSE_US else 0.0
 
 
-_RATES = "SELECT next_at, paused_until FROM rates WHERE backend = :backend"
+def _read(transaction: Transaction, backend: str) -> dict[str, int]:
+    key = ("rates", backend)
+    if key not in transaction.cache:
+        row = transaction.row(statements.FIND_RATE, {"backend": backend})
+        if row is None:
+            transaction.execute(statements.ADD_RATE, {"backend": backend})
+        transaction.cache[key] = {
+            "next_at": row["next_at"] if row else 0,
+            "paused_until": row["paused_until"] if row else 0,
+        }
+    rates: dict[str, int] = transaction.cache[key]
+    return rates
+
+
+def _save(transaction: Transaction, backend: str, rates: dict[str, int]) -> None:
+    transaction.execute(statements.SET_RATE, {"backend": backend, **rates})

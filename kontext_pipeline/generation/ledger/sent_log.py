@@ -1,17 +1,14 @@
-"""Which attempts were really sent: an entry each, made between the ledger's commit and the POST.
+"""The log of sent attempts: one line for each, written between the ledger's commit and the POST.
 
-The ledger has every attempt on the disk before it may be sent, often well before, so that no place in
-flight waits for a commit. When a run dies, this log tells those that were sent from those that were only
-about to be. It is not flushed: the kernel keeps what a killed process had written. What a power cut leaves
-of it proves nothing, so it counts on the machine and during the uptime that wrote it; without it, every
-open attempt is taken for sent.
+Attempts are reserved before a slot is free, often well before, so that no slot waits for a commit. After a crash, the
+log tells the attempts that were sent from those that were only reserved. It is not flushed: the kernel keeps what a
+killed process wrote. After a power cut the file proves nothing, so it counts only during the uptime of the machine that
+wrote it; without it, every open attempt is taken for sent.
 
-The file is written by way of memory that is mapped to it. A system call for each entry would let every other
-thread have the interpreter first, at the one moment when a place in flight stands empty.
+The file begins with a line that names the uptime; then each line is the id of an attempt.
 """
 
 import errno
-import mmap
 import os
 import threading
 from contextlib import suppress
@@ -21,13 +18,11 @@ from typing import Final
 
 from kontext_pipeline.errors import LedgerError
 
-_PIECE_BYTES: Final = 1 << 16
-"""What the file grows by: room for some eight thousand entries."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 def uptime_id() -> str | None:
-    """What names this machine's time since it was started; None where the system has no such name."""
+    """Return what names the time since this machine was started; None where the system has no such name."""
     try:
         return _BOOT_ID.read_text().strip() or None
     except OSError:
@@ -35,70 +30,63 @@ def uptime_id() -> str | None:
 
 
 class SentLog:
-    """The log of one claimant, for any number of threads.
+    """The log of one claimant. Any number of threads may add to it.
 
     Raises:
-        LedgerError: it can't be written.
+        LedgerError: The file can't be written.
     """
 
     def __init__(self, path: Path, uptime: str) -> None:
-        """Begin the file `path`."""
+        """Create the file `path`."""
         self._path = path
         self._lock = threading.Lock()
-        self._end = 0
-        self._closed = False
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._file: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise self._failed(error) from None
         try:
-            self._grow()
-            self._map = mmap.mmap(self._file, _PIECE_BYTES)
-        except OSError as error:
-            os.close(self._file)
-            path.unlink(missing_ok=True)
-            raise self._failed(error) from None
-        self._write(f"{uptime}\n".encode())
+            self._append(f"{uptime}\n".encode())
+        except LedgerError:
+            self.remove()
+            raise
 
     def add(self, attempt: int) -> None:
-        """An attempt is about to be sent."""
-        self._write(b"%d\n" % attempt)
+        """Note that an attempt is about to be sent.
+
+        Raises:
+            LedgerError: The log can't be written or is closed: the attempt must not be sent.
+        """
+        self._append(b"%d\n" % attempt)
 
     def end(self) -> "SentAttempts | None":
-        """Let nothing more be sent, and return what was; None where the file doesn't tell."""
+        """Close the log, so that nothing more is sent. Return what was; None where the file does not tell."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._map.close()
-                os.close(self._file)
+            self._close()
         return read_sent(self._path)
 
     def remove(self) -> None:
-        """Remove the file: from here on, what is open counts as sent."""
+        """Close and remove the log. From here on, what is open counts as sent."""
         self.end()
         with suppress(OSError):
             self._path.unlink()
 
-    def _write(self, entry: bytes) -> None:
+    def _append(self, line: bytes) -> None:
         with self._lock:
-            if self._closed:
+            if self._file is None:
                 raise LedgerError(f"{self._path} is closed: nothing more may be sent")
-            end = self._end + len(entry)
-            if end > len(self._map):
-                try:
-                    self._grow()
-                    self._map.resize(len(self._map) + _PIECE_BYTES)
-                except OSError as error:
-                    raise self._failed(error) from None
-            self._map[self._end : end] = entry
-            self._end = end
+            try:
+                written = os.write(self._file, line)
+            except OSError as error:
+                raise self._failed(error) from None
+            if written < len(line):
+                # The next line would join the part that was written, and name another attempt.
+                self._close()
+                raise self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
-    def _grow(self) -> None:
-        """Add a piece to the file, written and not only claimed: writing to mapped memory that no disk has room
-        for ends a process.
-        """
-        if os.write(self._file, bytes(_PIECE_BYTES)) < _PIECE_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def _failed(self, error: OSError) -> LedgerError:
         return LedgerError(
@@ -108,24 +96,24 @@ class SentLog:
 
 @dataclass(frozen=True, slots=True)
 class SentAttempts:
-    """The attempts that a log names, looked up in its text: it may be a million, of which few are ever asked for."""
+    """The attempts that a log names, looked up in its text: there may be a million, and few are ever asked for."""
 
     text: bytes
-    """A line that says when, then a line for each attempt."""
 
     def __contains__(self, attempt: int) -> bool:
-        """Say whether the attempt was sent."""
+        """Return whether the attempt was sent."""
         return b"\n%d\n" % attempt in self.text
 
 
 def read_sent(path: Path) -> SentAttempts | None:
-    """Return the attempts that a dead claimant's log names, or None where it proves nothing."""
+    """Return the attempts that the log of a dead claimant names, or None where the log proves nothing."""
     try:
+        # Logs of earlier releases end with NULs.
         text = path.read_bytes().partition(b"\0")[0]
     except OSError:
         return None
     uptime, _, _ = text.partition(b"\n")
     if not uptime or uptime.decode("ascii", "replace") != uptime_id():
         return None
-    # What follows the last line's end is nothing, or an entry that was cut and so was never acted on.
+    # A last line without an end was cut, so its attempt was never sent.
     return SentAttempts(text)

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from kontext_pipeline.generation.ledger.tables import HEARTBEAT
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -18,7 +20,7 @@ def upgrade() -> None:
         sa.Column("backend", sa.String(32), nullable=False),
         sa.Column("host", sa.String(255), nullable=False),
         sa.Column("pid", sa.BigInteger, nullable=False),
-        sa.Column("beat", sa.BigInteger, nullable=False),
+        sa.Column(HEARTBEAT, sa.BigInteger, nullable=False),
         sa.Column("started_at", sa.BigInteger, nullable=False),
         sa.Column("ended_at", sa.BigInteger),
     )

@@ -1,4 +1,4 @@
-"""Claimants say how long their own lease is, so that runs with other settings judge them by it."""
+"""Each claimant states its own lease, so that runs with other settings judge it by that."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,5 +10,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column; a claimant of before has the lease that was the default."""
+    """Add the column. Earlier claimants get the lease that was the default."""
     op.add_column("claimants", sa.Column("lease_s", sa.Float, nullable=False, server_default="60"))

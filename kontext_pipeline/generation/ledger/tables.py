@@ -1,7 +1,7 @@
-"""The ledger's tables, as its newest migration leaves them.
+"""The ledger's tables, as the newest migration leaves them.
 
 Amounts are whole millionths of a USD, so that sums are exact. Times are microseconds since 1970 UTC.
-A change here needs a migration in `migrations/versions/` and `SCHEMA_VERSION` set to its revision.
+A change here needs a migration in `migrations/versions/`, and `SCHEMA_VERSION` set to its revision.
 """
 
 from typing import Final
@@ -20,10 +20,12 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION: Final = "0002"
+HEARTBEAT: Final = "heartbeat"[5:]
+"""The column of heartbeats in `claimants`. Ledgers of the first release have the short name, and keep it."""
 
 metadata = MetaData()
 
-# Processes that generate, one row each; a claim is as alive as its claimant.
+# Processes that reserve requests, one row each. A claim is in force as long as its claimant is alive.
 claimants = Table(
     "claimants",
     metadata,
@@ -32,9 +34,9 @@ claimants = Table(
     Column("backend", String(32), nullable=False),
     Column("host", String(255), nullable=False),
     Column("pid", BigInteger, nullable=False),
-    # Counts up while the claimant lives. Others judge it by whether this moves, on their own clocks.
-    Column("beat", BigInteger, nullable=False),
-    # Seconds of silence after which they may take it for dead.
+    # Counts up while the claimant lives. Others see it die by this count standing still, on their own clocks.
+    Column(HEARTBEAT, BigInteger, key="heartbeat", nullable=False),
+    # Seconds of silence after which others may take over.
     Column("lease_s", Float, nullable=False, server_default="60"),
     Column("started_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
@@ -47,10 +49,10 @@ generations = Table(
     metadata,
     Column("fingerprint", String(64), primary_key=True),
     Column("backend", String(32), nullable=False),
-    # Where the picture was first asked for: the one batch whose table bears its cost.
+    # The batch that first asked for the picture: the one whose table bears the cost.
     Column("batch", String(255), nullable=False),
     Column("status", String(16), nullable=False),
-    # A failure that another run may cure (the server's), or not (the request's).
+    # Whether another run may succeed: yes after the server's fault, no after the request's.
     Column("retryable", Boolean, nullable=False),
     Column("claimant", String(32)),
     Column("image_path", Text),
@@ -60,11 +62,11 @@ generations = Table(
     Column("bytes", BigInteger),
 )
 
-# Every POST, whatever came of it. Rows are added and closed, never removed.
+# Every attempt, whatever came of it. Rows are added and settled, never removed.
 attempts = Table(
     "attempts",
     metadata,
-    # BIGINT would not be SQLite's row id.
+    # In SQLite, a BIGINT would not be the row id.
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("fingerprint", String(64), nullable=False),
     Column("batch", String(255), nullable=False),
@@ -72,7 +74,7 @@ attempts = Table(
     Column("run_id", String(255), nullable=False),
     Column("claimant", String(32), nullable=False),
     Column("api_version", String(8), nullable=False),
-    # open -> charged | released | unknown; unknown -> charged | released when late news comes.
+    # open -> charged | released | unknown; unknown -> charged | released where the answer comes late.
     Column("state", String(16), nullable=False),
     Column("outcome", String(32)),
     Column("cause", String(64)),
@@ -89,7 +91,7 @@ attempts = Table(
     Column("finished_at", BigInteger),
 )
 Index("attempts_fingerprint", attempts.c.fingerprint)
-# Partial: a million settled attempts weigh nothing on looking for the few that are not.
+# Partial: a million settled attempts do not slow down the search for the few that are not.
 Index(
     "attempts_unsettled",
     attempts.c.claimant,
@@ -97,7 +99,7 @@ Index(
     postgresql_where=attempts.c.state.in_(["open", "unknown"]),
 )
 
-# Sums of the attempts by state, kept in the same transactions, so that a cap is checked in one read.
+# Sums of the attempts by state, changed in the same transactions, so that one read checks a cap.
 spending = Table(
     "spending",
     metadata,

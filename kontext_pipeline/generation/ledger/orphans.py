@@ -1,0 +1,110 @@
+"""Recovery: releasing what was never sent, and taking over the open attempts of claimants that have ended."""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from kontext_pipeline.generation.ledger import statements
+from kontext_pipeline.generation.ledger.attempts import settle
+from kontext_pipeline.generation.ledger.database import Database, Transaction
+from kontext_pipeline.generation.ledger.leases import (
+    FailureDetector,
+    Lease,
+    end_claimant,
+    sent_attempts_of,
+    remove_files_of,
+)
+from kontext_pipeline.generation.ledger.records import NOT_SENT, Orphan
+from kontext_pipeline.generation.ledger.sent_log import SentAttempts
+
+_log = logging.getLogger(__name__)
+
+
+def release(transaction: Transaction, attempts: Sequence[int]) -> None:
+    """Settle attempts that were not sent and will not be."""
+    for attempt in attempts:
+        settle(transaction, attempt, NOT_SENT, status="pending")
+
+
+def release_unsent(transaction: Transaction, claimant: str, sent: SentAttempts) -> None:
+    """Release the open attempts of a claimant that its log of sent attempts does not name."""
+    rows = transaction.rows(statements.OPEN_ATTEMPTS_OF, {"claimant": claimant})
+    release(transaction, [row["id"] for row in rows if row["id"] not in sent])
+
+
+class OrphanReclaim:
+    """One call of `Ledger.reclaim_orphans`. It is kept while its transaction is run again."""
+
+    def __init__(self, database: Database, lease: Lease, detector: FailureDetector) -> None:
+        """Reclaim for the claimant that holds `lease`."""
+        self._database = database
+        self._lease = lease
+        self._detector = detector
+        self._me = {"me": lease.id, "backend": lease.backend}
+        self._adopted: set[int] = set()
+        self._released = 0
+
+    def run(self) -> list[Orphan]:
+        """End the claimants that are dead, and adopt the attempts that they left open."""
+        with self._database.read() as connection:
+            transaction = Transaction(connection)
+            dead = self._detector.find_dead(transaction, backend=self._lease.backend, me=self._lease.id)
+            if not dead and not transaction.rows(statements.ORPHANS, self._me):
+                return []
+        ids = [claimant.id for claimant in dead]
+        orphans = self._database.write(lambda transaction: self._adopt(transaction, ids))
+        for claimant in ids:
+            remove_files_of(self._database, claimant)
+        if orphans or self._released:
+            _log.info(
+                "took over %d attempts of runs that had ended, and released %d that were never sent",
+                len(orphans),
+                self._released,
+            )
+        return orphans
+
+    def _adopt(self, transaction: Transaction, dead: Sequence[str]) -> list[Orphan]:
+        self._lease.check(transaction)
+        for claimant in dead:
+            end_claimant(transaction, claimant)
+        found = {row["id"]: row for row in transaction.rows(statements.ORPHANS, self._me)}
+        # An earlier run of this transaction may have been committed although its connection broke.
+        for attempt in self._adopted - found.keys():
+            row = transaction.row(statements.ADOPTED_ORPHAN, {**self._me, "id": attempt})
+            if row is not None:
+                found[attempt] = row
+        logs = {row["claimant"]: sent_attempts_of(self._database, row["claimant"]) for row in found.values()}
+        unsent = [
+            attempt
+            for attempt, row in found.items()
+            if attempt not in self._adopted and _is_unsent(attempt, logs[row["claimant"]])
+        ]
+        release(transaction, unsent)
+        self._released = len(unsent)
+        for attempt in unsent:
+            del found[attempt]
+        for attempt, row in found.items():
+            # Before the commit: if this process dies right after it, the next one must not take the attempt for unsent.
+            self._lease.sending(attempt)
+            transaction.execute(statements.ADOPT_ATTEMPT, {**self._me, "id": attempt})
+            transaction.execute(statements.ADOPT_GENERATION, {**self._me, "fingerprint": row["fingerprint"]})
+        self._adopted.update(found)
+        return [_orphan(row) for _, row in sorted(found.items())]
+
+
+def _is_unsent(attempt: int, log: SentAttempts | None) -> bool:
+    return log is not None and attempt not in log
+
+
+def _orphan(row: Any) -> Orphan:
+    return Orphan(
+        attempt=row["id"],
+        fingerprint=row["fingerprint"],
+        batch=row["batch"],
+        api_version=row["api_version"],
+        job=row["job"],
+        started_at=datetime.fromtimestamp(row["started_at"] / 1e6, UTC),
+        price=row["price"],
+        accounted_for=bool(row["accounted_for"]),
+    )
