@@ -1,7 +1,6 @@
 """Reservations that wait for a slot: never sent twice, and never counted as sent when they were not."""
 
 import dataclasses
-import resource
 import signal
 import time
 from pathlib import Path
@@ -9,11 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.ledger import Ledger, ReservationTerms, Reserved
+from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.ledger.money import micros
-from kontext_pipeline.generation.ledger.report import spending_differs
-from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, read_sent, uptime_id
+from kontext_pipeline.generation.ledger.sent_log import uptime_id
 from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import (
@@ -163,94 +160,3 @@ def test_reservations_of_yesterday_are_not_sent_today(
     book.check()
     # Two before midnight; what reservations held of yesterday's cap doesn't count against today's.
     assert book.billed == 2 + 4
-
-
-def named(sent: SentAttempts | None) -> list[int] | None:
-    """Of some attempts, among them parts of others' numbers, those that a log names."""
-    return None if sent is None else [attempt for attempt in (0, 1, 2, 7, 12, 70, 127) if attempt in sent]
-
-
-def test_the_log_tells_what_was_sent(tmp_path: Path) -> None:
-    uptime = uptime_id() or "an uptime"
-    path = tmp_path / "claimant.sent"
-    log = SentLog(path, uptime)
-    for attempt in (7, 70, 12):
-        log.add(attempt)
-    # Another process sees it at once; behind it is room for more.
-    kept = path.read_bytes().rstrip(b"\0")
-    assert named(log.end()) == (None if uptime_id() is None else [7, 12, 70])
-    with pytest.raises(LedgerError, match="is closed"):
-        log.add(1)
-    log.remove()
-    assert not path.exists()
-    assert read_sent(path) is None
-    if uptime_id() is not None:
-        path.write_bytes(kept)
-        assert named(read_sent(path)) == [7, 12, 70]
-        # The last entry was cut: what it was for did not happen.
-        path.write_bytes(kept[:-1])
-        assert named(read_sent(path)) == [7, 70]
-        path.write_bytes(kept[:-1] + bytes(100))
-        assert named(read_sent(path)) == [7, 70]
-    path.write_bytes(b"another" + kept)
-    assert read_sent(path) is None
-    path.write_bytes(b"")
-    assert read_sent(path) is None
-
-
-def fill(log: SentLog, attempts: range) -> None:
-    for attempt in attempts:
-        log.add(attempt)
-
-
-@needs_log
-def test_the_log_grows(tmp_path: Path) -> None:
-    log = SentLog(tmp_path / "claimant.sent", uptime_id() or "")
-    attempts = range(10**8, 10**8 + 30_000)
-    fill(log, attempts)
-    sent = log.end()
-    assert sent is not None
-    assert all(attempt in sent for attempt in attempts[::100])
-    assert attempts[-1] in sent
-    assert attempts[-1] + 1 not in sent
-
-
-def test_a_log_on_a_full_disk_says_so(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    log = SentLog(tmp_path / "claimant.sent", "uptime")
-    # A limit on the size of files meets the process as a full disk would.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(LedgerError, match=r"claimant\.sent.* can't be written: "):
-            fill(log, range(10**8, 10**8 + 30_000))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-        with pytest.raises(LedgerError, match=r"another\.sent.* can't be written: "):
-            SentLog(tmp_path / "another.sent", "uptime")
-        assert not (tmp_path / "another.sent").exists()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_log_that_can_not_be_written_says_so(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match=r"nowhere.*can't be written: No such file"):
-        SentLog(tmp_path / "nowhere" / "claimant.sent", "uptime")
-
-
-@needs_log
-def test_leaving_releases_what_was_never_sent(tmp_path: Path) -> None:
-    """Also where nothing else released them: a stage that failed, a run that was cut off."""
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    ledger = Ledger(url, backend=BACKEND)
-    ledger.register(run_id="run", lease_s=60)
-    opened = ledger.reserve(
-        [(name * 64, "batch") for name in ("a", "b")], ReservationTerms(api_version="v1", price=100_000)
-    )
-    lease = ledger.lease
-    assert isinstance(opened[0], Reserved)
-    lease.sending(opened[0].attempt)
-    ledger.deregister()
-    assert attempts_by_state(url) == {"open": 1, "not_sent": 1}
-    assert spending_differs(ledger.database) == []
-    with pytest.raises(LedgerError, match="nothing more may be sent"):
-        lease.sending(2)
-    ledger.close()
