@@ -1,9 +1,12 @@
 """One command that measures everything the product promises about speed, and prints it as tables.
 
     python -m benchmarks [--quick] [--only fill cpu memory rate adapt resume startup planning]
+                         [--before CHECKOUT] [--postgres URL]
 
 Whatever is compared is measured in turns (A B A B A B) and given as the median, so that a drifting
-machine hurts both alike. `--quick` measures less of everything, in minutes rather than half an hour.
+machine hurts both alike. `--quick` measures less of everything, in minutes rather than half an hour. `--before`
+names a checkout of another version, which does the same jobs in the same turns. `--postgres` names a server,
+for the same jobs with the ledger there.
 """
 
 import argparse
@@ -35,6 +38,23 @@ class Measured:
     books: Books
 
 
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What the pipeline is measured beside: another version, another database."""
+
+    before: Path | None = None
+    postgres: str | None = None
+
+    @property
+    def kinds(self) -> list[tuple[str, str]]:
+        """The kinds of job that these add."""
+        names = [name for name, given in (("before", self.before), ("postgres", self.postgres)) if given]
+        return [(name, api) for api in ("v1", "v2") for name in names]
+
+
+OTHERS = Others()
+
+
 def in_turns(
     server: RunningServer, settings: Settings, job: Job, kinds: Sequence[tuple[str, str]], rounds: int
 ) -> dict[tuple[str, str], list[Measured]]:
@@ -51,7 +71,9 @@ def once(server: RunningServer, settings: Settings, job: Job, who: str, api: str
     server.set(settings)
     used = in_own_process(
         who,
-        Job(
+        before=OTHERS.before,
+        postgres=OTHERS.postgres,
+        job=Job(
             url=server.url,
             rows=job.rows,
             concurrency=job.concurrency,
@@ -93,7 +115,9 @@ def fill(server: RunningServer, *, quick: bool) -> None:
             return ideal / one.books.span_s
 
         job = Job(url=server.url, rows=count, concurrency=concurrency)
-        found = in_turns(server, Settings(latency_s=latency_s), job, KINDS, 1 if quick else rounds)
+        found = in_turns(
+            server, Settings(latency_s=latency_s), job, KINDS + OTHERS.kinds, 1 if quick else rounds
+        )
         for (who, api), measured in found.items():
             here = median(measured, share)
             row(
@@ -116,7 +140,7 @@ def cpu(server: RunningServer, *, quick: bool) -> None:
     for size in (PNG_BYTES, 32_000):
         job = Job(url=server.url, rows=160 if quick else 480, concurrency=32)
         settings = Settings(latency_s=1.0, picture_bytes=size)
-        found = in_turns(server, settings, job, WITH_WRITING, 1 if quick else 3)
+        found = in_turns(server, settings, job, WITH_WRITING + OTHERS.kinds, 1 if quick else 3)
 
         def cost(one: Measured) -> float:
             return one.used.cpu_s / one.used.pictures * 1000
@@ -268,7 +292,11 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--only", nargs="+", choices=list(MEASUREMENTS), default=list(MEASUREMENTS))
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another version, for fill and cpu")
+    parser.add_argument("--postgres", metavar="URL", help="a server for the ledger, for fill and cpu")
     options = parser.parse_args()
+    global OTHERS  # noqa: PLW0603  set once, before anything is measured
+    OTHERS = Others(options.before and options.before.resolve(), options.postgres)
     print(
         f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}, load average "
         f"{os.getloadavg()[0]:.1f} at the start; `{' '.join(['python -m benchmarks', *sys.argv[1:]])}`"

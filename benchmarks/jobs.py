@@ -9,6 +9,7 @@ product: manifest, plan, ledger, image store, metadata tables.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -17,10 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import sqlalchemy
 
 from benchmarks.planning import rows, write
 
@@ -56,18 +61,45 @@ class Used:
     pictures: int
 
 
-def in_own_process(kind: str, job: Job) -> Used:
-    """Do a job in a fresh process and return what it used."""
+def in_own_process(kind: str, job: Job, *, before: Path | None = None, postgres: str | None = None) -> Used:
+    """Do a job in a fresh process and return what it used.
+
+    `kind` is bare, writing, pipeline, before (the pipeline of the checkout `before`) or postgres (the
+    pipeline with its ledger in a new database of the server `postgres`).
+    """
+    if kind == "before":
+        return finish(start("pipeline", job, checkout=before))
+    if kind == "postgres":
+        assert postgres is not None
+        with _new_database(postgres) as url:
+            return finish(start("pipeline", job, ledger_url=url))
     return finish(start(kind, job))
 
 
-def start(kind: str, job: Job) -> "subprocess.Popen[str]":
-    """Begin a job in a fresh process."""
+@contextlib.contextmanager
+def _new_database(server: str) -> Iterator[str]:
+    admin = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    name = f"kontext_benchmark_{uuid.uuid4().hex}"
+    with admin.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    try:
+        yield admin.url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with admin.connect() as connection:
+            connection.execute(sqlalchemy.text(f"DROP DATABASE {name} WITH (FORCE)"))
+        admin.dispose()
+
+
+def start(
+    kind: str, job: Job, *, checkout: Path | None = None, ledger_url: str | None = None
+) -> "subprocess.Popen[str]":
+    """Begin a job in a fresh process, with the code of `checkout` where that is given."""
     folder = tempfile.mkdtemp(prefix="kontext-benchmark-job-")
     # Made here: what is measured there is the job.
     write(rows(job.rows, job.first_row), Path(folder) / f"rows-{job.first_row}.csv")
     command = [sys.executable, "-m", "benchmarks.jobs", kind, json.dumps(asdict(job)), folder]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | ({"KONTEXT_LEDGER_URL": ledger_url} if ledger_url else {})
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=checkout, env=environment)
 
 
 def finish(process: "subprocess.Popen[str]") -> Used:
