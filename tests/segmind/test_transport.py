@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kontext_pipeline.errors import SettingsError
-from kontext_pipeline.segmind import transport
+from kontext_pipeline.segmind import connections, transport
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.client import SegmindClient, UploadFailed
 from kontext_pipeline.segmind.outcomes import Charge, Outcome
@@ -100,7 +100,7 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_not_used(
 def test_a_connection_is_kept_but_not_for_long(
     gateway: Gateway, client: SegmindClient, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "IDLE_LIMIT_S", 0.3)
+    monkeypatch.setattr(connections, "IDLE_LIMIT_S", 0.3)
     # A call that lasts longer than the limit does not make its connection stale.
     gateway.routes[V1] = [Reply(body=picture(), delay=0.5), Reply(body=picture()), Reply(500, b"{}")]
     client.generate(BODY, spool)
