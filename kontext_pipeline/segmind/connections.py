@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from contextvars import ContextVar
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -37,6 +37,7 @@ _PROBE_AFTER_S: Final = 30
 """A blocking call is silent for minutes. Address translators forget a silent connection after as few as two
 minutes; without TCP keep-alive probes, the loss would only be noticed at the deadline."""
 
+_Item = TypeVar("_Item")
 _logger = logging.getLogger(__name__)
 
 
@@ -139,11 +140,11 @@ class _TlsConnection(_CallConnection, HTTPSConnection):
     pass
 
 
-class _ConnectionQueue(queue.LifoQueue[_CallConnection | None]):
+class _ConnectionQueue(queue.LifoQueue[_Item]):
     """The connections that a pool keeps."""
 
-    def put(self, item: _CallConnection | None, block: bool = True, timeout: float | None = None) -> None:
-        if item is not None:
+    def put(self, item: _Item, block: bool = True, timeout: float | None = None) -> None:
+        if isinstance(item, _CallConnection):
             # Before another thread can take it: from then on, ending the former call must not touch it.
             item.returned()
         super().put(item, block, timeout)

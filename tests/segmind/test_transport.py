@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kontext_pipeline.errors import SettingsError
-from kontext_pipeline.segmind import connections, transport
+from kontext_pipeline.segmind import connections
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.client import SegmindClient, UploadFailed
 from kontext_pipeline.segmind.outcomes import Charge, Outcome
@@ -419,33 +419,9 @@ def test_plain_text_where_tls_is_expected_sent_nothing(
     assert KEY not in repr(gateway.requests)
 
 
-def test_a_bundle_that_cannot_be_read_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_that_cannot_be_read_is_said_at_once(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/bundle.pem")
     with pytest.raises(SettingsError, match=r"/nowhere/bundle\.pem"):
-        SegmindClient(api_key=KEY)
-
-
-@pytest.mark.parametrize("size", [100, 200_000], ids=["short", "long"])
-def test_a_short_request_leaves_in_one_piece(size: int) -> None:
-    body = b"x" * size
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        received: list[bytes] = []
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                received.append(connection.recv(1 << 20))
-                left = size - len(received[0].partition(b"\r\n\r\n")[2])
-                while left:
-                    left -= len(connection.recv(1 << 20))
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-
-        server = threading.Thread(target=serve, daemon=True)
-        server.start()
-        sender = transport.Transport(connect_timeout_s=5, pool_size=1)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        with sender.send("POST", url, {}, body=body, timeout_s=5) as reply:
-            assert reply.status == 200
-        server.join(5)
-        sender.close()
-    assert (received[0].endswith(b"\r\n\r\n" + body)) == (size == 100)
+        connect()
