@@ -13,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import requests
-
 from kontext_pipeline.errors import KontextError
 from kontext_pipeline.segmind.addresses import ApiAddresses
 from kontext_pipeline.segmind.answers import Answer, Credits, Job
@@ -59,23 +57,15 @@ class SegmindClient:
         max_answer_bytes: int = 64 * 2**20,
         pool_size: int = 64,
         spill: Path | None = None,
-        user_agent: str = f"kontext-pipeline python-requests/{requests.__version__}",
     ) -> None:
         """Configure the client. Nothing is sent yet.
 
-        Args:
-            api_key: the key, as the settings have checked it.
-            base_url: URL of the API, as the settings have checked it, without a slash at its end.
-            upload_url: URL that takes uploads; by default `/upload-asset` on the API.
-            connect_timeout_s: limit for making a connection.
-            answer_timeout_s: limit for one exchange, from its start to the last byte. A generation takes about
-                24 s and is billed even if nobody waits for it, so the limit should be much larger.
-            poll_timeout_s: the same for status and balance, which a server answers at once.
-            max_answer_bytes: longer bodies are cut off.
-            pool_size: connections kept open to one host, best as many as there are threads.
-            spill: folder for paid bytes when the spool can't be written; by default `kontext-rescue` in the
-                system's temporary folder.
-            user_agent: sent with every request.
+        `api_key`, `base_url` (without a slash at its end) and `upload_url` (default: `/upload-asset` on the API)
+        are used as given: the settings check them. `answer_timeout_s` bounds one exchange, from its start to the
+        last byte. A generation takes about 24 s and is billed even if nobody waits for it, so the limit should
+        be much larger. `poll_timeout_s` is the limit for status and balance, which a server answers at once.
+        `pool_size`: connections kept open to one host, best as many as there are threads. `spill`: folder for
+        paid bytes when the spool can't be written (default: `kontext-rescue` in the system's temporary folder).
 
         Raises:
             SettingsError: the certificate bundle of the environment can't be read.
@@ -87,7 +77,6 @@ class SegmindClient:
         self._exchanger = Exchanger(
             self._transport,
             api_key=api_key,
-            user_agent=user_agent,
             answer_timeout_s=answer_timeout_s,
             poll_timeout_s=poll_timeout_s,
             max_answer_bytes=max_answer_bytes,

@@ -4,7 +4,6 @@ This module configures `requests` and urllib3 through their public extension poi
 pool classes, and connection classes of our own. There are no retries, redirects, cookies or credentials files.
 """
 
-import logging
 import os
 import queue
 import socket
@@ -13,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, TypeVar
 
@@ -38,24 +38,25 @@ _PROBE_AFTER_S: Final = 30
 minutes; without TCP keep-alive probes, the loss would only be noticed at the deadline."""
 
 _Item = TypeVar("_Item")
-_logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class OpenCall:
     """A call in progress: whether anything was sent, when it must end, and the socket by which to end it."""
 
-    __slots__ = ("_lock", "_socket", "deadline", "ended", "sent", "timeout_s")
+    timeout_s: float
+    lock: threading.Lock
+    """One for all calls. Held by the caller of `end`."""
+    deadline: float = field(init=False)
+    """Monotonic time."""
+    sent: bool = False
+    """Whether a part of the request may have reached the server."""
+    ended: Cause = Cause.NONE
+    """Why this program ended the call, if it did."""
+    sock: Any = None
 
-    def __init__(self, timeout_s: float, lock: threading.Lock) -> None:
-        """Start the clock: the exchange must end within `timeout_s` seconds. `lock` guards all calls."""
-        self.timeout_s = timeout_s
-        self.deadline = time.monotonic() + timeout_s
-        self.sent = False
-        """Whether a part of the request may have reached the server."""
-        self.ended = Cause.NONE
-        """Why this program ended the call, if it did."""
-        self._lock = lock
-        self._socket: Any = None
+    def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + self.timeout_s
 
     def sending(self, sock: Any) -> None:
         """Record that bytes of the request are about to leave through `sock`.
@@ -63,24 +64,24 @@ class OpenCall:
         Raises:
             ConnectionAbortedError: the call was ended; nothing more may be sent.
         """
-        with self._lock:
+        with self.lock:
             if self.ended:
                 raise ConnectionAbortedError("the call was ended while it was sent")
-            self._socket = sock
+            self.sock = sock
             self.sent = True
 
     def detach(self) -> None:
         """Forget the socket, because the connection now belongs to another call, or to none."""
-        with self._lock:
-            self._socket = None
+        with self.lock:
+            self.sock = None
 
     def end(self, cause: Cause) -> None:
-        """Make the thread of the call stop waiting for the network. The caller holds the lock."""
+        """Make the thread of the call stop waiting for the network."""
         self.ended = self.ended or cause
-        if self._socket is not None:
-            # TLS through a TLS proxy is an object around the socket. The method of `socket.socket` is called
-            # directly, because that of a TLS socket discards the state that the waiting thread uses.
-            plain = self._socket if isinstance(self._socket, socket.socket) else self._socket.socket
+        if self.sock is not None:
+            # TLS inside TLS, through a proxy, is an object around the socket. The method of `socket.socket` is
+            # called, because that of a TLS socket discards the state that the waiting thread uses.
+            plain = self.sock if isinstance(self.sock, socket.socket) else self.sock.socket
             with suppress(OSError):
                 socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
@@ -116,13 +117,8 @@ class _CallConnection:
     @property
     def is_connected(self) -> bool:
         if self._idle_since is not None and time.monotonic() - self._idle_since > IDLE_LIMIT_S:
-            _logger.debug("a connection was idle for more than %g s and is not used again", IDLE_LIMIT_S)
             return False
         return bool(super().is_connected)  # type: ignore[misc]
-
-    def close(self) -> None:
-        super().close()  # type: ignore[misc]
-        self._idle_since = None
 
     def returned(self) -> None:
         """Leave the call, because the connection goes back to its pool."""

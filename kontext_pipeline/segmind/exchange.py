@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import requests
+
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome, meaning
 from kontext_pipeline.segmind.pacing import retry_after
@@ -16,6 +18,7 @@ from kontext_pipeline.segmind.payloads import amount, error_text, job_state, met
 from kontext_pipeline.segmind.spool import Received, Spool
 from kontext_pipeline.segmind.transport import DisconnectedError, Reply, Transport
 
+_USER_AGENT: Final = f"kontext-pipeline python-requests/{requests.__version__}"
 _MAX_TEXT_BYTES: Final = 1 << 20
 """Of JSON that carries no picture, which takes some hundred bytes in practice."""
 _MAX_ERROR_BYTES: Final = 1 << 16
@@ -46,7 +49,6 @@ class Exchanger:
         transport: Transport,
         *,
         api_key: str,
-        user_agent: str,
         answer_timeout_s: float,
         poll_timeout_s: float,
         max_answer_bytes: int,
@@ -58,7 +60,7 @@ class Exchanger:
         self._poll_timeout_s = min(poll_timeout_s, answer_timeout_s)
         self._max_answer_bytes = max_answer_bytes
         # Not compressed: pictures don't compress, and the length should be the one that was announced.
-        self._download_headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        self._download_headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
         self._get_headers = {**self._download_headers, "x-api-key": api_key}
         self._post_headers = {**self._get_headers, "Content-Type": "application/json"}
 

@@ -9,10 +9,9 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http.client import BadStatusLine, HTTPException, RemoteDisconnected
-from types import TracebackType
 from typing import Final
 
 import requests
@@ -64,10 +63,11 @@ class Transport:
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
 
+    @contextmanager
     def send(
         self, method: str, url: str, headers: Mapping[str, str], *, body: bytes | None, timeout_s: float
-    ) -> "Reply":
-        """Send one request and return the answer's status and headers. The caller must close the reply.
+    ) -> Iterator["Reply"]:
+        """Send one request and give its answer, whose body can be read until the `with` block ends.
 
         `timeout_s` bounds the whole exchange, from now to the last byte of the body.
 
@@ -76,30 +76,18 @@ class Transport:
         """
         call = OpenCall(timeout_s, self._lock)
         self._register(call)
-        token = current_call.set(call)
-        failure: DisconnectedError
         try:
-            # Prepared without the session, which would merge its (empty) settings in at twice the cost.
-            request = requests.PreparedRequest()
-            request.prepare(method, url, headers=headers, data=body)
-            response = self._session.send(
-                request,
-                stream=True,
-                timeout=(self._connect_timeout_s, timeout_s),
-                allow_redirects=False,
-                proxies=self._proxies("/".join(url.split("/", 3)[:3])),
-            )
-            return Reply(self, call, response)
-        except _NETWORK_ERRORS as error:
-            failure = _explained(error, call)
-            self.forget(call)
-        except BaseException:
-            self.forget(call)
-            raise
+            response = self._respond(call, requests.Request(method, url, headers=headers, data=body))
+            try:
+                yield Reply(call, response)
+            finally:
+                call.detach()
+                with suppress(*_NETWORK_ERRORS):
+                    # Keeps the connection if the body was read to its end.
+                    response.close()
         finally:
-            current_call.reset(token)
-        # Raised outside the handler: the handled error holds the request and its key.
-        raise failure
+            with self._lock:
+                self._calls.discard(call)
 
     def close(self) -> None:
         """End every call in progress, refuse later ones, and close all connections."""
@@ -109,11 +97,24 @@ class Transport:
                 call.end(Cause.ABORTED)
         self._session.close()
 
-    def forget(self, call: OpenCall) -> None:
-        """Stop watching `call`, which is over."""
-        call.detach()
-        with self._lock:
-            self._calls.discard(call)
+    def _respond(self, call: OpenCall, request: requests.Request) -> requests.Response:
+        failure: DisconnectedError
+        token = current_call.set(call)
+        try:
+            # The session does not prepare the request: merging its (empty) settings would cost as much again.
+            return self._session.send(
+                request.prepare(),
+                stream=True,
+                timeout=(self._connect_timeout_s, call.timeout_s),
+                allow_redirects=False,
+                proxies=self._proxies("/".join(request.url.split("/", 3)[:3])),
+            )
+        except _NETWORK_ERRORS as error:
+            failure = _explained(error, call)
+        finally:
+            current_call.reset(token)
+        # Raised outside the handler: the handled error holds the request and its key.
+        raise failure
 
     def _register(self, call: OpenCall) -> None:
         with self._lock:
@@ -138,21 +139,12 @@ class Transport:
 class Reply:
     """An answer: status and headers are there, `chunks` reads the body."""
 
-    def __init__(self, transport: Transport, call: OpenCall, response: requests.Response) -> None:
+    def __init__(self, call: OpenCall, response: requests.Response) -> None:
         """Only `Transport.send` creates replies."""
-        self._transport = transport
         self._call = call
         self._response = response
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
-
-    def __enter__(self) -> "Reply":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body in pieces of at most `CHUNK_BYTES`.
@@ -163,7 +155,7 @@ class Reply:
         encoded = "content-encoding" in self.headers
         failure: DisconnectedError | None = None
         try:
-            # `iter_content` copies every byte twice more, also where nothing is encoded (which is requested).
+            # `iter_content` would copy every byte twice more, even where nothing is encoded.
             while chunk := self._response.raw.read(CHUNK_BYTES, decode_content=encoded):
                 yield chunk
         except _NETWORK_ERRORS as error:
@@ -173,12 +165,6 @@ class Reply:
             failure = _ended(self._call)
         if failure is not None:
             raise failure
-
-    def close(self) -> None:
-        """Return the connection to its pool if the body was read to its end, otherwise close it."""
-        self._transport.forget(self._call)
-        with suppress(*_NETWORK_ERRORS):
-            self._response.close()
 
 
 def _ended(call: OpenCall) -> DisconnectedError:
