@@ -187,7 +187,7 @@ def error_text(content: bytes, key: str) -> str:
 
 
 def one_line(text: str, key: str) -> str:
-    """Return `text` on one line of at most `MAX_ERROR_CHARS` characters, with `***` in place of `key`."""
+    """Return `text` on one line of at most `MAX_ERROR_CHARS` characters, with `***` instead of `key`."""
     text = _NO_TEXT.sub(" ", text.replace(key, "***")).strip()
     return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 3] + "..."
 

@@ -141,7 +141,7 @@ class Reply:
 
     def __init__(self, call: OpenCall, response: requests.Response) -> None:
         """Only `Transport.send` creates replies."""
-        self._call = call
+        self.call = call
         self._response = response
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
@@ -159,10 +159,10 @@ class Reply:
             while chunk := self._response.raw.read(CHUNK_BYTES, decode_content=encoded):
                 yield chunk
         except _NETWORK_ERRORS as error:
-            failure = _explained(error, self._call)
-        if failure is None and self._call.ended:
+            failure = _explained(error, self.call)
+        if failure is None and self.call.ended:
             # A body without a length looks complete when its socket is shut down.
-            failure = _ended(self._call)
+            failure = _ended(self.call)
         if failure is not None:
             raise failure
 
