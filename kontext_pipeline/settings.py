@@ -29,18 +29,31 @@ SANDBOX_KEY: Final = "SG_5a4dba5e5a4dba5e"
 
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("an http:// or https:// URL is expected, such as " + SEGMIND_URL)
-    if parts.username or parts.password:
+    """Return `value` without a slash at its end. The client relies on this check and makes none of its own."""
+    value = value.strip().rstrip("/")
+    if "@" in value:
         raise ValueError("a user name or password in the URL is not allowed")
-    return value.strip().rstrip("/")
+    try:
+        parts = urlsplit(value)
+        # A port that is no number, or too large, raises.
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or re.search(r"[^!-~]|\\", value):
+        raise ValueError(
+            "http:// or https://, a host, and if needed a port and a path are expected, such as "
+            + SEGMIND_URL
+        )
+    return value
 
 
 def _key(value: SecretStr) -> SecretStr:
     key = value.get_secret_value().strip()
-    if not re.fullmatch(r"[\x21-\x7e]*", key):
-        raise ValueError("a key has no spaces or control characters; it looks like SG_ and 16 hex digits")
+    if not re.fullmatch(r"[!-~]*", key):
+        raise ValueError(
+            "it has a character that no key has (a space, a line break, a letter beyond ASCII), most likely from "
+            "copying; keys look like SG_ and 16 hex digits"
+        )
     return SecretStr(key)
 
 
@@ -297,5 +310,7 @@ def load_settings(**options: Any) -> Settings:
 def _fault(fault: Any) -> str:
     place = str(fault["loc"][0]) if fault["loc"] else ""
     variable = environment_variable(place) if place in Settings.model_fields else place
-    value = "" if "KEY" in variable or "LEDGER" in variable else f" is {fault['input']!r}"
+    # A ledger's URL may hold a password, and so may one that was refused for it.
+    secret = "KEY" in variable or "LEDGER" in variable or ("URL" in variable and "@" in str(fault["input"]))
+    value = "" if secret else f" is {fault['input']!r}"
     return f"{variable}{value}: {fault['msg'].removeprefix('Value error, ')}. Nothing was sent."

@@ -117,7 +117,7 @@ class ImageStore:
         """
         path = self.path_of(fingerprint, picture.format)
         try:
-            source = picture.file or self._write_down(self.spool, fingerprint, picture)
+            source = picture.path or self._write_down(self.spool, fingerprint, picture)
             self._place(source, fingerprint, picture.format)
         except Exception as error:  # noqa: BLE001
             # Not OSError alone: file systems on the network raise what they like, and this was paid for.

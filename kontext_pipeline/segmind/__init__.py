@@ -1,1 +1,1 @@
-"""The wire and nothing else: the model, the request, the calls, and what each answer means."""
+"""The client of the Segmind API: the model, the request, the calls, and the meaning of each answer."""

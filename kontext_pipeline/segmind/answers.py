@@ -1,36 +1,31 @@
-"""What a call gives back: the answer, the picture that came with it, the job to ask about later.
+"""What the calls return: the answer, the picture that came with it, and the job to ask about later.
 
-Plain frozen records without behaviour. None of them ever holds the key.
+Frozen records without behaviour. None of them ever holds the key.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kontext_pipeline.segmind.images import ImageFormat
-from kontext_pipeline.segmind.outcomes import Call, Charge, Outcome, charge
+from kontext_pipeline.segmind.outcomes import Call, Cause, Charge, Outcome, charge
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A whole picture, as it arrived.
 
-    `file` is the spooled file, complete but not yet flushed to the disk. Where no disk would take it,
-    `file` is None and `data` holds the bytes; otherwise `data` is None. `sha256`: 64 hex digits.
+    `path` is its file, complete but not yet flushed to the disk. Where no disk took it, `path` is None and
+    `data` holds the bytes; otherwise `data` is None. `sha256`: 64 hex digits. `width`, `height`: pixels.
     """
 
-    file: str | None
+    path: Path | None
     data: bytes | None
     sha256: str
     bytes: int
     format: ImageFormat
     width: int
     height: int
-
-    @property
-    def path(self) -> Path | None:
-        """The file's path."""
-        return None if self.file is None else Path(self.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +38,7 @@ class Job:
 
     def to_json(self) -> str:
         """Return the job as one line of JSON."""
-        return json.dumps(
-            {
-                "request_id": self.request_id,
-                "status_url": self.status_url,
-                "response_url": self.response_url,
-            }
-        )
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
@@ -60,24 +49,21 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one call.
+    """The result of one call.
 
-    `cause` is a short name for statistics, empty where nothing went wrong; `error` is the server's (or
-    the network's) words on one line of at most 500 characters. `cost_usd` and `remaining_credits` (USD)
-    are None where the answer did not say. `retry_after_s` is 0 to 3600 s from the moment of the answer,
-    by the server's own clock, None where it did not say. `total_time_s` is what a v2 job took with its
-    wait in the queue, as the server says. `latency_s` is the whole call's, spooling
-    included.
+    `error` is the message of the server or the network, on one line of at most 500 characters. Amounts in
+    USD and times in seconds are None where the answer does not name them. `retry_after_s` is 0 to 3600,
+    counted from the answer by the server's own clock. `total_time_s` is the time of a v2 job with its wait in
+    the queue; `latency_s` is the time of the whole call, spooling included.
 
-    `remains` is where the bytes lie of a success that holds no whole picture: they may have been paid
-    for, so the caller decides where they go. `spilled` says that the spool could not be written, most
-    likely because its disk is full, and that what was paid for is in the rescue folder or in memory;
-    the caller should buy nothing more.
+    `remains` is the file of a success without a whole picture: its bytes may have been paid for, so the caller
+    decides what happens to it. `spilled` means that the spool could not be written, most likely because its
+    disk is full, and that the bytes are in the rescue folder or in memory: buy nothing more.
     """
 
     call: Call
     outcome: Outcome
-    cause: str = ""
+    cause: Cause = Cause.NONE
     status_code: int | None = None
     error: str | None = None
     cost_usd: float | None = None
@@ -95,20 +81,20 @@ class Answer:
 
     @property
     def charge(self) -> Charge:
-        """Whether the call was billed, as far as anybody can know from this answer."""
+        """Whether the call was billed, as far as this answer tells."""
         return charge(self.call, self.outcome, self.cost_usd)
 
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """The account's balance in USD, or why it is not known.
+    """The account's balance in USD, or why it is unknown.
 
-    `outcome` is `SUCCEEDED` where it is known; `UNSUPPORTED` where the server has no such endpoint,
-    which is no error: the balance is simply unknown.
+    `outcome` is `SUCCEEDED` where the balance is known, and `UNSUPPORTED` where the server has no such
+    endpoint, which is not an error.
     """
 
     outcome: Outcome
-    cause: str = ""
+    cause: Cause = Cause.NONE
     status_code: int | None = None
     error: str | None = None
     credits: float | None = None
@@ -116,10 +102,8 @@ class Credits:
 
     @property
     def total(self) -> float | None:
-        """Paid and free credits together, None where the balance is unknown."""
-        if self.credits is None:
-            return None
-        return self.credits + (self.free_credits or 0.0)
+        """Paid and free credits together, or None where the balance is unknown."""
+        return None if self.credits is None else self.credits + (self.free_credits or 0.0)
 
     @property
     def key_refused(self) -> bool:

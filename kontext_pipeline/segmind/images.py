@@ -1,26 +1,23 @@
-"""Is it a whole picture? Magic bytes and structure, found without decoding a pixel.
+"""Tell a whole PNG, JPEG or WebP from a cut one, an error page or garbage, without decoding a pixel.
 
-Belongs here: what tells a whole PNG, JPEG or WebP from a cut one, from garbage, from an error page. A
-picture that passes may still have damaged pixels; one that was cut anywhere does not pass.
+Only the structure is checked: a picture that passes may have damaged pixels, but a picture that was cut at any
+byte does not pass.
 """
 
-import os
 import struct
 import zlib
 from dataclasses import dataclass
-from io import FileIO
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Final, Literal
 
 ImageFormat = Literal["png", "jpg", "webp"]
 
 MAX_SIDE: Final = 65_535
-"""Pixels; what JPEG can say at most, and far beyond what the model draws (about one megapixel)."""
+"""Pixels: the maximum of JPEG, far beyond what the model draws (about one megapixel)."""
 _MAX_PARTS: Final = 100_000
-"""Chunks or segments that are walked at most, so that a hostile file costs no more than 0.1 s."""
+"""Chunks or segments that are read, so that a hostile file takes no more than 0.1 s."""
 _TAIL: Final = 65_536
-"""Bytes of padding tolerated behind the end of a JPEG."""
+"""Bytes of padding that are tolerated after the end of a JPEG."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8\xff"
@@ -31,10 +28,10 @@ _START_OF_SCAN: Final = 0xDA
 
 
 class NotAPicture(Exception):
-    """The bytes are no whole picture; the text says why. `cut` tells the start of one from anything else."""
+    """The bytes are not a whole picture; the text says why. `cut`: they are the start of one."""
 
     def __init__(self, reason: str, *, cut: bool = False) -> None:
-        """`reason`: what is wrong, as the end of a sentence."""
+        """`reason`: what is wrong, as a clause about the file."""
         super().__init__(reason)
         self.cut = cut
 
@@ -48,24 +45,22 @@ class ImageInfo:
     height: int
 
 
-def inspect(path: str | Path) -> ImageInfo:
-    """Return format and size of the picture at `path`. Raises `NotAPicture`, and `OSError` from the disk."""
-    with FileIO(path) as file:
-        if not os.fstat(file.fileno()).st_size:
-            return inspect_bytes(b"")
-        try:
-            # Mapped, as going through the parts of a picture by reading takes a system call for each, and each
-            # lets another thread have the interpreter.
-            mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
-        except OSError:
-            # Not every file system can do that.
-            return inspect_bytes(file.read())
-        with mapped:
-            return inspect_bytes(mapped)
+def inspect(path: Path) -> ImageInfo:
+    """Return format and size of the picture in the file at `path`.
+
+    Raises:
+        NotAPicture: the file holds no whole picture.
+        OSError: the file can't be read.
+    """
+    return inspect_bytes(path.read_bytes())
 
 
-def inspect_bytes(data: bytes | mmap) -> ImageInfo:
-    """Return format and size of the picture that `data` is. Raises `NotAPicture`."""
+def inspect_bytes(data: bytes) -> ImageInfo:
+    """Return format and size of the picture in `data`.
+
+    Raises:
+        NotAPicture: `data` is not a whole picture.
+    """
     size = len(data)
     head = data[:64]
     if head.startswith(_PNG):
@@ -81,12 +76,12 @@ def inspect_bytes(data: bytes | mmap) -> ImageInfo:
     else:
         raise NotAPicture(f"it starts with {head[:16]!r}")
     if not (0 < info.width <= MAX_SIDE and 0 < info.height <= MAX_SIDE):
-        raise NotAPicture(f"it says it is {info.width} x {info.height} pixels")
+        raise NotAPicture(f"its header names {info.width} x {info.height} pixels")
     return info
 
 
 def is_start_of_picture(head: bytes) -> bool:
-    """Return whether a file that starts with `head` can be a picture of a known format."""
+    """Return whether bytes that start with `head` can be a picture of a known format."""
     if not head:
         return False
     if b"RIFF".startswith(head[:4]):
@@ -94,7 +89,7 @@ def is_start_of_picture(head: bytes) -> bool:
     return _PNG.startswith(head[: len(_PNG)]) or _JPEG.startswith(head[: len(_JPEG)])
 
 
-def _png(data: bytes | mmap, head: bytes, size: int) -> ImageInfo:
+def _png(data: bytes, head: bytes, size: int) -> ImageInfo:
     if len(head) < 33:
         raise NotAPicture(f"the PNG ends after {size} bytes", cut=True)
     if head[8:16] != b"\x00\x00\x00\x0dIHDR" or zlib.crc32(head[12:29]) != int.from_bytes(head[29:33], "big"):
@@ -123,7 +118,7 @@ def _png(data: bytes | mmap, head: bytes, size: int) -> ImageInfo:
     raise NotAPicture(f"the PNG is cut: it ends after {size} bytes without its end mark", cut=True)
 
 
-def _jpeg(data: bytes | mmap, size: int) -> ImageInfo:
+def _jpeg(data: bytes, size: int) -> ImageInfo:
     info: ImageInfo | None = None
     offset = 2
     for _ in range(_MAX_PARTS):
@@ -148,7 +143,7 @@ def _jpeg(data: bytes | mmap, size: int) -> ImageInfo:
         offset += 2 + length
         if marker == _START_OF_SCAN:
             if info is None:
-                raise NotAPicture("the JPEG says no size")
+                raise NotAPicture("the JPEG names no size")
             if not _jpeg_ends(data, offset, size):
                 break
             return info
@@ -159,15 +154,11 @@ def _jpeg(data: bytes | mmap, size: int) -> ImageInfo:
     raise NotAPicture(f"the JPEG is cut: it ends after {size} bytes without its end mark", cut=True)
 
 
-def _jpeg_ends(data: bytes | mmap, scan: int, size: int) -> bool:
-    # Within a scan FF D9 can't occur (FF is followed by 00 there), so behind its start it is the end.
+def _jpeg_ends(data: bytes, scan: int, size: int) -> bool:
+    # FF D9 can't occur within a scan, where FF is followed by 00. After the start of a scan it is the end.
     if scan >= size:
         return False
-    start = max(scan, size - 16)
-    if data[start:].endswith(b"\xff\xd9"):
-        return True
-    start = max(scan, size - _TAIL)
-    tail = data[start:]
+    tail = data[max(scan, size - _TAIL) :]
     end = tail.rfind(b"\xff\xd9")
     return end >= 0 and not tail[end + 2 :].strip(_JPEG_PADDING)
 
@@ -175,9 +166,9 @@ def _jpeg_ends(data: bytes | mmap, scan: int, size: int) -> bool:
 def _webp(head: bytes, size: int) -> ImageInfo:
     if len(head) < 30:
         raise NotAPicture(f"the WebP ends after {size} bytes", cut=True)
-    said = int.from_bytes(head[4:8], "little") + 8
-    if said > size:
-        raise NotAPicture(f"the WebP is cut: it ends after {size} of {said} bytes", cut=True)
+    length = int.from_bytes(head[4:8], "little") + 8
+    if length > size:
+        raise NotAPicture(f"the WebP is cut: it ends after {size} of {length} bytes", cut=True)
     kind = head[12:16]
     if kind == b"VP8X":
         return ImageInfo(

@@ -1,137 +1,206 @@
-"""What an answer means: every status of the API, as data, in one place.
+"""The meaning of every answer of the API, as data.
 
-Belongs here: the classes of outcome, whether each was billed, and the tables that map a call and a
-status code to them. Nothing here opens a socket. What to do about an outcome (wait, try again, stop)
-is the caller's business.
+This module holds the outcomes, the causes, whether a call was billed, and the tables that map a call and a
+status code to an outcome and a cause. It opens no socket, and it does not decide what to do next: waiting,
+retrying and stopping are the caller's business.
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Outcome(StrEnum):
-    """What became of one call."""
+    """The result of one call."""
 
     SUCCEEDED = "succeeded"
-    """A whole picture arrived. Billed. (For the balance: it is known.)"""
+    """A whole picture arrived (or the balance, or an upload's URL). A picture is billed."""
     ACCEPTED = "accepted"
-    """v2 submit: the job exists, its `Job` is in the answer."""
+    """v2 submit: the job exists, and the answer holds its `Job`."""
     COMPLETED = "completed"
     """v2 poll: the picture is ready to be fetched."""
     PENDING = "pending"
-    """v2: the job is queued or running; ask again later."""
+    """v2: the job is queued or running. Ask again later."""
     REJECTED = "rejected"
-    """This row fails for good. Not billed, and the same request will be refused again."""
+    """This row fails for good. Not billed; the same request will be refused again."""
     STOPPED = "stopped"
-    """Account-wide: no other row would fare better, so nothing more is to be sent. Not billed."""
+    """The account or the endpoint is refused, so every other row would be too. Not billed; send nothing more."""
     RATE_LIMITED = "rate_limited"
-    """429. Not billed; never counts against a row. `retry_after_s` says when the window resets."""
+    """429. Not billed, and never counted against a row. `retry_after_s` says when the window resets."""
     SERVER_ERROR = "server_error"
-    """The server said it failed. Not billed; safe to repeat."""
+    """The server reports a failure of its own. Not billed; safe to repeat."""
     GATEWAY_TIMEOUT = "gateway_timeout"
-    """v1 POST: a gateway gave up waiting, the job behind it may have run. Possibly charged."""
+    """v1 POST: a gateway stopped waiting, but the job behind it may have run. Possibly charged."""
     LOST = "lost"
-    """The request went out, or part of it, and no answer came. A POST is possibly charged."""
+    """At least a part of the request was sent, and no answer came. A POST is possibly charged."""
     UNREACHABLE = "unreachable"
     """No connection was made, so nothing was sent. Not billed; safe to repeat."""
     UNUSABLE = "unusable"
-    """A success came that holds no whole picture. Charged if it said so, else possibly charged."""
+    """A success without a whole picture. Charged if the answer named a cost, otherwise possibly charged."""
     EXPIRED = "expired"
-    """v2: the job's record, or its file, is gone. Charged if its cost was told, else possibly charged."""
+    """v2: the job's record or its file is gone. Charged if a cost is known, otherwise possibly charged."""
     UNSUPPORTED = "unsupported"
-    """Balance and upload alone: this server has no such endpoint."""
+    """Balance and upload only: this server has no such endpoint."""
 
 
 class Charge(StrEnum):
-    """Whether an answer's call was billed."""
+    """Whether a call was billed."""
 
     NO = "no"
     YES = "yes"
-    """Billed: `cost_usd`, or the list price where the answer did not say."""
+    """Billed `cost_usd`, or the list price where the answer named no cost."""
     POSSIBLE = "possible"
-    """Nobody can know, or (v2 GETs) nobody knows yet."""
+    """Nobody can know or, for the GETs of v2, nobody knows yet."""
 
 
 class Call(StrEnum):
-    """The kinds of call; one status means different things to them."""
+    """The kinds of call. The meaning of a status depends on the call."""
 
     GENERATE = "generate"
     SUBMIT = "submit"
     POLL = "poll"
     FETCH = "fetch"
     DOWNLOAD = "download"
-    """The output URL: another host, no key."""
+    """A GET of an output's URL, on any host and without the key."""
     CREDITS = "credits"
     UPLOAD = "upload"
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """An outcome and its cause: a short name for statistics, the same in every version."""
+class Cause(StrEnum):
+    """Short names of what went wrong: in the ledger, in statistics and in logs. Values never change."""
+
+    NONE = ""
+    """Nothing went wrong."""
+
+    # Nothing was sent.
+    CLIENT_CLOSED = "client_closed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    CONNECTION_REFUSED = "connection_refused"
+    DNS = "dns"
+    NO_CONNECTION = "no_connection"
+    PROXY = "proxy"
+    TLS = "tls"
+
+    # The request was sent, and no complete answer came.
+    ABORTED = "aborted"
+    ANSWER_TIMEOUT = "answer_timeout"
+    ANSWER_TOO_LARGE = "answer_too_large"
+    CONNECTION_LOST = "connection_lost"
+    CUT = "cut"
+
+    # A success holds something else than what it should.
+    BAD_OUTPUT_URL = "bad_output_url"
+    NO_IMAGE = "no_image"
+    NOT_A_PICTURE = "not_a_picture"
+    OUTPUT_UNAVAILABLE = "output_unavailable"
+    UNKNOWN_JSON = "unknown_json"
+
+    # The server refused the request.
+    BAD_KEY = "bad_key"
+    BAD_PARAMETERS = "bad_parameters"
+    INSUFFICIENT_CREDITS = "insufficient_credits"
+    JOB_FAILED = "job_failed"
+    MODEL_RETIRED = "model_retired"
+    NO_PERMISSION = "no_permission"
+    NO_SUCH_ENDPOINT = "no_such_endpoint"
+    NO_SUCH_MODEL = "no_such_model"
+    NOT_ACCEPTABLE = "not_acceptable"
+    OUTPUT_EXPIRED = "output_expired"
+    PARAMETER_REFUSED = "parameter_refused"
+    PROXY_REFUSED = "proxy_refused"
+    RATE_LIMITED = "rate_limited"
+    RECORD_EXPIRED = "record_expired"
+    RECORD_REFUSED = "record_refused"
+    REDIRECTED = "redirected"
+    REFUSED = "refused"
+    SPEND_LIMIT = "spend_limit"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_MEDIA = "unsupported_media"
+    WRONG_CONTENT_TYPE = "wrong_content_type"
+    WRONG_METHOD = "wrong_method"
+
+    # The server failed.
+    BAD_GATEWAY = "bad_gateway"
+    GATEWAY_TIMEOUT = "gateway_timeout"
+    REQUEST_TIMEOUT = "request_timeout"
+    SERVER_ERROR = "server_error"
+    UNAVAILABLE = "unavailable"
+
+    # An attempt ended without a call, or its run died.
+    INPUT_CHANGED = "input_changed"
+    INPUT_MISSING = "input_missing"
+    NOT_SENT = "not_sent"
+    RUN_DIED = "run_died"
+
+    # A run stopped. Causes above stop a run as well.
+    BUDGET = "budget"
+    DISK_FULL = "disk_full"
+    FAULT = "fault"
+    INTERRUPTED = "interrupted"
+    LEDGER = "ledger"
+    MANIFEST = "manifest"
+    OUTAGE = "outage"
+    STILL_OUT_THERE = "still_out_there"
+    UNREACHABLE = "unreachable"
+
+
+class Meaning(NamedTuple):
+    """The outcome and the cause that a status stands for."""
 
     outcome: Outcome
-    cause: str
+    cause: Cause
 
 
 _STATUSES: Final = {
-    400: Meaning(Outcome.REJECTED, "bad_parameters"),
-    401: Meaning(Outcome.STOPPED, "bad_key"),
-    402: Meaning(Outcome.STOPPED, "insufficient_credits"),
-    403: Meaning(Outcome.STOPPED, "no_permission"),
-    404: Meaning(Outcome.STOPPED, "no_such_model"),
-    405: Meaning(Outcome.STOPPED, "wrong_method"),
-    407: Meaning(Outcome.STOPPED, "proxy_refused"),
-    # A balancer says 408 or 425 of a request that it did not pass on.
-    408: Meaning(Outcome.SERVER_ERROR, "request_timeout"),
-    410: Meaning(Outcome.STOPPED, "model_retired"),
-    413: Meaning(Outcome.REJECTED, "too_large"),
-    415: Meaning(Outcome.REJECTED, "unsupported_media"),
-    422: Meaning(Outcome.REJECTED, "job_failed"),
-    425: Meaning(Outcome.SERVER_ERROR, "request_timeout"),
-    429: Meaning(Outcome.RATE_LIMITED, "rate_limited"),
-    502: Meaning(Outcome.SERVER_ERROR, "bad_gateway"),
-    503: Meaning(Outcome.SERVER_ERROR, "unavailable"),
-    504: Meaning(Outcome.SERVER_ERROR, "gateway_timeout"),
-    524: Meaning(Outcome.SERVER_ERROR, "gateway_timeout"),
+    400: Meaning(Outcome.REJECTED, Cause.BAD_PARAMETERS),
+    401: Meaning(Outcome.STOPPED, Cause.BAD_KEY),
+    402: Meaning(Outcome.STOPPED, Cause.INSUFFICIENT_CREDITS),
+    403: Meaning(Outcome.STOPPED, Cause.NO_PERMISSION),
+    404: Meaning(Outcome.STOPPED, Cause.NO_SUCH_MODEL),
+    405: Meaning(Outcome.STOPPED, Cause.WRONG_METHOD),
+    407: Meaning(Outcome.STOPPED, Cause.PROXY_REFUSED),
+    # A load balancer answers 408 or 425 to a request that it did not pass on.
+    408: Meaning(Outcome.SERVER_ERROR, Cause.REQUEST_TIMEOUT),
+    410: Meaning(Outcome.STOPPED, Cause.MODEL_RETIRED),
+    413: Meaning(Outcome.REJECTED, Cause.TOO_LARGE),
+    415: Meaning(Outcome.REJECTED, Cause.UNSUPPORTED_MEDIA),
+    422: Meaning(Outcome.REJECTED, Cause.JOB_FAILED),
+    425: Meaning(Outcome.SERVER_ERROR, Cause.REQUEST_TIMEOUT),
+    429: Meaning(Outcome.RATE_LIMITED, Cause.RATE_LIMITED),
+    502: Meaning(Outcome.SERVER_ERROR, Cause.BAD_GATEWAY),
+    503: Meaning(Outcome.SERVER_ERROR, Cause.UNAVAILABLE),
+    504: Meaning(Outcome.SERVER_ERROR, Cause.GATEWAY_TIMEOUT),
+    524: Meaning(Outcome.SERVER_ERROR, Cause.GATEWAY_TIMEOUT),
 }
-"""What a status means unless the call says otherwise. 406 is told apart by its text, see `_CAUSES_OF_406`."""
+"""The meaning of a status unless the call gives it another one. The text decides about 406."""
 
-_GONE: Final = Meaning(Outcome.EXPIRED, "record_expired")
-_FILE_GONE: Final = Meaning(Outcome.EXPIRED, "output_expired")
-_NO_ENDPOINT: Final = Meaning(Outcome.UNSUPPORTED, "no_such_endpoint")
-_GATEWAY_GAVE_UP: Final = Meaning(Outcome.GATEWAY_TIMEOUT, "gateway_timeout")
+_RECORD_EXPIRED: Final = Meaning(Outcome.EXPIRED, Cause.RECORD_EXPIRED)
+_RECORD_REFUSED: Final = Meaning(Outcome.EXPIRED, Cause.RECORD_REFUSED)
+_OUTPUT_EXPIRED: Final = Meaning(Outcome.EXPIRED, Cause.OUTPUT_EXPIRED)
+_NO_ENDPOINT: Final = Meaning(Outcome.UNSUPPORTED, Cause.NO_SUCH_ENDPOINT)
+_GATEWAY_TIMEOUT: Final = Meaning(Outcome.GATEWAY_TIMEOUT, Cause.GATEWAY_TIMEOUT)
 
-_STATUSES_BY_CALL: Final = {
-    Call.GENERATE: {504: _GATEWAY_GAVE_UP, 524: _GATEWAY_GAVE_UP},
+_STATUSES_BY_CALL: Final[dict[Call, dict[int, Meaning]]] = {
+    Call.GENERATE: {504: _GATEWAY_TIMEOUT, 524: _GATEWAY_TIMEOUT},
     Call.SUBMIT: {},
-    Call.POLL: {404: _GONE, 410: _GONE},
-    Call.FETCH: {404: _GONE, 410: _GONE},
-    # Object stores answer 403 for a file that is gone and for a signature that ran out.
-    Call.DOWNLOAD: {403: _FILE_GONE, 404: _FILE_GONE, 410: _FILE_GONE},
+    Call.POLL: {404: _RECORD_EXPIRED, 410: _RECORD_EXPIRED},
+    Call.FETCH: {404: _RECORD_EXPIRED, 410: _RECORD_EXPIRED},
+    # Object stores answer 403 for a file that is gone and for a signature that has expired.
+    Call.DOWNLOAD: {403: _OUTPUT_EXPIRED, 404: _OUTPUT_EXPIRED, 410: _OUTPUT_EXPIRED},
     Call.CREDITS: {404: _NO_ENDPOINT, 405: _NO_ENDPOINT},
     Call.UPLOAD: {404: _NO_ENDPOINT, 405: _NO_ENDPOINT},
 }
 
-_REDIRECTED: Final = Meaning(Outcome.STOPPED, "redirected")
-_REFUSED: Final = Meaning(Outcome.REJECTED, "refused")
-_RECORD_REFUSED: Final = Meaning(Outcome.EXPIRED, "record_refused")
-_OUTPUT_REFUSED: Final = Meaning(Outcome.UNUSABLE, "output_unavailable")
-_SERVER_ERROR: Final = Meaning(Outcome.SERVER_ERROR, "server_error")
-_NOT_HTTP: Final = Meaning(Outcome.LOST, "connection_lost")
-
-_UNCLEAR_406: Final = Meaning(Outcome.STOPPED, "not_acceptable")
-_CAUSES_OF_406: Final = (
+_TEXTS_OF_406: Final = (
     (
         re.compile(r"content[- ]?type|media[- ]?type|application/json"),
-        Meaning(Outcome.STOPPED, "wrong_content_type"),
+        Meaning(Outcome.STOPPED, Cause.WRONG_CONTENT_TYPE),
     ),
     (
         re.compile(
             r"spend|(team|workspace|organi[sz]ation|monthly|daily|account|budget)\W+(\w+\W+){0,3}limit"
         ),
-        Meaning(Outcome.STOPPED, "spend_limit"),
+        Meaning(Outcome.STOPPED, Cause.SPEND_LIMIT),
     ),
     (
         re.compile(
@@ -141,51 +210,51 @@ _CAUSES_OF_406: Final = (
             r"(insufficient|exhausted|depleted|low|empty|required|not enough|zero|negative)"
             r"|top[- ]?up|recharge|payment required"
         ),
-        Meaning(Outcome.STOPPED, "insufficient_credits"),
+        Meaning(Outcome.STOPPED, Cause.INSUFFICIENT_CREDITS),
     ),
     (
         re.compile(
             r"parameter|invalid|not (allowed|supported|permitted)|unsupported|must be|out of range|validation"
             r"|aspect_ratio|output_format|safety_tolerance|input_image|\bseed\b|\bprompt\b"
         ),
-        Meaning(Outcome.REJECTED, "parameter_refused"),
+        Meaning(Outcome.REJECTED, Cause.PARAMETER_REFUSED),
     ),
 )
-"""The four causes of a 406, which its text alone tells apart, in the order in which they win: a text that
-could be read both ways stops the run, as every row after it would meet the same wall."""
+"""The four causes of a 406, which differ in the text only. The first match wins: an ambiguous text stops the
+run, because every later row would probably be refused too."""
 
 
 def meaning(call: Call, status: int, text: str) -> Meaning:
-    """Return what an answer with `status` (not 2xx) means to `call`; `text` is the server's error."""
+    """Return the meaning of `status` (not 2xx) for `call`; `text` is the server's error message."""
     by_call = _STATUSES_BY_CALL[call]
     if status in by_call:
         return by_call[status]
     if call is Call.DOWNLOAD and 300 <= status < 500 and status not in {408, 425, 429}:
-        return _OUTPUT_REFUSED
+        return Meaning(Outcome.UNUSABLE, Cause.OUTPUT_UNAVAILABLE)
     if call in {Call.POLL, Call.FETCH} and status in {400, 413, 415}:
         return _RECORD_REFUSED
     if status == 406:
-        return _meaning_of_406(text)
+        text = text.lower()
+        unclear = Meaning(Outcome.STOPPED, Cause.NOT_ACCEPTABLE)
+        return next((found for pattern, found in _TEXTS_OF_406 if pattern.search(text)), unclear)
     if status in _STATUSES:
         return _STATUSES[status]
     if 300 <= status < 400:
-        return _REDIRECTED
+        return Meaning(Outcome.STOPPED, Cause.REDIRECTED)
     if 400 <= status < 500:
-        return _RECORD_REFUSED if call in {Call.POLL, Call.FETCH} else _REFUSED
+        if call in {Call.POLL, Call.FETCH}:
+            return _RECORD_REFUSED
+        return Meaning(Outcome.REJECTED, Cause.REFUSED)
     if status >= 500:
-        return _SERVER_ERROR
-    return _NOT_HTTP
-
-
-def _meaning_of_406(text: str) -> Meaning:
-    lowered = text.lower()
-    return next((found for pattern, found in _CAUSES_OF_406 if pattern.search(lowered)), _UNCLEAR_406)
+        return Meaning(Outcome.SERVER_ERROR, Cause.SERVER_ERROR)
+    # Below 200: this is not an answer in HTTP.
+    return Meaning(Outcome.LOST, Cause.CONNECTION_LOST)
 
 
 def charge(call: Call, outcome: Outcome, cost_usd: float | None) -> Charge:
-    """Return whether a call that ended so was billed.
+    """Return whether a call with this outcome was billed.
 
-    Only a finished success is ever billed, so whatever a refusal says of costs is not believed.
+    Only a finished success is ever billed, so a cost in a refusal is ignored.
     """
     if outcome is Outcome.SUCCEEDED:
         return Charge.YES

@@ -1,13 +1,14 @@
-"""What is in an answer's text: the picture that JSON carries, the server's own words for an error.
+"""Reading the text of answers: the fields of JSON, the picture that JSON carries, and error messages.
 
-The source document calls the response an image and prints it as JSON, so both are understood: whatever
-arrives is judged by what it is, not by what its headers call it.
+The source document calls the response an image and prints it as JSON, so both are understood. An answer is
+judged by its bytes, not by its headers.
 """
 
 import base64
 import binascii
 import html
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from kontext_pipeline.segmind.images import is_start_of_picture
+from kontext_pipeline.segmind.outcomes import Outcome
 
 IMAGE_KEYS: Final = (
     "image",
@@ -32,11 +34,25 @@ IMAGE_KEYS: Final = (
     "outputs",
     "artifacts",
 )
-"""Where JSON may carry an image, in the order in which they are looked at, at each level."""
+"""Keys under which JSON may carry an image, at each level in this order."""
 MAX_DEPTH: Final = 6
-"""Levels of lists and objects that are looked into."""
+"""Levels of lists and objects that are searched."""
 MAX_ERROR_CHARS: Final = 500
 
+_STATES: Final = {
+    **dict.fromkeys(
+        ("QUEUED", "PENDING", "IN_QUEUE", "STARTING", "PROCESSING", "RUNNING", "IN_PROGRESS"), Outcome.PENDING
+    ),
+    **dict.fromkeys(("COMPLETED", "SUCCEEDED", "SUCCESS"), Outcome.COMPLETED),
+    **dict.fromkeys(("FAILED", "ERROR", "CANCELLED", "CANCELED"), Outcome.REJECTED),
+}
+_METRICS: Final = {
+    "cost": "cost_usd",
+    "remaining_credits": "remaining_credits",
+    "inference_time": "generation_time_s",
+    "total_time": "total_time_s",
+}
+_REQUEST_ID: Final = re.compile(r"[!-~]{1,200}")
 _ERROR_KEYS: Final = ("error", "error_description", "message", "detail", "details", "msg", "errors", "reason")
 _ERROR_BYTES: Final = 16_384
 _TAG: Final = re.compile(r"<[^<>]*>")
@@ -46,25 +62,25 @@ _NO_TEXT: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A picture inside the JSON."""
+    """A picture inside JSON."""
 
     content: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A picture that lies elsewhere."""
+    """A picture at a URL that JSON names."""
 
     url: str
 
 
 def starts_like_json(head: bytes) -> bool:
-    """Return whether what starts with `head` may be a JSON object, list or string."""
+    """Return whether bytes that start with `head` may be a JSON object, list or string."""
     return head.lstrip()[:1] in (b"{", b"[", b'"')
 
 
 def parse_json(content: bytes) -> Any | None:
-    """Return the JSON document in `content`, None where it is none."""
+    """Return the JSON document in `content`, or None if `content` is not JSON."""
     if not starts_like_json(content):
         return None
     try:
@@ -73,11 +89,47 @@ def parse_json(content: bytes) -> Any | None:
         return None
 
 
+def job_state(document: Any) -> Outcome | None:
+    """Return the state of the job that the JSON `document` describes, None if it names no known state.
+
+    `PENDING`, `COMPLETED`, or `REJECTED` for a job that failed.
+    """
+    state = document.get("status") if isinstance(document, dict) else None
+    return _STATES.get(state.upper()) if isinstance(state, str) else None
+
+
+def metrics(document: Any) -> dict[str, Any]:
+    """Return the fields of `Answer` that the `metrics` of the JSON `document` name: USD and seconds."""
+    named = document.get("metrics") if isinstance(document, dict) else None
+    if not isinstance(named, dict):
+        return {}
+    amounts = {field: amount(named.get(name)) for name, field in _METRICS.items()}
+    return {field: value for field, value in amounts.items() if value is not None}
+
+
+def amount(value: Any) -> float | None:
+    """Return `value`, a number or its text, if it is finite and not negative, otherwise None."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def request_id(value: Any, key: str) -> str | None:
+    """Return `value` if it can be a request's id and does not contain `key`, otherwise None."""
+    if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value) or value in {".", ".."}:
+        return None
+    return None if key in value else value
+
+
 def find_image(document: Any) -> Embedded | Link | None:
     """Return the first picture that the JSON `document` carries.
 
-    Looked at: a bare string, the values of `IMAGE_KEYS`, and lists and objects in them. A string counts
-    if it is an http(s) URL, a data URI, or base64 of something that starts like a picture.
+    The document itself, the values of `IMAGE_KEYS`, and lists and objects in them are searched. A string
+    counts if it is an http(s) URL, a data URI, or base64 of bytes that start like a picture.
     """
     return next(_images(document, MAX_DEPTH), None)
 
@@ -102,8 +154,8 @@ def _image(text: str) -> Embedded | Link | None:
     if scheme.startswith(("http://", "https://")):
         return Link(text)
     if scheme.startswith("data:"):
-        kind, _, content = text.partition(",")
-        if kind.rstrip().lower().endswith(";base64"):
+        media_type, _, content = text.partition(",")
+        if media_type.rstrip().lower().endswith(";base64"):
             return _decoded(content)
         return _embedded(unquote_to_bytes(content))
     return _decoded(text)
@@ -123,21 +175,19 @@ def _embedded(content: bytes) -> Embedded | None:
 
 
 def error_text(content: bytes, key: str) -> str:
-    """Return the server's words in the body of an error: one line, at most `MAX_ERROR_CHARS`, no markup.
+    """Return the server's message in `content` (JSON, HTML or text) without markup, as `one_line` does.
 
-    `content`: JSON, HTML or text; what lies beyond its first 16 KiB is not looked at. `key` is struck out.
+    Only the first 16 KiB are read.
     """
-    content = content[:_ERROR_BYTES]
+    # The key is removed before the cut, which could leave a half of it.
+    content = content.replace(key.encode(), b"***")[:_ERROR_BYTES]
     document = parse_json(content)
     words = "" if document is None else _error_words(document, MAX_DEPTH)
-    if not words:
-        words = _plain(content.decode("utf-8", "replace"))
-    return one_line(words, key)
+    return one_line(words or _without_markup(content.decode("utf-8", "replace")), key)
 
 
 def one_line(text: str, key: str) -> str:
-    """Return `text` on one line of at most `MAX_ERROR_CHARS`, with `key` struck out."""
-    # Before it is cut, so that no half of the key is left at the edge.
+    """Return `text` on one line of at most `MAX_ERROR_CHARS` characters, with `***` instead of `key`."""
     text = _NO_TEXT.sub(" ", text.replace(key, "***")).strip()
     return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 3] + "..."
 
@@ -149,12 +199,12 @@ def _error_words(value: Any, depth: int) -> str:
         found = [_error_words(value[key], depth - 1) for key in _ERROR_KEYS if key in value]
         return ": ".join(dict.fromkeys(words for words in found if words))
     if depth > 0 and isinstance(value, list):
-        # A list of faults, each with the parameter it is about.
+        # A list of errors, each about one parameter.
         return "; ".join(words for words in (_error_words(item, depth - 1) for item in value[:5]) if words)
     return ""
 
 
-def _plain(text: str) -> str:
+def _without_markup(text: str) -> str:
     if "<" not in text:
         return text
     visible = []

@@ -1,8 +1,7 @@
-"""A request: one validated, complete API body, and the fingerprint that is its identity.
+"""A request: a validated, complete API body, and its identity, the fingerprint.
 
-The provider has defaults of its own for `seed` (123) and `input_image` (a demo picture). Neither may
-ever apply by accident, so a request always has a seed, and one without an input image sends no such
-field and is text-to-image by intent.
+The provider has defaults of its own for `seed` (123) and `input_image` (a demo picture). Neither may apply by
+accident: a request always has a seed, and a request without an input image is meant as text-to-image.
 """
 
 import hashlib
@@ -19,10 +18,10 @@ from kontext_pipeline.segmind.model import (
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One picture that was asked for.
+    """A request for one picture.
 
-    `input_image` is an http(s) or data URI, or the path of a local file; a local file is known by
-    its content, `input_sha256` (64 hex digits), so that moving it asks for no new picture.
+    `input_image` is an http(s) or data URI, or the path of a local file. A local file is identified by its
+    content, `input_sha256` (64 hex digits), so that a moved file does not lead to a new request.
     """
 
     prompt: str
@@ -36,8 +35,8 @@ class GenerationRequest:
     def fingerprint(self, backend: str) -> str:
         """Return the sha256 (64 hex digits) of the canonical form for `backend`.
 
-        The canonical form is JSON with sorted keys, no spaces and no escapes, of every parameter
-        and the backend's name. It never changes: every picture ever stored is named by it.
+        The canonical form is JSON of every parameter and the backend's name, with sorted keys, without spaces
+        and without escapes. It must never change: every picture ever stored is named by its hash.
         """
         image = f"sha256:{self.input_sha256}" if self.input_sha256 else self.input_image
         canonical = {
@@ -55,8 +54,8 @@ class GenerationRequest:
     def body(self, input_image_uri: str | None) -> dict[str, Any]:
         """Return the JSON body of the API call.
 
-        `input_image_uri` is the URI that stands for `input_image` on the wire: the same one, or where
-        a local file was uploaded. The field is left out for text-to-image.
+        `input_image_uri` is the URI that is sent for `input_image`: the same URI, or the URL of an uploaded
+        local file. None leaves the field out, which means text-to-image.
         """
         body: dict[str, Any] = {
             "prompt": self.prompt,

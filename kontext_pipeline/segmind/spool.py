@@ -1,63 +1,39 @@
-"""Where an answer's bytes go while they arrive: a file, hashed on the way, never a whole picture in memory.
+"""Where the bytes of an answer go while they arrive: into a file, hashed on the way.
 
-Belongs here: writing, hashing and bounding what arrives, and not losing it when the disk is full. What
-was paid for goes on to the rescue folder, and from there to memory, before it would be dropped.
+A picture is never held in memory as a whole, unless no disk takes it: bytes that were paid for go to the
+rescue folder when the spool can't be written, and to memory when the rescue folder can't be written either.
 """
 
 import hashlib
 import io
-import os
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
 
 from kontext_pipeline.segmind.payloads import starts_like_json
-
-_TEXT_BYTES: Final = 1 << 16
-"""Of JSON that is not worth a file: the record of a job is some hundred bytes, and making a file costs more
-than all else that is done with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A body that arrived: in the file at `file`, or in `data` where it is a short text or no disk would take it.
+    """A body that arrived, in the file at `path` or, where `path` is None, in `data`.
 
-    `file` is text, as the interpreter interns the parts of every `Path`: its table of them doubles after some thousand
-    pictures. `spilled`: it is not in the spool, which could not be written. `whole`: the bytes once more, where they
-    came in one piece, so that whoever looks at them need not read them back.
+    `data` holds JSON, which is only read once, and pictures that no disk took. `sha256`: 64 hex digits.
+    `size`: bytes. `spilled`: the spool could not be written.
     """
 
-    file: str | None
-    data: bytes | None
+    path: Path | None
+    data: bytes
     sha256: str
     size: int
     spilled: bool
-    whole: bytes | None = None
 
-    @property
-    def path(self) -> Path | None:
-        """The file's path."""
-        return None if self.file is None else Path(self.file)
-
-    def open(self) -> BinaryIO:
-        """Return a seekable file of the bytes."""
-        if self.file is None:
-            return io.BytesIO(self.data or b"")
-        return io.FileIO(self.file)
-
-    def head(self) -> bytes:
-        """Return the first 4 KiB; nothing where they can't be read back."""
-        return self._start(4096)
-
-    def content(self) -> bytes:
-        """Return all bytes at once: for JSON, not for pictures. Nothing where they can't be read back."""
-        return self._start(self.size)
-
-    def _start(self, count: int) -> bytes:
+    def start(self, count: int) -> bytes:
+        """Return the first `count` bytes, or nothing where the file can't be read."""
+        if self.path is None:
+            return self.data[:count]
         try:
-            with self.open() as file:
+            with self.path.open("rb") as file:
                 return file.read(count)
         except OSError:
             return b""
@@ -70,117 +46,104 @@ class Received:
 
 
 class Spool:
-    """Takes one body, piece by piece. `write` never fails: it goes where there is room."""
+    """Receives one body, piece by piece."""
 
-    def __init__(self, directory: Path, rescue: Path, *, name: str = "", as_file: bool = False) -> None:
-        """`directory`: where the file goes, made when needed. `rescue`: where it goes if that fails. `name`: what
-        the file's name begins with. Short texts get no file except with `as_file`.
+    def __init__(self, folder: Path, rescue: Path, *, prefix: str = "", json_in_file: bool = False) -> None:
+        """Create nothing yet.
+
+        `folder`: where the file is created, and the folder too if it is missing. `rescue`: the folder that is
+        used when that fails. `prefix`: start of the file's name. `json_in_file`: write JSON to a file as well,
+        not to memory.
         """
         self.size = 0
-        self.spilled = False
-        self._directory = directory
+        self._folder = folder
         self._rescue = rescue
-        self._name = name
-        self._text: bytes | None = None if as_file else b""
-        self._whole: bytes | None = None
+        self._prefix = prefix
+        self._json_in_file = json_in_file
         self._hash = hashlib.sha256()
-        self._path: str | None = None
         self._file: io.FileIO | None = None
+        self._path: Path | None = None
         self._memory: bytearray | None = None
+        self._spilled = False
 
     def write(self, data: bytes) -> None:
-        """Add `data`."""
-        self._whole = None if self.size else data
+        """Add `data`. Never fails: the bytes go where there is room."""
+        if not self.size and not self._json_in_file and starts_like_json(data):
+            self._memory = bytearray()
         self._hash.update(data)
         self.size += len(data)
-        if self._text is not None:
-            data, self._text = self._text + data, None
-            if len(data) <= _TEXT_BYTES and starts_like_json(data):
-                self._text = data
-                return
-        if self._memory is None:
-            try:
-                if self._file is None:
-                    self._open(self._directory)
-                self._write_out(data)
-            except OSError:
-                self._spill(data)
-        else:
+        if self._memory is not None:
             self._memory += data
+            return
+        try:
+            if self._file is None:
+                self._file = self._create(self._folder)
+            _write_all(self._file, data)
+        except OSError:
+            self._spill(data)
 
     def finish(self) -> Received:
-        """Return what was written; nothing can be added any more."""
-        if self._file is None and self._memory is None:
-            self._memory = bytearray(self._text or b"")
+        """Return what was written. Nothing can be added afterwards."""
         if self._file is not None:
             try:
                 self._file.close()
             except OSError:
-                # Network file systems report a full disk here. The bytes stay where they are; whoever
-                # flushes the file will meet the fault again.
-                self.spilled = True
-        data = None if self._memory is None else bytes(self._memory)
-        return Received(self._path, data, self._hash.hexdigest(), self.size, self.spilled, self._whole)
+                # Network file systems report a full disk here. The file stays: flushing it to the disk will
+                # report the failure again.
+                self._spilled = True
+        return Received(
+            self._path, bytes(self._memory or b""), self._hash.hexdigest(), self.size, self._spilled
+        )
 
     def discard(self) -> None:
-        """Drop everything."""
-        self._memory = self._text = None
+        """Drop everything that was written."""
+        self._memory = None
         self._drop_file()
 
-    def _open(self, directory: Path) -> None:
-        path = f"{directory}{os.sep}{self._name}.{secrets.token_hex(8)}.part"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    def _create(self, folder: Path) -> io.FileIO:
+        path = folder / f"{self._prefix}.{secrets.token_hex(8)}.part"
         try:
-            descriptor = os.open(path, flags, 0o644)
+            file = path.open("xb+", buffering=0)
         except FileNotFoundError:
-            directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, flags, 0o644)
-        self._file = io.FileIO(descriptor, "r+b")
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("xb+", buffering=0)
         self._path = path
-
-    def _write_out(self, data: bytes) -> None:
-        if self._file is None:
-            raise OSError("no file")
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        return file
 
     def _spill(self, data: bytes) -> None:
-        """Move what was written, and `data`, to the rescue folder, or to memory."""
-        self.spilled = True
-        # A part of `data` may be in the file as well.
-        earlier = self._written(self.size - len(data))
-        first, self._file, first_path, self._path = self._file, None, self._path, None
-        try:
-            self._open(self._rescue)
-            self._write_out(earlier)
-            self._write_out(data)
-        except OSError:
-            self._drop_file()
-            self._memory = bytearray(earlier) + data
-        if first is not None and first_path is not None:
-            with suppress(OSError):
-                first.close()
-            with suppress(OSError):
-                Path(first_path).unlink()
-
-    def _written(self, count: int) -> bytes:
-        if self._file is None:
-            return b""
-        self._file.seek(0)
-        kept = bytearray()
-        while len(kept) < count:
-            piece = self._file.read(count - len(kept))
-            if not piece:
-                break
-            kept += piece
-        return bytes(kept)
-
-    def _drop_file(self) -> None:
+        """Move what was written, and `data`, to the rescue folder or to memory."""
+        self._spilled = True
+        # A part of `data` may have reached the file, so only the bytes before it are taken from there.
+        earlier = b""
         if self._file is not None:
             with suppress(OSError):
-                self._file.close()
-        if self._path is not None:
-            with suppress(OSError):
-                Path(self._path).unlink()
+                self._file.seek(0)
+                earlier = self._file.readall()[: self.size - len(data)]
+        full_file, full_path = self._file, self._path
         self._file = self._path = None
+        try:
+            self._file = self._create(self._rescue)
+            _write_all(self._file, earlier + data)
+        except OSError:
+            self._drop_file()
+            self._memory = bytearray(earlier + data)
+        if full_file is not None and full_path is not None:
+            _remove(full_file, full_path)
+
+    def _drop_file(self) -> None:
+        if self._file is not None and self._path is not None:
+            _remove(self._file, self._path)
+        self._file = self._path = None
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _remove(file: io.FileIO, path: Path) -> None:
+    with suppress(OSError):
+        file.close()
+    with suppress(OSError):
+        path.unlink()

@@ -171,6 +171,45 @@ class Gateway:
         return True
 
 
+class Tunnel:
+    """A proxy that takes CONNECT and passes bytes on to `gateway`, whatever host it was asked for."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.connects = 0
+        self._gateway = gateway
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stop(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connects += 1
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += client.recv(1)
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                server = socket.create_connection(("127.0.0.1", self._gateway.port))
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=_pass_on, args=(source, target), daemon=True).start()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+    source.close()
+
+
 def _read(reader: object, number: int) -> Request | None:
     line = reader.readline()  # type: ignore[attr-defined]
     if not line.strip():

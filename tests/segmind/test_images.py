@@ -1,6 +1,5 @@
 """A picture counts only if it is whole."""
 
-import errno
 import random
 import struct
 import zlib
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kontext_pipeline.segmind import images
 from kontext_pipeline.segmind.images import NotAPicture, inspect, inspect_bytes
 from tests.segmind.conftest import picture
 
@@ -33,16 +31,6 @@ def test_format_and_size_are_what_a_decoder_says(content: bytes, tmp_path: Path)
         expected = ({"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}[decoded.format or ""], *decoded.size)
     info = inspect(path)
     assert (info.format, info.width, info.height) == expected
-
-
-def test_a_file_that_can_not_be_mapped_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENODEV, "no such device")
-
-    monkeypatch.setattr(images, "mmap", refuse)
-    path = tmp_path / "picture"
-    path.write_bytes(PICTURES["png"])
-    assert inspect(path) == inspect_bytes(PICTURES["png"])
 
 
 def test_an_empty_file_is_cut(tmp_path: Path) -> None:

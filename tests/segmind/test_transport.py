@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from kontext_pipeline.errors import SettingsError
-from kontext_pipeline.segmind import transport
+from kontext_pipeline.segmind import connections, transport
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.client import SegmindClient, UploadFailed
-from kontext_pipeline.segmind.outcomes import Charge, Outcome
+from kontext_pipeline.segmind.outcomes import Cause, Charge, Outcome
 from tests.segmind.conftest import BODY, KEY, picture
-from tests.segmind.gateway import Gateway, Reply, Request, wait_for
+from tests.segmind.gateway import Gateway, Reply, Request, Tunnel, wait_for
 
 V1 = "/v1/flux-kontext-max"
 Connect = Callable[..., SegmindClient]
@@ -97,16 +97,32 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_not_used(
     assert gateway.connections == len(gateway.requests) == 20
 
 
+class Clock:
+    """Stands for the module `time`; runs with it, and can be put forward."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
 def test_a_connection_is_kept_but_not_for_long(
     gateway: Gateway, client: SegmindClient, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "IDLE_LIMIT_S", 0.3)
-    # A call that lasts longer than the limit does not make its connection stale.
-    gateway.routes[V1] = [Reply(body=picture(), delay=0.5), Reply(body=picture()), Reply(500, b"{}")]
+    clock = Clock()
+    monkeypatch.setattr(connections, "time", clock)
+
+    def take_long(_: Request) -> Reply:
+        clock.ahead += 2 * connections.IDLE_LIMIT_S
+        return Reply(body=picture())
+
+    # A call that takes longer than the limit does not make its connection stale.
+    gateway.routes[V1] = take_long
     client.generate(BODY, spool)
     client.generate(BODY, spool)
+    gateway.routes[V1] = Reply(500, b"{}")
     client.generate(BODY, spool)
-    time.sleep(0.5)
+    clock.ahead += connections.IDLE_LIMIT_S
     client.generate(BODY, spool)
     assert [request.connection for request in gateway.requests] == [1, 1, 1, 2]
 
@@ -144,7 +160,7 @@ def test_a_connection_that_is_not_taken_in_time_sent_nothing(connect: Connect, s
     ("reply", "outcome"),
     [
         (Reply(hang=True), Outcome.LOST),
-        (Reply(body=picture(), trickle_head=0.05), Outcome.UNUSABLE),
+        (Reply(body=picture(), trickle_head=0.01), Outcome.UNUSABLE),
         (Reply(body=picture(), trickle=0.05), Outcome.UNUSABLE),
         (Reply(body=picture(), trickle=0.05, chunked=True), Outcome.UNUSABLE),
         (Reply(body=picture(), trickle=0.05, no_length=True), Outcome.UNUSABLE),
@@ -154,25 +170,24 @@ def test_a_call_ends_at_its_deadline_however_it_is_dragged_out(
     gateway: Gateway, connect: Connect, spool: Path, reply: Reply, outcome: Outcome
 ) -> None:
     gateway.routes[V1] = reply
-    started = time.monotonic()
-    answer = connect(answer_timeout_s=0.6).generate(BODY, spool)
-    assert 0.5 < time.monotonic() - started < 1.5
+    answer = connect(answer_timeout_s=0.4).generate(BODY, spool)
+    # The whole answer would take minutes.
     assert result(answer) == (outcome, "answer_timeout")
     assert answer.charge is Charge.POSSIBLE
-    assert answer.latency_s == pytest.approx(time.monotonic() - started, abs=0.2)
+    assert answer.latency_s >= 0.4
 
 
 def test_a_poll_has_a_shorter_deadline(gateway: Gateway, connect: Connect) -> None:
     gateway.routes["/v2/requests/a/status"] = Reply(hang=True)
-    answer = connect(poll_timeout_s=0.4).poll(Job("a", "", ""))
+    answer = connect(poll_timeout_s=0.3).poll(Job("a", "", ""))
+    # The deadline of other calls is 300 s.
     assert result(answer) == (Outcome.LOST, "answer_timeout")
-    assert answer.latency_s < 1.5
 
 
 def test_a_slow_answer_within_the_deadline_is_waited_for(
     gateway: Gateway, connect: Connect, spool: Path
 ) -> None:
-    gateway.routes[V1] = Reply(body=picture(), delay=1.0)
+    gateway.routes[V1] = Reply(body=picture(), delay=0.5)
     client = connect(connect_timeout_s=0.2, answer_timeout_s=5)
     assert client.generate(BODY, spool).outcome is Outcome.SUCCEEDED
 
@@ -181,7 +196,7 @@ def test_sending_a_large_request_may_take_longer_than_connecting(
     gateway: Gateway, connect: Connect, spool: Path
 ) -> None:
     gateway.routes[V1] = Reply(body=picture())
-    gateway.reads_after = 0.8
+    gateway.reads_after = 0.5
     client = connect(connect_timeout_s=0.2, answer_timeout_s=10)
     answer = client.generate({**BODY, "input_image": "x" * 30_000_000}, spool)
     assert answer.outcome is Outcome.SUCCEEDED
@@ -214,10 +229,9 @@ def test_closing_ends_what_is_in_flight_and_refuses_the_rest(
     with ThreadPoolExecutor(8) as threads:
         calls = [threads.submit(client.generate, BODY, spool) for _ in range(8)]
         wait_for(lambda: len(gateway.requests) == 8)
-        started = time.monotonic()
         client.close()
-        answers = [call.result(timeout=5) for call in calls]
-        assert time.monotonic() - started < 1
+        # The server would not answer at all.
+        answers = [call.result(timeout=60) for call in calls]
     assert {result(answer) for answer in answers} == {(Outcome.LOST, "aborted")}
     answer = client.generate(BODY, spool)
     assert result(answer) == (Outcome.UNREACHABLE, "client_closed")
@@ -230,7 +244,7 @@ def test_many_threads_share_one_client(
 ) -> None:
     content = picture(size=(200, 200))
 
-    gateway.routes[V1] = Reply(body=content, delay=0.2)
+    gateway.routes[V1] = Reply(body=content, delay=0.1)
     client = connect(pool_size=200)
     with ThreadPoolExecutor(200) as threads:
         answers = list(threads.map(lambda _: client.generate(BODY, spool), range(600)))
@@ -307,25 +321,69 @@ def test_the_key_is_in_no_log_and_no_exception(
     )
 
 
+def test_the_end_of_a_call_leaves_the_next_call_on_its_connection_alone(gateway: Gateway) -> None:
+    gateway.routes["/"] = [Reply(body=b"first"), Reply(body=b"second", trickle=0.02)]
+    sender = transport.Transport(connect_timeout_s=5, pool_size=1)
+    with sender.send("POST", f"{gateway.url}/", {}, body=b"x", timeout_s=5) as first:
+        # Its body is read, so its connection is back in the pool and the next call takes it.
+        assert b"".join(first.chunks()) == b"first"
+        with sender.send("POST", f"{gateway.url}/", {}, body=b"x", timeout_s=5) as second:
+            with first.call.lock:
+                first.call.end(Cause.ABORTED)
+            assert b"".join(second.chunks()) == b"second"
+    sender.close()
+    assert [request.connection for request in gateway.requests] == [1, 1]
+
+
+def test_a_request_that_can_not_be_put_into_http_is_not_sent(gateway: Gateway) -> None:
+    sender = transport.Transport(connect_timeout_s=5, pool_size=1)
+    for url, headers in ((gateway.url, {"x": "a\nb"}), (f"{gateway.url}:x/", {}), ("http:///", {})):
+        with (
+            pytest.raises(transport.DisconnectedError) as caught,
+            sender.send("POST", url, headers, body=b"x", timeout_s=5),
+        ):
+            pass
+        assert not caught.value.sent
+    sender.close()
+    assert gateway.requests == []
+
+
 # Proxies
 
 
+@pytest.fixture
+def no_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the environment keeps a host from being reached through a proxy."""
+    for variable in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("no_exceptions")
 def test_a_proxy_of_the_environment_is_used(
     gateway: Gateway, connect: Connect, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", gateway.url)
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    gateway.routes[f"http://api.example.test{V1}"] = Reply(body=picture())
+    gateway.routes[f"http://api.example.test{V1}"] = [Reply(body=picture()), Reply(reset=True)]
+    client = connect(base_url="http://api.example.test")
+    assert client.generate(BODY, spool).outcome is Outcome.SUCCEEDED
+    assert result(client.generate(BODY, spool)) == (Outcome.LOST, "connection_lost")
+
+
+@pytest.mark.usefixtures("no_exceptions")
+def test_a_socks_proxy_is_refused_as_nothing_could_be_known_of_what_it_was_sent(
+    connect: Connect, spool: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
+) -> None:
+    monkeypatch.setenv("all_proxy", f"socks5h://127.0.0.1:{closed_port}")
     answer = connect(base_url="http://api.example.test").generate(BODY, spool)
-    assert answer.outcome is Outcome.SUCCEEDED
+    assert result(answer) == (Outcome.UNREACHABLE, "proxy")
+    assert answer.error is not None
+    assert "SOCKS" in answer.error
 
 
+@pytest.mark.usefixtures("no_exceptions")
 def test_a_proxy_that_refuses_never_saw_the_key(
     gateway: Gateway, connect: Connect, spool: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
 ) -> None:
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("https_proxy", gateway.url)
     gateway.routes["api.example.test:443"] = Reply(raw=b"HTTP/1.1 403 Forbidden\r\n\r\n")
     answer = connect(base_url="https://api.example.test").generate(BODY, spool)
@@ -398,7 +456,7 @@ def test_a_bundle_of_the_environment_is_trusted(
     secure: Gateway, connect: Connect, spool: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    client = connect(base_url=secure.url, answer_timeout_s=0.8)
+    client = connect(base_url=secure.url)
     wrong_name = connect(base_url=secure.url.replace("127.0.0.1", "localhost"))
     secure.routes[V1] = Reply(body=picture(size=(300, 300)))
     with ThreadPoolExecutor(8) as threads:
@@ -407,8 +465,27 @@ def test_a_bundle_of_the_environment_is_trusted(
     assert secure.connections <= 8
     assert result(wrong_name.generate(BODY, spool)) == (Outcome.UNREACHABLE, "tls")
     secure.routes[V1] = [Reply(reset=True), Reply(hang=True), Reply(body=picture(), trickle=0.05)]
-    outcomes = [client.generate(BODY, spool).outcome for _ in range(3)]
+    hurried = connect(base_url=secure.url, answer_timeout_s=0.5)
+    outcomes = [hurried.generate(BODY, spool).outcome for _ in range(3)]
     assert outcomes == [Outcome.LOST, Outcome.LOST, Outcome.UNUSABLE]
+
+
+@pytest.mark.usefixtures("no_exceptions")
+def test_what_a_tunnel_was_told_is_not_the_request(
+    secure: Gateway, connect: Connect, spool: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tunnel = Tunnel(secure)
+    monkeypatch.setenv("https_proxy", tunnel.url)
+    answer = connect(base_url=secure.url).generate(BODY, spool)
+    assert result(answer) == (Outcome.UNREACHABLE, "tls")
+    assert (tunnel.connects, secure.requests) == (1, [])
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    secure.routes[V1] = [Reply(body=picture()), Reply(reset=True), Reply(body=picture())]
+    client = connect(base_url=secure.url)
+    outcomes = [client.generate(BODY, spool).outcome for _ in range(3)]
+    assert outcomes == [Outcome.SUCCEEDED, Outcome.LOST, Outcome.SUCCEEDED]
+    assert [request.connection for request in secure.requests] == [2, 2, 3]
+    tunnel.stop()
 
 
 def test_plain_text_where_tls_is_expected_sent_nothing(
@@ -419,33 +496,9 @@ def test_plain_text_where_tls_is_expected_sent_nothing(
     assert KEY not in repr(gateway.requests)
 
 
-def test_a_bundle_that_cannot_be_read_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_that_cannot_be_read_is_said_at_once(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/bundle.pem")
     with pytest.raises(SettingsError, match=r"/nowhere/bundle\.pem"):
-        SegmindClient(api_key=KEY)
-
-
-@pytest.mark.parametrize("size", [100, 200_000], ids=["short", "long"])
-def test_a_short_request_leaves_in_one_piece(size: int) -> None:
-    body = b"x" * size
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        received: list[bytes] = []
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                received.append(connection.recv(1 << 20))
-                left = size - len(received[0].partition(b"\r\n\r\n")[2])
-                while left:
-                    left -= len(connection.recv(1 << 20))
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-
-        server = threading.Thread(target=serve, daemon=True)
-        server.start()
-        sender = transport.Transport(connect_timeout_s=5, pool_size=1)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        with sender.send("POST", url, {}, body=body, timeout_s=5) as reply:
-            assert reply.status == 200
-        server.join(5)
-        sender.close()
-    assert (received[0].endswith(b"\r\n\r\n" + body)) == (size == 100)
+        connect()

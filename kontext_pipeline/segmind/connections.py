@@ -1,0 +1,250 @@
+"""Connections of `requests` that know which call uses them and whether anything of it was sent.
+
+This module configures `requests` and urllib3 through their public extension points: a transport adapter with
+pool classes, and connection classes of our own. There are no retries, redirects, cookies or credentials files.
+"""
+
+import os
+import queue
+import socket
+import ssl
+import threading
+import time
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final, TypeVar
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidProxyURL
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util.ssl_ import create_urllib3_context
+
+from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.segmind.outcomes import Cause
+
+IDLE_LIMIT_S: Final = 3.0
+"""A kept connection that was idle for longer is not used again. Servers close idle connections after 5 s
+(uvicorn, Node.js) to 75 s (nginx), and a POST on a connection that the server is closing can't be told from a
+billed one."""
+_HOSTS: Final = 32
+"""Hosts whose connections are kept: the API, the upload address and the file servers of outputs."""
+_PROBE_AFTER_S: Final = 30
+"""A blocking call is silent for minutes. Address translators forget a silent connection after as few as two
+minutes; without TCP keep-alive probes, the loss would only be noticed at the deadline."""
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(slots=True, eq=False)
+class OpenCall:
+    """A call in progress: whether anything was sent, when it must end, and the socket by which to end it."""
+
+    timeout_s: float
+    lock: threading.Lock
+    """One for all calls. Held by the caller of `end`."""
+    deadline: float = field(init=False)
+    """Monotonic time."""
+    sent: bool = False
+    """Whether a part of the request may have reached the server."""
+    ended: Cause = Cause.NONE
+    """Why this program ended the call, if it did."""
+    sock: Any = None
+
+    def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + self.timeout_s
+
+    def sending(self, sock: Any) -> None:
+        """Record that bytes of the request are about to leave through `sock`.
+
+        Raises:
+            ConnectionAbortedError: the call was ended; nothing more may be sent.
+        """
+        with self.lock:
+            if self.ended:
+                raise ConnectionAbortedError("the call was ended while it was sent")
+            self.sock = sock
+            self.sent = True
+
+    def detach(self) -> None:
+        """Forget the socket, because the connection now belongs to another call, or to none."""
+        with self.lock:
+            self.sock = None
+
+    def end(self, cause: Cause) -> None:
+        """Make the thread of the call stop waiting for the network."""
+        self.ended = self.ended or cause
+        if self.sock is not None:
+            # TLS inside TLS, through a proxy, is an object around the socket. The method of `socket.socket` is
+            # called, because that of a TLS socket discards the state that the waiting thread uses.
+            plain = self.sock if isinstance(self.sock, socket.socket) else self.sock.socket
+            with suppress(OSError):
+                socket.socket.shutdown(plain, socket.SHUT_RDWR)
+
+
+current_call: ContextVar[OpenCall | None] = ContextVar("current_call", default=None)
+"""The call that this thread is sending. `requests` passes no parameter of ours on to a connection."""
+
+
+class _CallConnection:
+    """Mixin for urllib3's connections: reports to the call that uses the connection, and measures idleness."""
+
+    sock: Any
+    timeout: float | None
+    _call: OpenCall | None = None
+    _idle_since: float | None = None
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
+        # Connect before the call is known: what a proxy is told while connecting is not the request.
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]
+        call = self._call = current_call.get()
+        if call is not None:
+            # urllib3 would allow the whole body no more time than connecting: too little for a picture in
+            # the request on a slow line.
+            self.timeout = call.timeout_s
+        super().request(method, url, body, headers, **options)  # type: ignore[misc]
+
+    def send(self, data: Any) -> None:
+        if self._call is not None:
+            self._call.sending(self.sock)
+        super().send(data)  # type: ignore[misc]
+
+    @property
+    def is_connected(self) -> bool:
+        if self._idle_since is not None and time.monotonic() - self._idle_since > IDLE_LIMIT_S:
+            return False
+        return bool(super().is_connected)  # type: ignore[misc]
+
+    def returned(self) -> None:
+        """Leave the call, because the connection goes back to its pool."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.detach()
+        self._idle_since = time.monotonic()
+
+
+class _PlainConnection(_CallConnection, HTTPConnection):
+    pass
+
+
+class _TlsConnection(_CallConnection, HTTPSConnection):
+    pass
+
+
+class _ConnectionQueue(queue.LifoQueue[_Item]):
+    """The connections that a pool keeps."""
+
+    def put(self, item: _Item, block: bool = True, timeout: float | None = None) -> None:
+        if isinstance(item, _CallConnection):
+            # Before another thread can take it: from then on, ending the former call must not touch it.
+            item.returned()
+        super().put(item, block, timeout)
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+    QueueCls = _ConnectionQueue
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+    QueueCls = _ConnectionQueue
+
+
+_POOL_CLASSES: Final = {"http": _PlainPool, "https": _TlsPool}
+
+
+class _Adapter(HTTPAdapter):
+    """An adapter with our connections, and one TLS context for all of them.
+
+    By default, every connection reads the certificate bundle into a context of its own: tens of
+    milliseconds for each of 400 connections.
+    """
+
+    def __init__(self, pool_size: int) -> None:
+        self._tls_context = _tls_context()
+        super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size, max_retries=0)
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
+    ) -> None:
+        super().init_poolmanager(connections, maxsize, block, socket_options=_socket_options(), **pool_kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOL_CLASSES
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        if proxy.lower().startswith("socks"):
+            # Its connections are none of ours: a request that was sent would count as not sent.
+            raise InvalidProxyURL("SOCKS proxies are not supported; set an http:// or https:// proxy")
+        manager = super().proxy_manager_for(proxy, socket_options=_socket_options(), **proxy_kwargs)
+        manager.pool_classes_by_scheme = _POOL_CLASSES
+        return manager
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        host, options = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {**options, "ssl_context": self._tls_context}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Do nothing: the shared TLS context verifies every connection."""
+
+
+class _Session(requests.Session):
+    """A session that sends each request exactly as it is given, once."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Return None: a redirect is an answer like any other, and its body is not read here."""
+        return None
+
+
+def new_session(pool_size: int) -> requests.Session:
+    """Return a session that adds no headers, cookies, credentials or proxies of its own.
+
+    `pool_size`: connections kept open to one host. More may be in use at a time.
+
+    Raises:
+        SettingsError: the certificate bundle can't be read.
+    """
+    session = _Session()
+    session.headers.clear()
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    adapter = _Adapter(pool_size)
+    for prefix in ("https://", "http://"):
+        session.mount(prefix, adapter)
+    return session
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    # Linux calls the first of these TCP_KEEPIDLE, macOS calls it TCP_KEEPALIVE.
+    for name, value in (
+        ("TCP_KEEPIDLE", _PROBE_AFTER_S),
+        ("TCP_KEEPALIVE", _PROBE_AFTER_S),
+        ("TCP_KEEPINTVL", 15),
+        ("TCP_KEEPCNT", 4),
+    ):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
+
+
+def _tls_context() -> ssl.SSLContext:
+    bundle = (
+        os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
+    )
+    context = create_urllib3_context()
+    try:
+        if os.path.isdir(bundle):  # noqa: PTH112  # a plain string from the environment
+            context.load_verify_locations(capath=bundle)
+        else:
+            context.load_verify_locations(cafile=bundle)
+    except OSError as error:
+        raise SettingsError(
+            f"The certificate bundle {bundle} can't be read ({error}). "
+            "Set REQUESTS_CA_BUNDLE to a PEM file or folder, or unset it to use the one that is shipped."
+        ) from None
+    return context

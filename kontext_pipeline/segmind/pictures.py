@@ -1,0 +1,169 @@
+"""The picture in a success: the body itself, a picture inside JSON, or a file whose URL the JSON names.
+
+What was paid for is never dropped: a success without a whole picture leaves its bytes in a file.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+from kontext_pipeline.segmind.addresses import ApiAddresses
+from kontext_pipeline.segmind.answers import Answer, Picture
+from kontext_pipeline.segmind.exchange import Exchange, Exchanger
+from kontext_pipeline.segmind.images import ImageInfo, NotAPicture, inspect, inspect_bytes
+from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
+from kontext_pipeline.segmind.payloads import (
+    Embedded,
+    Link,
+    error_text,
+    find_image,
+    job_state,
+    metrics,
+    parse_json,
+    starts_like_json,
+)
+from kontext_pipeline.segmind.spool import Received, Spool
+
+DOWNLOAD_PAUSES_S: Final = (0.0, 0.5, 2.0)
+"""Before each try to download a picture that a blocking call was billed for. Only this answer knows its URL, so
+there is no later try; a GET costs nothing."""
+_TRANSIENT: Final = frozenset({Outcome.SERVER_ERROR, Outcome.RATE_LIMITED, Outcome.LOST, Outcome.UNREACHABLE})
+_HEAD_BYTES: Final = 4096
+
+NewSpool = Callable[..., Spool]
+
+
+class PictureReader:
+    """Finds the picture in the answers of `generate` and `fetch`."""
+
+    def __init__(self, exchanger: Exchanger, addresses: ApiAddresses) -> None:
+        """`exchanger`: for downloads. `addresses`: decides which URLs are downloaded."""
+        self._exchanger = exchanger
+        self._addresses = addresses
+
+    def read(self, exchange: Exchange, new_spool: NewSpool) -> Answer:
+        """Return the answer of `exchange` with the picture that its body is or carries.
+
+        `new_spool` makes the spools of further files. Without a picture, the answer says what is wrong, and
+        `remains` is the file of what came instead.
+        """
+        received = exchange.received
+        if received is None:
+            return exchange.answer
+        answer = self._judged(exchange.answer, exchange, received)
+        if answer.cause is Cause.NOT_A_PICTURE and starts_like_json(received.start(_HEAD_BYTES)):
+            document = parse_json(received.start(received.size))
+            if document is not None:
+                answer = replace(exchange.answer, spilled=received.spilled, **metrics(document))
+                return self._carried(answer, document, received, new_spool)
+        return answer if answer.picture else _with_remains(answer, received, new_spool)
+
+    def _judged(self, answer: Answer, exchange: Exchange, received: Received) -> Answer:
+        """Return `answer` with the picture that the body is, or with what is wrong with the body."""
+        answer = replace(answer, spilled=answer.spilled or received.spilled)
+        info = _inspected(received)
+        if isinstance(info, ImageInfo):
+            data = received.data if received.path is None else None
+            picture = Picture(
+                received.path, data, received.sha256, received.size, info.format, info.width, info.height
+            )
+            return replace(answer, picture=picture)
+        if exchange.failure is not None:
+            return self._exchanger.cut(answer, exchange.failure)
+        if info.cut:
+            return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.CUT, error=str(info))
+        words = error_text(received.start(_HEAD_BYTES), self._exchanger.key)
+        error = f"a success without a picture: {info}; {words}"
+        return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.NOT_A_PICTURE, error=error)
+
+    def _carried(self, answer: Answer, document: Any, received: Received, new_spool: NewSpool) -> Answer:
+        """Return `answer` with the picture that the JSON `document`, which is in `received`, carries."""
+        if answer.call is Call.FETCH and job_state(document) in {Outcome.PENDING, Outcome.REJECTED}:
+            received.discard()
+            return self._exchanger.job_answer(answer, document)
+        found = find_image(document)
+        if isinstance(found, Embedded):
+            spool = new_spool()
+            spool.write(found.content)
+            embedded = spool.finish()
+            answer = self._judged(answer, Exchange(answer), embedded)
+            if answer.picture is None:
+                embedded.discard()
+        elif isinstance(found, Link):
+            answer = self._downloaded(answer, found, new_spool)
+        else:
+            words = error_text(received.start(_HEAD_BYTES), self._exchanger.key)
+            error = f"JSON without a picture: {words}"
+            answer = self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.NO_IMAGE, error=error)
+        # The record of a job can be fetched again, the answer of a blocking call can't.
+        if answer.picture is not None or (isinstance(found, Link) and answer.call is Call.FETCH):
+            received.discard()
+            return answer
+        return _with_remains(answer, received, new_spool)
+
+    def _downloaded(self, answer: Answer, link: Link, new_spool: NewSpool) -> Answer:
+        """Return `answer` with the picture at `link`."""
+        try:
+            url = self._addresses.output_url(link.url)
+        except ValueError as reason:
+            error = f"the picture's URL can't be used: {reason}"
+            return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.BAD_OUTPUT_URL, error=error)
+        if answer.call is not Call.GENERATE:
+            return self._download(answer, url, new_spool)
+        for pause in DOWNLOAD_PAUSES_S:
+            time.sleep(pause)
+            downloaded = self._download(answer, url, new_spool)
+            if downloaded.picture is not None:
+                return downloaded
+            # The JSON remains instead: the URL in it is worth more than what was found there.
+            if downloaded.remains is not None:
+                with suppress(OSError):
+                    downloaded.remains.unlink()
+            may_pass = downloaded.outcome in _TRANSIENT or downloaded.cause is Cause.CUT
+            if not may_pass or downloaded.cause in {Cause.ABORTED, Cause.CLIENT_CLOSED}:
+                break
+        # The call itself succeeded and is billed, whatever happened to its file.
+        return replace(downloaded, outcome=Outcome.UNUSABLE, remains=None)
+
+    def _download(self, answer: Answer, url: str, new_spool: NewSpool) -> Answer:
+        exchange = self._exchanger.send(Call.DOWNLOAD, url, spool=new_spool())
+        file = exchange.answer
+        if exchange.received is not None:
+            file = self._judged(file, exchange, exchange.received)
+            if file.picture is None:
+                file = _with_remains(file, exchange.received, new_spool)
+        answer = replace(
+            answer,
+            outcome=file.outcome,
+            status_code=file.status_code,
+            retry_after_s=file.retry_after_s,
+            picture=file.picture,
+            remains=file.remains,
+            spilled=answer.spilled or file.spilled,
+        )
+        if file.picture is not None:
+            return answer
+        return self._exchanger.fail(answer, cause=file.cause, error=f"the picture's file: {file.error}")
+
+
+def _inspected(received: Received) -> ImageInfo | NotAPicture:
+    try:
+        return inspect_bytes(received.data) if received.path is None else inspect(received.path)
+    except NotAPicture as reason:
+        return reason
+    except OSError as error:
+        return NotAPicture(f"it can't be read back ({error.strerror or error})")
+
+
+def _with_remains(answer: Answer, received: Received, new_spool: NewSpool) -> Answer:
+    """Return `answer` with the file that holds what was `received`."""
+    if received.size == 0:
+        received.discard()
+        return answer
+    if received.path is None and not received.spilled:
+        spool = new_spool(json_in_file=True)
+        spool.write(received.data)
+        received = spool.finish()
+    return replace(answer, remains=received.path, spilled=answer.spilled or received.spilled)
