@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from sqlalchemy import Connection, bindparam, text
 
+from kontext_pipeline.columns import GENERATION_SCHEMA
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.leases import FailureDetector, Lease, end, forget, sent_by
@@ -29,31 +30,6 @@ Status = Literal["pending", "succeeded", "failed", "unknown"]
 
 LOOKUP_CHUNK: Final = 900
 """Fingerprints a query, below every database's limit of parameters."""
-
-GENERATIONS: Final = pa.schema(
-    [
-        ("fingerprint", pa.string()),
-        ("batch", pa.string()),
-        ("status", pa.string()),
-        ("status_code", pa.int32()),
-        ("error", pa.string()),
-        ("attempts", pa.int32()),
-        ("cost_usd", pa.float64()),
-        ("cost_estimated", pa.bool_()),
-        ("possibly_charged_usd", pa.float64()),
-        ("latency_s", pa.float64()),
-        ("request_id", pa.string()),
-        ("image_path", pa.string()),
-        ("image_sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-        ("run_id", pa.string()),
-        ("started_at", pa.timestamp("us", tz="UTC")),
-        ("finished_at", pa.timestamp("us", tz="UTC")),
-    ]
-)
-"""What `Ledger.generations` returns; `batch` is the one whose table bears the cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,7 +454,7 @@ class Ledger:
         return succeeded, frozenset(key for key, (_, again) in known.items() if not again)
 
     def generations(self, fingerprints: Sequence[str]) -> pa.Table:
-        """Return what is known of these requests, one row each (schema `GENERATIONS`); unknown ones are left out.
+        """Return what is known of these requests, one row each (schema `GENERATION_SCHEMA`); unknown ones are left out.
 
         Costs are sums over all attempts of a request. Status code, error, latency and request id are
         those of the attempt that brought the picture, or else of the last one.
@@ -494,7 +470,9 @@ class Ledger:
             }
             for row in _rows_of(connection, _TELLING_ATTEMPTS, list(telling)):
                 telling[row.id].update(row._mapping)
-        return pa.Table.from_pylist([_generation(record) for record in known.values()], schema=GENERATIONS)
+        return pa.Table.from_pylist(
+            [_generation(record) for record in known.values()], schema=GENERATION_SCHEMA
+        )
 
 
 def _close(
@@ -591,7 +569,7 @@ def _rows_of(connection: Connection, query: Any, keys: Sequence[Any]) -> Iterato
 def _generation(record: dict[str, Any]) -> dict[str, Any]:
     succeeded = record["status"] == "succeeded"
     return {
-        **{name: record.get(name) for name in GENERATIONS.names},
+        **{name: record.get(name) for name in GENERATION_SCHEMA.names},
         "error": None if succeeded else record.get("error"),
         "attempts": record.get("attempts", 0),
         "cost_usd": usd(int(record.get("cost") or 0)),
