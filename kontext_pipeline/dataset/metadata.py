@@ -42,7 +42,7 @@ def metadata_table(
             fingerprints than the batch has are allowed.
         backend: What makes the pictures.
         charged: The fingerprints whose cost belongs to this batch, where several batches have the same
-            fingerprint (see `charged_by_batch`). None: all.
+            fingerprint. None: all.
         own: The own columns that all tables of the data directory have: `own_schema` of all plans. None: those
             of this plan.
 
@@ -82,25 +82,6 @@ def metadata_table(
     schema = metadata_schema(own)
     arrays = [columns[field.name].cast(field.type) for field in schema]
     return pa.table(arrays, schema=schema).combine_chunks()
-
-
-def charged_by_batch(plan: pa.Table) -> dict[str, pa.Array]:
-    """Return for each batch the fingerprints whose cost belongs to it; each fingerprint is in one batch.
-
-    `plan` has the columns `batch` and `fingerprint` of all that is planned in the data directory, always in the
-    same order: the batch of the first row with a fingerprint has the cost.
-    """
-    table = plan.select(["batch", "fingerprint"]).combine_chunks()
-    first = table.filter(_first_occurrence(table["fingerprint"].combine_chunks()))
-    charged: dict[str, pa.Array] = {
-        key: pa.array([], pa.string()) for key in pc.unique(table["batch"]).to_pylist()
-    }
-    grouped = first.group_by("batch").aggregate([("fingerprint", "list")])
-    for key, fingerprints in zip(
-        grouped["batch"].to_pylist(), grouped["fingerprint_list"].combine_chunks(), strict=True
-    ):
-        charged[key] = fingerprints.values
-    return charged
 
 
 def plan_digest(
