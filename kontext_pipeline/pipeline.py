@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from upath import UPath
 
 from kontext_pipeline.dataset.metadata import metadata_table, plan_digest
-from kontext_pipeline.dataset.schema import own_schema
+from kontext_pipeline.dataset.own_columns import own_schema
 from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
 from kontext_pipeline.dataset.summary import SUMMED_UP, BatchSummary, summarize
 from kontext_pipeline.errors import KontextError
@@ -116,7 +116,7 @@ class Pipeline:
         """Read the manifests and bring the plan up to date with them.
 
         Raises:
-            ManifestError: with every fault of every manifest.
+            ManifestError: with every problem of every manifest.
         """
         settings = self.settings
         return make_plan(

@@ -210,7 +210,7 @@ class Ledger:
         return views.settled(self.database, unknown_retries=unknown_retries, retry_failed=retry_failed)
 
     def generations(self, fingerprints: Sequence[str]) -> pa.Table:
-        """Return the outcome of each request that the ledger knows, one row each (schema `views.GENERATIONS`).
+        """Return the outcome of each request that the ledger knows, one row each (schema `GENERATION_SCHEMA`).
 
         Costs are sums over all attempts of a request. Status code, error, latency and request id are those of the
         attempt that brought the picture, or else of the last one.

@@ -6,6 +6,7 @@ from typing import Any, Final
 import pyarrow as pa
 from sqlalchemy import Connection, bindparam, text
 
+from kontext_pipeline.columns import GENERATION_SCHEMA
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.attempts import count_wasted
 from kontext_pipeline.generation.ledger.database import Database, Transaction
@@ -14,31 +15,6 @@ from kontext_pipeline.generation.ledger.records import Status
 
 LOOKUP_CHUNK: Final = 900
 """Keys in one query: below the limit of parameters of every database."""
-
-GENERATIONS: Final = pa.schema(
-    [
-        ("fingerprint", pa.string()),
-        ("batch", pa.string()),
-        ("status", pa.string()),
-        ("status_code", pa.int32()),
-        ("error", pa.string()),
-        ("attempts", pa.int32()),
-        ("cost_usd", pa.float64()),
-        ("cost_estimated", pa.bool_()),
-        ("possibly_charged_usd", pa.float64()),
-        ("latency_s", pa.float64()),
-        ("request_id", pa.string()),
-        ("image_path", pa.string()),
-        ("image_sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-        ("run_id", pa.string()),
-        ("started_at", pa.timestamp("us", tz="UTC")),
-        ("finished_at", pa.timestamp("us", tz="UTC")),
-    ]
-)
-"""The schema of `generations`. `batch` is the batch whose table bears the cost."""
 
 
 def statuses(
@@ -72,7 +48,7 @@ def settled(
 
 
 def generations(database: Database, fingerprints: Sequence[str]) -> pa.Table:
-    """Return the outcome of each request that the ledger knows, one row each (schema `GENERATIONS`)."""
+    """Return the outcome of each request that the ledger knows, one row each (schema `GENERATION_SCHEMA`)."""
     known: dict[str, dict[str, Any]] = {}
     with database.read() as connection:
         for row in _rows_of(connection, statements.GENERATIONS, fingerprints):
@@ -82,7 +58,7 @@ def generations(database: Database, fingerprints: Sequence[str]) -> pa.Table:
         telling = {record["telling"]: record for record in known.values() if "telling" in record}
         for row in _rows_of(connection, statements.ATTEMPTS, list(telling)):
             telling[row.id].update(row._mapping)
-    return pa.Table.from_pylist([_generation(record) for record in known.values()], schema=GENERATIONS)
+    return pa.Table.from_pylist([_generation(record) for record in known.values()], schema=GENERATION_SCHEMA)
 
 
 def _rows_of(connection: Connection, statement: str, keys: Sequence[Any]) -> Iterator[Any]:
@@ -95,7 +71,7 @@ def _rows_of(connection: Connection, statement: str, keys: Sequence[Any]) -> Ite
 def _generation(record: dict[str, Any]) -> dict[str, Any]:
     succeeded = record["status"] == "succeeded"
     return {
-        **{name: record.get(name) for name in GENERATIONS.names},
+        **{name: record.get(name) for name in GENERATION_SCHEMA.names},
         "error": None if succeeded else record.get("error"),
         "attempts": record.get("attempts", 0),
         "cost_usd": usd(int(record.get("cost") or 0)),
