@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -58,11 +57,7 @@ class Lease:
         Raises:
             LeaseLost: Another run has.
         """
-        key = ("alive", self.id)
-        if key not in transaction.cache:
-            ended_at = transaction.row(statements.CLAIMANT_END, {"id": self.id})["ended_at"]
-            transaction.cache[key] = ended_at is None
-        if not transaction.cache[key]:
+        if transaction.row(statements.CLAIMANT_END, {"id": self.id})["ended_at"] is not None:
             raise LeaseLost(
                 f"this run (process {os.getpid()}) did not answer for more than {self.lease_s:g} s and another run has "
                 "taken over what it had claimed. Nothing more is sent from here; start it again to go on."
@@ -135,18 +130,6 @@ class Lease:
             self._confirmed = since
 
 
-@dataclass(frozen=True, slots=True)
-class Claimant:
-    """Another process, as the ledger has it."""
-
-    id: str
-    run_id: str
-    host: str
-    pid: int
-    heartbeat: int
-    lease_s: float
-
-
 class FailureDetector:
     """Finds dead claimants by the heartbeats that it has seen and by their locks. Not for several threads at once."""
 
@@ -155,18 +138,18 @@ class FailureDetector:
         self._database = database
         self._seen: dict[str, tuple[int, float]] = {}
 
-    def find_dead(self, transaction: Transaction, *, backend: str, me: str) -> list[Claimant]:
-        """Return the other claimants of `backend` that have not left and are dead."""
+    def find_dead(self, transaction: Transaction, *, backend: str, me: str) -> list[str]:
+        """Return the ids of the other claimants of `backend` that have not left and are dead."""
         rows = transaction.rows(statements.OTHER_CLAIMANTS, {"backend": backend, "me": me})
-        return [claimant for row in rows if self._is_dead(claimant := Claimant(*row))]
+        return [row["id"] for row in rows if self._is_dead(row["id"], row["heartbeat"], row["lease_s"])]
 
-    def _is_dead(self, claimant: Claimant) -> bool:
+    def _is_dead(self, claimant: str, heartbeat: int, lease_s: float) -> bool:
         now = time.monotonic()
-        heartbeat, since = self._seen.get(claimant.id, (claimant.heartbeat, now))
-        if heartbeat != claimant.heartbeat:
-            heartbeat, since = claimant.heartbeat, now
-        self._seen[claimant.id] = (heartbeat, since)
-        return now - since >= claimant.lease_s or self._lock_is_free(claimant.id)
+        seen, since = self._seen.get(claimant, (heartbeat, now))
+        if seen != heartbeat:
+            since = now
+        self._seen[claimant] = (heartbeat, since)
+        return now - since >= lease_s or self._lock_is_free(claimant)
 
     def _lock_is_free(self, claimant: str) -> bool:
         lock = _lock_of(self._database, claimant)
@@ -183,7 +166,6 @@ class FailureDetector:
 def end_claimant(transaction: Transaction, claimant: str) -> None:
     """Note in the ledger that a claimant has left or is dead."""
     transaction.execute(statements.END_CLAIMANT, {"id": claimant, "now": time.time_ns() // 1000})
-    transaction.cache.pop(("alive", claimant), None)
 
 
 def sent_attempts_of(database: Database, claimant: str) -> SentAttempts | None:

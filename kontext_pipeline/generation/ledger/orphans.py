@@ -1,4 +1,4 @@
-"""Recovery: releasing what was never sent, and taking over the open attempts of claimants that have ended."""
+"""Recovery: taking over the open attempts of claimants that have ended."""
 
 import logging
 from collections.abc import Sequence
@@ -6,35 +6,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kontext_pipeline.generation.ledger import statements
-from kontext_pipeline.generation.ledger.attempts import settle
+from kontext_pipeline.generation.ledger.attempts import release
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.leases import (
     FailureDetector,
     Lease,
     end_claimant,
-    sent_attempts_of,
     remove_files_of,
+    sent_attempts_of,
 )
-from kontext_pipeline.generation.ledger.records import NOT_SENT, Orphan
+from kontext_pipeline.generation.ledger.records import Orphan
 from kontext_pipeline.generation.ledger.sent_log import SentAttempts
 
 _log = logging.getLogger(__name__)
 
 
-def release(transaction: Transaction, attempts: Sequence[int]) -> None:
-    """Settle attempts that were not sent and will not be."""
-    for attempt in attempts:
-        settle(transaction, attempt, NOT_SENT, status="pending")
-
-
-def release_unsent(transaction: Transaction, claimant: str, sent: SentAttempts) -> None:
-    """Release the open attempts of a claimant that its log of sent attempts does not name."""
-    rows = transaction.rows(statements.OPEN_ATTEMPTS_OF, {"claimant": claimant})
-    release(transaction, [row["id"] for row in rows if row["id"] not in sent])
-
-
-class OrphanReclaim:
-    """One call of `Ledger.reclaim_orphans`. It is kept while its transaction is run again."""
+class ReclaimCall:
+    """One call of `Ledger.reclaim_orphans`. Its transaction may run several times; the call remembers what it adopted."""
 
     def __init__(self, database: Database, lease: Lease, detector: FailureDetector) -> None:
         """Reclaim for the claimant that holds `lease`."""
@@ -52,9 +40,8 @@ class OrphanReclaim:
             dead = self._detector.find_dead(transaction, backend=self._lease.backend, me=self._lease.id)
             if not dead and not transaction.rows(statements.ORPHANS, self._me):
                 return []
-        ids = [claimant.id for claimant in dead]
-        orphans = self._database.write(lambda transaction: self._adopt(transaction, ids))
-        for claimant in ids:
+        orphans = self._database.write(lambda transaction: self._adopt(transaction, dead))
+        for claimant in dead:
             remove_files_of(self._database, claimant)
         if orphans or self._released:
             _log.info(

@@ -35,7 +35,7 @@ CLAIMANT_END: Final = "SELECT ended_at FROM claimants WHERE id = :id"
 END_CLAIMANT: Final = "UPDATE claimants SET ended_at = :now WHERE id = :id AND ended_at IS NULL"
 # All other claimants of a backend that have not left.
 OTHER_CLAIMANTS: Final = (
-    f"SELECT id, run_id, host, pid, {HEARTBEAT} AS heartbeat, lease_s FROM claimants "  # noqa: S608
+    f"SELECT id, {HEARTBEAT} AS heartbeat, lease_s FROM claimants "  # noqa: S608
     "WHERE ended_at IS NULL AND backend = :backend AND id <> :me"
 )
 
@@ -90,7 +90,7 @@ SET_JOB: Final = (
 )
 # Write what came of an attempt.
 SETTLE_ATTEMPT: Final = (
-    "UPDATE attempts SET state = :state, outcome = :outcome, cause = :cause, cost = :cost, "
+    "UPDATE attempts SET state = :state, outcome = :outcome, cause = NULLIF(:cause, ''), cost = :cost, "
     "cost_estimated = :cost_estimated, status_code = :status_code, error = :error, "
     "request_id = COALESCE(:request_id, request_id), latency_s = :latency_s, "
     "started_at = COALESCE(:sent_at, started_at), finished_at = :now WHERE id = :id"
@@ -98,8 +98,8 @@ SETTLE_ATTEMPT: Final = (
 # Write what came of a request: never over a success, and without a picture only where no other attempt is open.
 SETTLE_GENERATION: Final = (
     "UPDATE generations SET status = :status, retryable = :retryable, claimant = :claimant, "
-    "image_path = :image_path, image_sha256 = :image_sha256, width = :width, height = :height, bytes = :bytes "
-    "WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:image_path IS NOT NULL OR NOT EXISTS "
+    "image_path = :path, image_sha256 = :sha256, width = :width, height = :height, bytes = :bytes "
+    "WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:path IS NOT NULL OR NOT EXISTS "
     "(SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND state = 'open'))"
 )
 
@@ -141,22 +141,20 @@ HELD: Final = {
     "month": f"{_HELD} AND day LIKE :month",
     "all": _HELD,
 }
-# Change the sums of a run's day.
+# Add to the sums of a run's day.
 ADD_SPENDING: Final = (
-    "UPDATE spending SET charged = charged + :charged, unknown = unknown + :unknown, open = open + :open "
-    "WHERE backend = :backend AND day = :day AND run_id = :run_id"
-)
-# Begin the sums of a run's day.
-NEW_SPENDING: Final = (
     "INSERT INTO spending (backend, day, run_id, charged, unknown, open) "
-    "VALUES (:backend, :day, :run_id, :charged, :unknown, :open)"
+    "VALUES (:backend, :day, :run_id, :charged, :unknown, :open) ON CONFLICT (backend, day, run_id) DO UPDATE SET "
+    "charged = spending.charged + excluded.charged, unknown = spending.unknown + excluded.unknown, "
+    "open = spending.open + excluded.open"
 )
 # When the next request may be sent.
 FIND_RATE: Final = "SELECT next_at, paused_until FROM rates WHERE backend = :backend"
-# Begin a backend's row.
-ADD_RATE: Final = "INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, 0, 0)"
-# Change it.
-SET_RATE: Final = "UPDATE rates SET next_at = :next_at, paused_until = :paused_until WHERE backend = :backend"
+# Change that.
+SET_RATE: Final = (
+    "INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, :next_at, :paused_until) "
+    "ON CONFLICT (backend) DO UPDATE SET next_at = excluded.next_at, paused_until = excluded.paused_until"
+)
 
 # --- views ------------------------------------------------------------------------------------------------------------
 
