@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import statements
-from kontext_pipeline.generation.ledger.tables import SCHEMA_VERSION
+from kontext_pipeline.generation.ledger.migrations import SCHEMA_VERSION
 
 T = TypeVar("T")
 

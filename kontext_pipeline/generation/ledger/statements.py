@@ -7,7 +7,7 @@ tests/generation/test_query_plans.py checks each statement for the index that it
 
 from typing import Final
 
-from kontext_pipeline.generation.ledger.tables import HEARTBEAT
+from kontext_pipeline.generation.ledger.migrations import HEARTBEAT
 
 # --- database ---------------------------------------------------------------------------------------------------------
 
@@ -212,8 +212,8 @@ FAILED_BY_CAUSE: Final = (
 )
 # v2 jobs that no run has collected.
 OPEN_JOBS: Final = (
-    "SELECT request_id, fingerprint, started_at FROM attempts WHERE state IN ('open', 'unknown') AND state = 'open' "
-    "AND backend = :backend AND job IS NOT NULL ORDER BY id"
+    "SELECT request_id, fingerprint, started_at FROM attempts "
+    "WHERE backend = :backend AND state = 'open' AND job IS NOT NULL ORDER BY id"
 )
 # Where the sums that caps are checked by differ from the attempts that they are sums of.
 SPENDING_DIFFERENCES: Final = (
