@@ -12,11 +12,10 @@ from kontext_pipeline.generation.ledger.leases import (
     FailureDetector,
     Lease,
     end_claimant,
-    remove_files_of,
-    sent_attempts_of,
+    files_of,
 )
 from kontext_pipeline.generation.ledger.records import Orphan
-from kontext_pipeline.generation.ledger.sent_log import SentAttempts
+from kontext_pipeline.generation.ledger.sent_log import SentAttempts, read_sent
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +41,8 @@ class ReclaimCall:
                 return []
         orphans = self._database.write(lambda transaction: self._adopt(transaction, dead))
         for claimant in dead:
-            remove_files_of(self._database, claimant)
+            if (files := files_of(self._database, claimant)) is not None:
+                files.remove()
         if orphans or self._released:
             _log.info(
                 "took over %d attempts of runs that had ended, and released %d that were never sent",
@@ -61,11 +61,13 @@ class ReclaimCall:
             row = transaction.row(statements.ADOPTED_ORPHAN, {**self._me, "id": attempt})
             if row is not None:
                 found[attempt] = row
-        logs = {row["claimant"]: sent_attempts_of(self._database, row["claimant"]) for row in found.values()}
+        logs = {claimant: self._log_of(claimant) for claimant in {row["claimant"] for row in found.values()}}
         unsent = [
             attempt
             for attempt, row in found.items()
-            if attempt not in self._adopted and _is_unsent(attempt, logs[row["claimant"]])
+            if attempt not in self._adopted
+            and (log := logs[row["claimant"]]) is not None
+            and attempt not in log
         ]
         release(transaction, unsent)
         self._released = len(unsent)
@@ -79,9 +81,9 @@ class ReclaimCall:
         self._adopted.update(found)
         return [_orphan(row) for _, row in sorted(found.items())]
 
-
-def _is_unsent(attempt: int, log: SentAttempts | None) -> bool:
-    return log is not None and attempt not in log
+    def _log_of(self, claimant: str) -> SentAttempts | None:
+        files = files_of(self._database, claimant)
+        return None if files is None else read_sent(files.sent)
 
 
 def _orphan(row: Any) -> Orphan:

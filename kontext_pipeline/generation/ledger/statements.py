@@ -164,29 +164,21 @@ HIGHEST_CHARGE: Final = (
 )
 # How many requests the ledger knows.
 COUNT_GENERATIONS: Final = "SELECT COUNT(*) AS times FROM generations"
-# The status of some requests.
-STATUSES: Final = "SELECT fingerprint, status, retryable FROM generations WHERE fingerprint IN :keys"
-# All requests that succeeded.
-SUCCEEDED: Final = "SELECT fingerprint FROM generations WHERE status = 'succeeded'"
-# All requests that did not.
-NOT_SUCCEEDED: Final = "SELECT fingerprint FROM generations WHERE status <> 'succeeded'"
-# The outcome of some requests.
+# What came of all requests, and of some.
+ALL_STATUSES: Final = "SELECT fingerprint, status, retryable FROM generations"
+STATUSES: Final = f"{ALL_STATUSES} WHERE fingerprint IN :keys"
+# The accounting of some requests, and of the attempt that tells most: the one with the picture, or else the last one.
 GENERATIONS: Final = (
-    "SELECT fingerprint, batch, status, image_path, image_sha256, width, height, bytes FROM generations "
-    "WHERE fingerprint IN :keys"
-)
-# What the attempts of some requests cost, and which attempt tells most: the one with the picture, or else the last.
-ATTEMPT_SUMS: Final = (
-    "SELECT fingerprint, COUNT(*) AS attempts, SUM(cost) AS cost, "
+    "SELECT g.fingerprint, g.batch, g.status, g.image_path, g.image_sha256, g.width, g.height, g.bytes, "
+    "COALESCE(s.attempts, 0) AS attempts, COALESCE(s.cost, 0) AS cost, s.cost_estimated, s.started_at, "
+    "COALESCE(s.possibly_charged, 0) AS possibly_charged, CASE WHEN g.status <> 'succeeded' THEN t.error END AS error, "
+    "t.status_code, t.latency_s, t.request_id, t.run_id, t.finished_at FROM generations g "
+    "LEFT JOIN (SELECT fingerprint, COUNT(*) AS attempts, SUM(cost) AS cost, "
     "SUM(CASE WHEN state = 'unknown' THEN price ELSE 0 END) AS possibly_charged, "
-    "MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS estimated, MIN(started_at) AS started, "
+    "MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS cost_estimated, MIN(started_at) AS started_at, "
     "COALESCE(MAX(CASE WHEN outcome = 'succeeded' THEN id END), MAX(id)) AS telling "
-    "FROM attempts WHERE fingerprint IN :keys AND COALESCE(outcome, '') <> 'not_sent' GROUP BY fingerprint"
-)
-# How some attempts went.
-ATTEMPTS: Final = (
-    "SELECT id, status_code, error, latency_s, request_id, run_id, finished_at AS finished "
-    "FROM attempts WHERE id IN :keys"
+    "FROM attempts WHERE fingerprint IN :keys AND COALESCE(outcome, '') <> 'not_sent' GROUP BY fingerprint) s "
+    "ON s.fingerprint = g.fingerprint LEFT JOIN attempts t ON t.id = s.telling WHERE g.fingerprint IN :keys"
 )
 
 # --- report for people ------------------------------------------------------------------------------------------------

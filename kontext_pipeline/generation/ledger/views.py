@@ -1,6 +1,6 @@
 """The part of the ledger that only reads: what came of requests, and what caps leave for more."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -14,8 +14,8 @@ from kontext_pipeline.generation.ledger.money import Cap, held, usd
 from kontext_pipeline.generation.ledger.rates import pause_left_us
 from kontext_pipeline.generation.ledger.records import Status
 
-LOOKUP_CHUNK: Final = 900
-"""Keys in one query: below the limit of parameters of every database."""
+LOOKUP_CHUNK: Final = 450
+"""Keys in one query, which may have each twice: below the limit of parameters of every database (999)."""
 
 
 class LedgerViews:
@@ -61,19 +61,9 @@ class LedgerViews:
         self, fingerprints: Sequence[str], *, unknown_retries: int = 1, retry_failed: bool = False
     ) -> dict[str, tuple[Status, bool]]:
         """Return the status of each request that the ledger knows, and whether a run would try it again."""
-        found: dict[str, tuple[Status, bool]] = {}
         with self.database.read() as connection:
-            transaction = Transaction(connection)
-            for row in _rows_of(connection, statements.STATUSES, fingerprints):
-                match row.status:
-                    case "unknown":
-                        again = count_wasted(transaction, row.fingerprint) <= unknown_retries
-                    case "failed":
-                        again = bool(row.retryable) or retry_failed
-                    case status:
-                        again = status == "pending"
-                found[row.fingerprint] = (row.status, again)
-        return found
+            rows = _rows_of(connection, statements.STATUSES, fingerprints)
+            return dict(_judged(Transaction(connection), rows, unknown_retries, retry_failed))
 
     def settled(
         self, *, unknown_retries: int = 1, retry_failed: bool = False
@@ -82,11 +72,15 @@ class LedgerViews:
 
         Reads the whole ledger, in a microsecond or two for each request; `statuses` takes ten times as long.
         """
+        succeeded, others = [], []
         with self.database.read() as connection:
-            succeeded = frozenset(connection.execute(text(statements.SUCCEEDED)).scalars())
-            others = connection.execute(text(statements.NOT_SUCCEEDED)).scalars().all()
-        known = self.statuses(others, unknown_retries=unknown_retries, retry_failed=retry_failed)
-        return succeeded, frozenset(key for key, (_, again) in known.items() if not again)
+            rows = connection.execute(text(statements.ALL_STATUSES))
+            for key, (status, again) in _judged(Transaction(connection), rows, unknown_retries, retry_failed):
+                if status == "succeeded":
+                    succeeded.append(key)
+                elif not again:
+                    others.append(key)
+        return frozenset(succeeded), frozenset(others)
 
     def generations(self, fingerprints: Sequence[str]) -> pa.Table:
         """Return the outcome of each request that the ledger knows, one row each (schema `GENERATION_SCHEMA`).
@@ -94,33 +88,33 @@ class LedgerViews:
         Costs are sums over all attempts of a request. Status code, error, latency and request id are those of the
         attempt that brought the picture, or else of the last one.
         """
-        known: dict[str, dict[str, Any]] = {}
         with self.database.read() as connection:
-            for row in _rows_of(connection, statements.GENERATIONS, fingerprints):
-                known[row.fingerprint] = dict(row._mapping)
-            for row in _rows_of(connection, statements.ATTEMPT_SUMS, fingerprints):
-                known[row.fingerprint].update(row._mapping)
-            telling = {record["telling"]: record for record in known.values() if "telling" in record}
-            for row in _rows_of(connection, statements.ATTEMPTS, list(telling)):
-                telling[row.id].update(row._mapping)
-        records = [_generation(record) for record in known.values()]
+            records = [
+                {
+                    **row._mapping,
+                    "cost_usd": usd(int(row.cost)),
+                    "cost_estimated": bool(row.cost_estimated),
+                    "possibly_charged_usd": usd(int(row.possibly_charged)),
+                }
+                for row in _rows_of(connection, statements.GENERATIONS, fingerprints)
+            ]
         return pa.Table.from_pylist(records, schema=GENERATION_SCHEMA)
 
 
-def _rows_of(connection: Connection, statement: str, keys: Sequence[Any]) -> Iterator[Any]:
+def _rows_of(connection: Connection, statement: str, keys: Sequence[str]) -> Iterator[Any]:
     query = text(statement).bindparams(bindparam("keys", expanding=True))
     for start in range(0, len(keys), LOOKUP_CHUNK):
         yield from connection.execute(query, {"keys": list(keys[start : start + LOOKUP_CHUNK])}).all()
 
 
-def _generation(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **{name: record.get(name) for name in GENERATION_SCHEMA.names},
-        "error": None if record["status"] == "succeeded" else record.get("error"),
-        "attempts": record.get("attempts", 0),
-        "cost_usd": usd(int(record.get("cost") or 0)),
-        "cost_estimated": bool(record.get("estimated")),
-        "possibly_charged_usd": usd(int(record.get("possibly_charged") or 0)),
-        "started_at": record.get("started"),
-        "finished_at": record.get("finished"),
-    }
+def _judged(
+    transaction: Transaction, rows: Iterable[Any], unknown_retries: int, retry_failed: bool
+) -> Iterator[tuple[str, tuple[Status, bool]]]:
+    """Yield the fingerprint of each row, its status, and whether a run would try it again."""
+    for fingerprint, status, retryable in rows:
+        again = status == "pending"
+        if status == "failed":
+            again = bool(retryable) or retry_failed
+        elif status == "unknown":
+            again = count_wasted(transaction, fingerprint) <= unknown_retries
+        yield fingerprint, (status, again)
