@@ -28,7 +28,7 @@ from kontext_pipeline.generation.ledger import Ledger, Status
 from kontext_pipeline.generation.ledger.money import Cap, micros
 from kontext_pipeline.generation.loop import GenerationLoop, Options, Progress, Stop
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.generation.store import ImageStore
+from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.planning.estimate import Estimate, estimate
 from kontext_pipeline.planning.manifest import read_manifests

@@ -28,7 +28,8 @@ from typing import Final, Literal, TypeVar
 from kontext_pipeline.errors import KontextError, LedgerError
 from kontext_pipeline.generation.concurrency import ConcurrencyLimit
 from kontext_pipeline.generation.crew import Crew, Lane, Task
-from kontext_pipeline.generation.inputs import InputImages, InputUnavailable
+from kontext_pipeline.generation.image_store import ImageStore, StoreFull
+from kontext_pipeline.generation.input_images import InputImages, InputUnavailable
 from kontext_pipeline.generation.ledger import (
     AlreadySettled,
     ClaimedElsewhere,
@@ -44,7 +45,6 @@ from kontext_pipeline.generation.ledger import (
 from kontext_pipeline.generation.ledger.money import Cap, micros
 from kontext_pipeline.generation.polling import PollSchedule
 from kontext_pipeline.generation.retries import RETRY_ACTIONS, RetryAction, RetryPolicy
-from kontext_pipeline.generation.store import ImageStore, StoreFull
 from kontext_pipeline.generation.work import (
     PendingJob,
     Reservation,

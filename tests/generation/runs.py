@@ -20,13 +20,13 @@ from typing import Any, Literal
 from sqlalchemy import text
 from upath import UPath
 
+from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.money import Cap, micros
 from kontext_pipeline.generation.ledger.report import BackendBooks, read_books, spending_differs
 from kontext_pipeline.generation.loop import GenerationLoop, Options
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.generation.store import ImageStore
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.sandbox.testing import TEST_KEY, Sandbox
 from kontext_pipeline.segmind.client import SegmindClient
