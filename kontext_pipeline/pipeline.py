@@ -20,17 +20,17 @@ import pyarrow.compute as pc
 from upath import UPath
 
 from kontext_pipeline.dataset.metadata import metadata_table, plan_digest
-from kontext_pipeline.dataset.schema import own_schema
+from kontext_pipeline.dataset.own_columns import own_schema
 from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
 from kontext_pipeline.dataset.summary import SUMMED_UP, BatchSummary, summarize
 from kontext_pipeline.errors import KontextError
+from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.ledger import Ledger, Status
 from kontext_pipeline.generation.ledger.money import Cap, micros
 from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.planning.estimate import Estimate, estimate
 from kontext_pipeline.planning.manifest import read_manifests
@@ -118,7 +118,7 @@ class Pipeline:
         """Read the manifests and bring the plan up to date with them.
 
         Raises:
-            ManifestError: with every fault of every manifest.
+            ManifestError: with every problem of every manifest.
         """
         settings = self.settings
         return make_plan(

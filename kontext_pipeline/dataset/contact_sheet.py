@@ -1,7 +1,6 @@
-"""Thumbnails of a batch on one small sheet, as a data URI in markdown, for a page that shows markdown.
+"""A contact sheet: thumbnails of pictures on one small image, as a data URI in Markdown.
 
-Belongs here: the drawing of the sheet and keeping it small. Which pictures are worth showing is the
-caller's choice.
+The caller chooses the pictures.
 """
 
 import base64
@@ -32,7 +31,7 @@ _UNREADABLE: Final = (
     struct.error,
     Image.DecompressionBombError,
 )
-"""What Pillow raises over a file that is missing, broken, not a picture, or absurdly large."""
+"""What Pillow raises for a file that is missing, broken, not a picture, or extremely large."""
 
 
 def contact_sheet(
@@ -42,12 +41,20 @@ def contact_sheet(
     thumb_px: int = 160,
     max_bytes: int = 45_000,
 ) -> str | None:
-    """Return a markdown image of the pictures' thumbnails, or None where there is nothing to show.
+    """Return a Markdown image with the thumbnails of the pictures.
 
-    `images` are paths and captions, shown in their order, `columns` a line, each within a square of
-    `thumb_px` pixels. The markdown is never longer than `max_bytes`: the JPEG's quality is lowered first,
-    then the thumbnails' size; two dozen pictures stay recognizable at 45,000. A picture that can't be
-    opened leaves a grey square that says so. None also where not even the smallest thumbnails fit.
+    A picture that can't be opened is shown as a grey rectangle that says so. Where the sheet is too large, the
+    quality of the JPEG is lowered first, then the size of the thumbnails. Two dozen pictures stay recognizable
+    at 45,000 bytes.
+
+    Args:
+        images: Path and caption of each picture, in the order in which they are shown.
+        columns: Pictures in a line.
+        thumb_px: Largest width and height of a thumbnail, in pixels.
+        max_bytes: Largest length of the Markdown.
+
+    Returns:
+        None if there are no pictures, or not even the smallest thumbnails fit.
     """
     if not images:
         return None
@@ -65,10 +72,10 @@ def contact_sheet(
 
 
 def _thumbnail(path: Path | UPath, px: int) -> Image.Image | None:
-    """Return the picture within `px` x `px`, or None if it can't be read."""
+    """Return the picture within `px` x `px` pixels, or None if it can't be read."""
     try:
         with path.open("rb") as file, Image.open(file) as image:
-            # A JPEG decodes several times faster at a fraction of its size; other formats ignore it.
+            # A JPEG decodes several times faster at a fraction of its size; other formats ignore this.
             image.draft("RGB", (2 * px, 2 * px))
             image.thumbnail((px, px), Image.Resampling.BICUBIC, reducing_gap=2.0)
             rgba = image.convert("RGBA")
@@ -85,7 +92,7 @@ def _draw(
     font = ImageFont.load_default(_CAPTION_PX)
     shown = [thumb and ImageOps.contain(thumb, (px, px)) for thumb in thumbs]
     heights = [px if thumb is None else thumb.height for thumb in shown]
-    # A line is as high as its highest picture: wide ones leave no band of paper above their captions.
+    # A line is as high as its highest picture, so wide pictures have no empty band above their captions.
     lines = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
     tops = list(accumulate((line + _CAPTION_PX + 2 * _GAP_PX for line in lines), initial=_GAP_PX))
     sheet = Image.new("RGB", (columns * (px + _GAP_PX) + _GAP_PX, tops[-1]), _PAPER)

@@ -1,40 +1,25 @@
-"""The metadata table: a batch of the plan, joined with what became of each of its pictures.
+"""The metadata table: a batch of the plan, joined with the generation of each of its requests.
 
-Belongs here: what makes one row of the table. A table is a pure function of the plan and the ledger:
-nothing here reads a clock, a file or the network, so writing it again from the same state gives the same
-bytes.
+A table is a pure function of the plan and the ledger. Nothing here reads a clock, a file or the network, so the
+same state gives the same bytes.
 """
 
 import hashlib
 import json
 from collections.abc import Collection
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext_pipeline.dataset.schema import (
-    CORE_SCHEMA,
-    GENERATION_COLUMNS,
-    PLAN_COLUMNS,
-    cast_column,
-    metadata_schema,
-    own_names,
-    own_schema,
-)
+from kontext_pipeline.columns import LEDGER_COLUMNS, PLAN_SCHEMA, TABLE_SCHEMA
+from kontext_pipeline.dataset.own_columns import cast_column, metadata_schema, own_names, own_schema
 
 TABLE_VERSION: Final = 1
-"""Part of every plan digest: raise it when the same plan and ledger shall give another table."""
+"""Part of every plan digest. Raise the version when the same plan and ledger must give another table."""
 
-_BEFORE_THE_FIRST_ATTEMPT: Final = {
-    "status": "pending",
-    "attempts": 0,
-    "cost_usd": 0.0,
-    "cost_estimated": False,
-    "possibly_charged_usd": 0.0,
-}
-_COSTS: Final = ("cost_usd", "possibly_charged_usd")
+Charged: TypeAlias = Collection[str] | pa.Array | pa.ChunkedArray
 
 
 def metadata_table(
@@ -42,45 +27,46 @@ def metadata_table(
     generations: pa.Table,
     *,
     backend: str,
-    charged: Collection[str] | pa.Array | pa.ChunkedArray | None = None,
+    charged: Charged | None = None,
     own: pa.Schema | None = None,
 ) -> pa.Table:
-    """Return the metadata table of one batch: one row for each row of `plan_batch`, in its order.
+    """Return the metadata table of one batch: a row for each row of `plan_batch`, in its order.
 
-    `plan_batch` has `PLAN_COLUMNS` and the manifest's own columns. `generations` has `fingerprint`, at
-    most once each, and `GENERATION_COLUMNS`; it may hold more than this batch. A picture that isn't in it
-    is pending.
+    A request that `generations` lacks is pending. Rows with the same fingerprint share all facts about the
+    picture except its cost: the first row has the cost and the others have 0.0, so the sum of the column is the
+    bill.
 
-    Rows that share a fingerprint share everything about the picture but its cost: the first of them has
-    it, the others have 0.0, so that the column adds up to the bill. Where a fingerprint is in more than
-    one batch the same must hold over all of them: `charged` names the fingerprints whose cost belongs to
-    this batch (`charged_by_batch` finds them); None is all of them.
+    Args:
+        plan_batch: The columns of `PLAN_SCHEMA` and the user's own ones.
+        generations: The columns of `GENERATION_SCHEMA`, except perhaps `batch`; a row for each fingerprint. More
+            fingerprints than the batch has are allowed.
+        backend: What makes the pictures.
+        charged: The fingerprints whose cost belongs to this batch, where several batches have the same
+            fingerprint. None: all.
+        own: The own columns that all tables of the data directory have: `own_schema` of all plans. None: those
+            of this plan.
 
-    `own` is the own columns that every table of the data directory shares (`own_schema` over all plans);
-    None is those of this plan alone.
-
-    Raises `ValueError` for a column that is missing or a fingerprint that is twice in `generations`.
+    Raises:
+        ValueError: A column is missing, or `generations` has a fingerprint more than once.
     """
-    _require(plan_batch, PLAN_COLUMNS, "plan")
-    _require(generations, ("fingerprint", *GENERATION_COLUMNS), "generations")
+    ledger_names = [column.name for column in LEDGER_COLUMNS]
+    _require(plan_batch, PLAN_SCHEMA.names, "plan")
+    _require(generations, ["fingerprint", *ledger_names], "generations")
     known = generations["fingerprint"].combine_chunks()
     if len(pc.unique(known)) != len(known):
         raise ValueError("generations: a fingerprint is there more than once")
 
     fingerprints = plan_batch["fingerprint"].combine_chunks()
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        name: plan_batch[name] for name in CORE_SCHEMA.names if name in plan_batch.column_names
+        name: plan_batch[name] for name in TABLE_SCHEMA.names if name in plan_batch.column_names
     }
-    found = generations.select(GENERATION_COLUMNS).take(pc.index_in(fingerprints, known))
-    for name in GENERATION_COLUMNS:
-        column = found[name].cast(CORE_SCHEMA.field(name).type)
-        if name in _BEFORE_THE_FIRST_ATTEMPT:
-            column = pc.fill_null(column, _BEFORE_THE_FIRST_ATTEMPT[name])
-        columns[name] = column
-    pays = _pays(fingerprints, charged)
-    for name in _COSTS:
-        columns[name] = pc.if_else(pays, columns[name], 0.0)
-    columns["cost_estimated"] = pc.and_(pays, columns["cost_estimated"])
+    found = generations.select(ledger_names).take(pc.index_in(fingerprints, known))
+    has_cost = _has_cost(fingerprints, charged)
+    for column in LEDGER_COLUMNS:
+        values = found[column.name].cast(column.type)
+        if column.unsent is not None:
+            values = pc.fill_null(values, column.unsent)
+        columns[column.name] = pc.if_else(has_cost, values, column.unsent) if column.billed else values
     columns["backend"] = pa.repeat(pa.scalar(backend, pa.string()), len(fingerprints))
 
     names = {new: old for old, new in own_names(plan_batch.schema).items()}
@@ -98,53 +84,35 @@ def metadata_table(
     return pa.table(arrays, schema=schema).combine_chunks()
 
 
-def charged_by_batch(plan: pa.Table) -> dict[str, pa.Array]:
-    """Return for each batch the fingerprints whose cost belongs to it, each fingerprint to one batch.
-
-    `plan` is everything planned in the data directory (at least `batch` and `fingerprint`), always in the
-    same order: a picture is charged to the batch of the first row that asks for it.
-    """
-    table = plan.select(["batch", "fingerprint"]).combine_chunks()
-    first = table.filter(_first_occurrence(table["fingerprint"].combine_chunks()))
-    charged: dict[str, pa.Array] = {
-        key: pa.array([], pa.string()) for key in pc.unique(table["batch"]).to_pylist()
-    }
-    grouped = first.group_by("batch").aggregate([("fingerprint", "list")])
-    for key, fingerprints in zip(
-        grouped["batch"].to_pylist(), grouped["fingerprint_list"].combine_chunks(), strict=True
-    ):
-        charged[key] = fingerprints.values
-    return charged
-
-
 def plan_digest(
     plan_batch: pa.Table,
     *,
     backend: str,
-    charged: Collection[str] | pa.Array | pa.ChunkedArray | None = None,
+    charged: Charged | None = None,
     own: pa.Schema | None = None,
 ) -> str:
-    """Return a sha256 (64 hex digits) of all that `metadata_table` is made of, but for the ledger.
+    """Return a sha256 (64 hex digits) of all arguments of `metadata_table` except the generations.
 
-    While it stays the same, a table whose every picture is there needs no rewriting.
+    A table with every picture and the same digest needs no rewriting.
     """
     names = own_names(plan_batch.schema)
     own = own_schema([plan_batch.schema]) if own is None else own
-    # Arrow's own encoding of a table differs with chunks, offsets and encodings of the same values.
+    # Python values, because Arrow has several encodings of the same values.
     values = plan_batch.combine_chunks().to_pydict()
     fingerprints = plan_batch["fingerprint"].combine_chunks()
     described = {
         "version": TABLE_VERSION,
         "backend": backend,
         "schema": [[field.name, str(field.type)] for field in metadata_schema(own)],
-        "columns": {name: values[name] for name in (*PLAN_COLUMNS, *names) if name != "input_path"},
-        "pays": _pays(fingerprints, charged).to_pylist(),
+        "columns": {name: values[name] for name in (*PLAN_SCHEMA.names, *names) if name != "input_path"},
+        "pays": _has_cost(fingerprints, charged).to_pylist(),
     }
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), default=repr)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _pays(fingerprints: pa.Array, charged: Collection[str] | pa.Array | pa.ChunkedArray | None) -> pa.Array:
+def _has_cost(fingerprints: pa.Array, charged: Charged | None) -> pa.Array:
+    """Return for each row whether the cost of its picture belongs to it."""
     first = _first_occurrence(fingerprints)
     if charged is None:
         return first
@@ -154,7 +122,7 @@ def _pays(fingerprints: pa.Array, charged: Collection[str] | pa.Array | pa.Chunk
 
 
 def _first_occurrence(values: pa.Array) -> pa.Array:
-    """Return a mask that is true where a value stands for the first time."""
+    """Return for each value whether no earlier value is equal."""
     codes = values.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     mask = np.zeros(len(values), dtype=bool)
     mask[np.unique(codes, return_index=True)[1]] = True

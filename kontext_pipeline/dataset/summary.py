@@ -1,6 +1,6 @@
-"""What one looks at after a batch: counts, money, time and size, from its metadata table.
+"""Figures of a metadata table: counts, costs, latencies and sizes.
 
-Belongs here: figures that are computed from a table. How they are shown is the caller's business.
+How the figures are shown is the caller's task.
 """
 
 import math
@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext_pipeline.dataset.schema import STATUSES
-
+STATUSES: Final = ("succeeded", "failed", "pending", "unknown")
 SUMMED_UP: Final = (
     "fingerprint",
     "status",
@@ -23,12 +22,12 @@ SUMMED_UP: Final = (
     "latency_s",
     "bytes",
 )
-"""The columns of a metadata table that its figures are computed from."""
+"""The columns of a metadata table that `summarize` reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds that pictures took, each counted once."""
+    """Percentiles of the seconds that pictures took; each picture counts once."""
 
     p50: float
     p90: float
@@ -38,26 +37,29 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class BatchSummary:
-    """The figures of one metadata table, be it of a batch or of the whole dataset."""
+    """The figures of one metadata table, of one batch or of several.
+
+    Attributes:
+        rows: Rows of the table.
+        pictures: Different pictures that exist. Fewer than the succeeded rows where rows share a picture.
+        by_status: Rows by status. Always has the four statuses, in the order of `STATUSES`.
+        by_status_code: Rows by the HTTP status of the last answer, ascending, without rows that have none.
+        cost_usd: USD billed; a shared picture counts once.
+        possibly_charged_usd: USD that may have been billed for answers that were lost.
+        cost_estimated: Whether a part of the cost is the list price, because an answer named none.
+        latency_s: None if there is no picture.
+        bytes: Size of all files of pictures.
+    """
 
     rows: int
-    """Wishes: rows of the table."""
     pictures: int
-    """Different pictures that are there. Less than the rows that succeeded where rows share one."""
     by_status: dict[str, int]
-    """Rows by status; the four statuses are always there, in this order."""
     by_status_code: dict[int, int]
-    """Rows by the HTTP status of their last answer, ascending; rows without an answer are in none."""
     cost_usd: float
-    """USD billed; shared pictures count once."""
     possibly_charged_usd: float
-    """USD that may have been billed for answers that were lost."""
     cost_estimated: bool
-    """Part of the cost is the list price, because an answer named none."""
     latency_s: Latency | None
-    """None where no picture is there."""
     bytes: int
-    """Size of the pictures' files together."""
 
     @property
     def complete(self) -> bool:
@@ -66,13 +68,15 @@ class BatchSummary:
 
 
 def summarize(table: pa.Table) -> BatchSummary:
-    """Return the figures of a metadata table (one batch's, or several concatenated), of which the columns
-    `SUMMED_UP` are enough.
-    """
+    """Return the figures of a metadata table, of which the columns `SUMMED_UP` suffice."""
     by_status = dict.fromkeys(STATUSES, 0) | _counts(table["status"])
     by_status_code = dict(sorted(_counts(table["status_code"]).items()))
-    there = table.filter(pc.equal(table["status"], "succeeded")).select(["fingerprint", "latency_s", "bytes"])
-    pictures = there.group_by("fingerprint").aggregate([("latency_s", "max"), ("bytes", "max")])
+    succeeded = table.filter(pc.equal(table["status"], "succeeded"))
+    pictures = (
+        succeeded.select(["fingerprint", "latency_s", "bytes"])
+        .group_by("fingerprint")
+        .aggregate([("latency_s", "max"), ("bytes", "max")])
+    )
     latencies = pictures["latency_s_max"].drop_null().to_numpy()
     latency = None
     if len(latencies):
@@ -97,5 +101,5 @@ def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
 
 
 def _exact_sum(column: pa.ChunkedArray) -> float:
-    # Sixty times 0.1 is 6.0 on the bill, and 5.999999999999998 by plain addition.
+    # Sixty times 0.1 is 6.0 on the bill, but 5.999999999999998 by ordinary addition.
     return math.fsum(column.drop_null().to_pylist())

@@ -98,9 +98,9 @@ def thumbnails_for(batches: int) -> int:
 
 def column_schema(schema: "pa.Schema") -> TableSchema:
     """Return the columns of a metadata table with their meanings, the manifest's own ones last."""
-    from kontext_pipeline.dataset.schema import COLUMNS
+    from kontext_pipeline.columns import TABLE_COLUMNS
 
-    meanings = {name: meaning for name, _, meaning in COLUMNS}
+    meanings = {column.name: column.meaning for column in TABLE_COLUMNS}
     return TableSchema(
         [
             TableColumn(

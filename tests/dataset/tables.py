@@ -6,47 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-PLAN = pa.schema(
-    [
-        ("manifest", pa.string()),
-        ("row", pa.int64()),
-        ("id", pa.string()),
-        ("batch", pa.string()),
-        ("variant", pa.int32()),
-        ("prompt", pa.string()),
-        ("input_image", pa.string()),
-        ("input_path", pa.string()),
-        ("input_sha256", pa.string()),
-        ("aspect_ratio", pa.string()),
-        ("output_format", pa.string()),
-        ("safety_tolerance", pa.int32()),
-        ("safety_tolerance_asked", pa.int32()),
-        ("seed", pa.int64()),
-        ("fingerprint", pa.string()),
-    ]
-)
-GENERATIONS = pa.schema(
-    [
-        ("fingerprint", pa.string()),
-        ("status", pa.string()),
-        ("status_code", pa.int32()),
-        ("error", pa.string()),
-        ("attempts", pa.int32()),
-        ("cost_usd", pa.float64()),
-        ("cost_estimated", pa.bool_()),
-        ("possibly_charged_usd", pa.float64()),
-        ("latency_s", pa.float64()),
-        ("request_id", pa.string()),
-        ("image_path", pa.string()),
-        ("image_sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-        ("run_id", pa.string()),
-        ("started_at", pa.timestamp("us", tz="UTC")),
-        ("finished_at", pa.timestamp("us", tz="UTC")),
-    ]
-)
+from kontext_pipeline.columns import GENERATION_SCHEMA, PLAN_SCHEMA
+
 _START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
@@ -79,7 +40,7 @@ def plan(
         }
         for i, name in enumerate(names)
     ]
-    table = pa.Table.from_pylist(rows, schema=PLAN)
+    table = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
     for name, values in own.items():
         table = table.append_column(name, values)
     return table
@@ -111,4 +72,4 @@ def generations(*changes: dict[str, Any]) -> pa.Table:
         | {"fingerprint": fingerprint(change["fingerprint"])}
         for change in changes
     ]
-    return pa.Table.from_pylist(rows, schema=GENERATIONS)
+    return pa.Table.from_pylist(rows, schema=GENERATION_SCHEMA).drop_columns(["batch"])

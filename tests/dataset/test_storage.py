@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from kontext_pipeline.columns import TABLE_SCHEMA
 from kontext_pipeline.dataset.metadata import metadata_table
-from kontext_pipeline.dataset.schema import CORE_SCHEMA
+from kontext_pipeline.dataset.own_columns import own_schema
 from kontext_pipeline.dataset.storage import (
     DatasetError,
     batch_path,
     is_current,
     read_batch,
-    read_dataset,
     write_batch,
     written_batches,
 )
@@ -51,9 +51,6 @@ def test_what_is_written_is_read_back(root: Path) -> None:
     assert written_batches(root) == sorted(KEYS)
     for key in KEYS:
         assert read_batch(root, key).equals(table_of(key, "" if key == "demo-00001" else "ab"))
-    everything = read_dataset(root)
-    assert everything.schema == table_of("x-1").schema
-    assert everything.num_rows == 6
 
 
 def test_pandas_reads_the_folder(root: Path) -> None:
@@ -61,7 +58,7 @@ def test_pandas_reads_the_folder(root: Path) -> None:
     assert sorted(zip(frame["batch"].astype(object), frame["status"], strict=True)) == EXPECTED
     assert all(type(key) is str for key in frame["batch"])
     assert str(frame["started_at"].dtype) == "datetime64[us, UTC]"
-    assert set(CORE_SCHEMA.names) | {"label"} == set(frame.columns)
+    assert set(TABLE_SCHEMA.names) | {"label"} == set(frame.columns)
 
 
 def test_duckdb_reads_the_folder(root: Path) -> None:
@@ -100,7 +97,7 @@ def test_a_reader_without_hive_folders_reads_the_files(root: Path) -> None:
     # As Hugging Face `datasets` does: a list of files, one schema.
     files = sorted(str(path) for path in (root / "metadata").rglob("*.parquet"))
     table = ds.dataset(files, format="parquet").to_table()
-    assert set(table.column_names) == (set(CORE_SCHEMA.names) | {"label"}) - {"batch"}
+    assert set(table.column_names) == (set(TABLE_SCHEMA.names) | {"label"}) - {"batch"}
     assert table.num_rows == 6
     # It sizes its batches by a file's first row group, so there may be none without rows.
     for file in files:
@@ -160,8 +157,8 @@ def test_a_batch_is_current_when_whole_and_of_the_same_plan(tmp_path: Path) -> N
 def test_a_broken_or_absent_batch_says_what_to_do(root: Path) -> None:
     batch_path(root, "demo-00000").write_bytes(b"PAR1 not really")
     with pytest.raises(DatasetError, match=r"part-0\.parquet can't be read.*Delete it"):
-        read_dataset(root)
-    with pytest.raises(DatasetError, match=r"Batch demo-00009 has no metadata yet.*Run it first"):
+        read_batch(root, "demo-00000")
+    with pytest.raises(DatasetError, match=r"Batch demo-00009 has no metadata yet.*Run the batch first"):
         read_batch(root, "demo-00009")
 
 
@@ -178,19 +175,20 @@ def test_a_table_of_another_batch_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_data_directory_is_an_empty_dataset(tmp_path: Path) -> None:
     assert written_batches(tmp_path) == []
-    assert read_dataset(tmp_path).equals(CORE_SCHEMA.empty_table())
 
 
-def test_batches_written_with_other_own_columns_still_read_as_one(tmp_path: Path) -> None:
-    for key, own in (
-        ("a-00000", {"label": pa.array(["cat"])}),
-        ("b-00000", {"label": pa.array([7]), "x": pa.array([[1]])}),
-    ):
-        table = metadata_table(plan(["a"], batch=key, **own), generations(), backend="sandbox")
+def test_batches_of_manifests_with_other_own_columns_read_as_one(tmp_path: Path) -> None:
+    plans = {
+        "a-00000": plan(["a"], batch="a-00000", label=pa.array(["cat"])),
+        "b-00000": plan(["a"], batch="b-00000", label=pa.array([7]), x=pa.array([[1]])),
+    }
+    own = own_schema(batch.schema for batch in plans.values())
+    for key, batch in plans.items():
+        table = metadata_table(batch, generations(), backend="sandbox", own=own)
         write_batch(table, tmp_path, key, plan_digest=DIGEST)
-    table = read_dataset(tmp_path)
+    table = pa.concat_tables(read_batch(tmp_path, key) for key in plans)
     assert table["label"].to_pylist() == ["cat", "7"]
-    assert table["x"].to_pylist() == [None, "[1]"]
+    assert table["x"].to_pylist() == [None, [1]]
 
 
 def test_a_remote_data_directory_works_the_same() -> None:
@@ -198,7 +196,7 @@ def test_a_remote_data_directory_works_the_same() -> None:
     write_batch(table_of("demo-00000", "a"), root, "demo-00000", plan_digest=DIGEST)
     assert written_batches(root) == ["demo-00000"]
     assert is_current(root, "demo-00000", DIGEST)
-    assert read_dataset(root).equals(table_of("demo-00000", "a"))
+    assert read_batch(root, "demo-00000").equals(table_of("demo-00000", "a"))
 
 
 def test_a_file_url_is_written_atomically_too(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from sqlalchemy import text
 from upath import UPath
 
+from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.money import Cap, micros
@@ -27,7 +28,6 @@ from kontext_pipeline.generation.ledger.report import BackendBooks, read_books, 
 from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.sandbox.testing import TEST_KEY, Sandbox
 from kontext_pipeline.segmind.client import SegmindClient

@@ -70,8 +70,8 @@ def abandon(ledger: Ledger) -> None:
     lease = ledger.lease
     lease._closing.set()
     lease._thread.join()
-    assert lease._lock is not None
-    lease._lock.release(force=True)
+    assert lease._files is not None
+    lease._files.lock.release(force=True)
 
 
 class LedgerMachine(RuleBasedStateMachine):

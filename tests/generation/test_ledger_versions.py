@@ -1,34 +1,39 @@
 """The ledger's versions: made once, upgraded, refused when they are newer than this release."""
 
+import contextlib
 import dataclasses
+import json
 import sqlite3
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from alembic import command
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 
 import kontext_pipeline.generation.ledger
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import (
+    AlreadySettled,
     ClaimedElsewhere,
     Ledger,
+    OverBudget,
     ReservationTerms,
     Reserved,
     Settlement,
 )
 from kontext_pipeline.generation.ledger.database import Database
+from kontext_pipeline.generation.ledger.migrations import HEARTBEAT, SCHEMA_VERSION
 from kontext_pipeline.generation.ledger.money import Cap
-from kontext_pipeline.generation.ledger.tables import HEARTBEAT, SCHEMA_VERSION, metadata
+from kontext_pipeline.generation.ledger.report import read_books, spending_differs
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import BACKEND, running
 
+LEDGERS = Path(__file__).with_name("ledgers")
 TERMS = ReservationTerms("v1", 100_000)
 MIGRATIONS = Path(kontext_pipeline.generation.ledger.__file__).with_name("migrations")
 
@@ -47,21 +52,42 @@ def make_version(url: str, revision: str) -> None:
     engine.dispose()
 
 
-def differences(url: str) -> list[object]:
+def columns(url: str) -> dict[str, object]:
+    """The names, nullability and keys of all columns, and the indexes, as a new ledger at `url` has them."""
     database = Database(url)
     try:
-        with database.engine.connect() as connection:
-            return list(compare_metadata(MigrationContext.configure(connection), metadata))
+        seen = inspect(database.engine)
+        return {
+            table: (
+                [(column["name"], column["nullable"]) for column in seen.get_columns(table)],
+                seen.get_pk_constraint(table)["constrained_columns"],
+                sorted((index["name"], index["column_names"]) for index in seen.get_indexes(table)),
+            )
+            for table in seen.get_table_names()
+        }
     finally:
         database.close()
+
+
+def schema(path: Path) -> list[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE sql <> '' ORDER BY name"
+        ).fetchall()
 
 
 def test_the_newest_migration_is_the_version_of_the_schema() -> None:
     assert ScriptDirectory.from_config(config()).get_heads() == [SCHEMA_VERSION]
 
 
-def test_migrations_make_the_schema(tmp_path: Path) -> None:
-    assert differences(f"sqlite:///{tmp_path / 'ledger.db'}") == []
+def test_migrations_make_the_same_tables_as_the_release_before(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path / 'ledger.db'}").close()
+    restored(tmp_path / "before.db")
+    assert schema(tmp_path / "ledger.db") == schema(tmp_path / "before.db")
+
+
+def test_migrations_make_the_same_tables_on_postgresql(tmp_path: Path, postgres: str) -> None:
+    assert columns(postgres) == columns(f"sqlite:///{tmp_path / 'ledger.db'}")
 
 
 def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None:
@@ -75,8 +101,62 @@ def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None
     leaving.join()
 
 
-def test_migrations_make_the_schema_on_postgresql(postgres: str) -> None:
-    assert differences(postgres) == []
+def restored(path: Path) -> str:
+    """Restore the ledger that the release before made, with requests in every state; return its URL.
+
+    `ledgers/0002.json` is what that release said of it.
+    """
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript((LEDGERS / "0002.sql").read_text())
+    return f"sqlite:///{path}"
+
+
+def content(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+def test_a_ledger_of_the_release_before_says_the_same_and_stays_as_it_is(tmp_path: Path) -> None:
+    said = json.loads((LEDGERS / "0002.json").read_text())
+    ledger = Ledger(restored(tmp_path / "ledger.db"), backend=BACKEND)
+    before = content(tmp_path / "ledger.db")
+    names = list(said["statuses"])
+    books = read_books(ledger.database).to_dict()
+    assert books["backends"] == said["books"]["backends"]
+    assert {name: list(status) for name, status in ledger.statuses(names).items()} == said["statuses"]
+    assert [sorted(part) for part in ledger.settled()] == said["settled"]
+    rows = sorted(ledger.generations(names).to_pylist(), key=lambda row: row["fingerprint"])
+    assert json.loads(json.dumps(rows, default=datetime.isoformat)) == said["generations"]
+    assert (ledger.highest_charge(), ledger.size()) == (said["highest_charge"], said["size"])
+    assert spending_differs(ledger.database) == []
+    ledger.close()
+    assert content(tmp_path / "ledger.db") == before
+
+
+def test_a_ledger_of_the_release_before_costs_nothing(tmp_path: Path) -> None:
+    """What is settled is not reserved again, and what is open is collected."""
+    ledger = Ledger(restored(tmp_path / "ledger.db"), backend=BACKEND)
+    ledger.register(run_id="new", lease_s=60)
+    claims = [(name * 64, "batch") for name in "0123456789abcd"]
+    terms = dataclasses.replace(TERMS, unknown_retries=0, caps=[Cap(0, "run")])
+    results = dict(zip("0123456789abcd", ledger.reserve(claims, terms), strict=True))
+    assert {name for name in results if results[name] == AlreadySettled("succeeded")} == set("0168")
+    assert {name for name in results if results[name] == AlreadySettled("failed")} == set("2")
+    assert {name for name in results if results[name] == AlreadySettled("unknown")} == set("459")
+    assert {name for name in results if results[name] == ClaimedElsewhere()} == set("abd")
+    # Only these would be bought, if there were money: their attempts cost nothing.
+    assert {name for name in results if isinstance(results[name], OverBudget)} == set("37c")
+
+    # One of the three has not ended: the heartbeats of its process stand still for its whole lease of half a second.
+    assert [orphan.fingerprint[0] for orphan in ledger.reclaim_orphans()] == ["a", "b"]
+    deadline = time.monotonic() + 10
+    while not (last := ledger.reclaim_orphans()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [orphan.fingerprint[0] for orphan in last] == ["d"]
+    assert len(attempts(ledger)) == 16
+    assert spending_differs(ledger.database) == []
+    ledger.close()
 
 
 def check_upgrade(url: str) -> None:

@@ -1,4 +1,4 @@
-"""Reserving and settling attempts: the statements of a ledger transaction, in their order."""
+"""Reserving and settling attempts, within a transaction of the ledger."""
 
 import time
 from collections import Counter
@@ -8,8 +8,8 @@ from typing import Any
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.database import Transaction
 from kontext_pipeline.generation.ledger.leases import Lease
-from kontext_pipeline.generation.ledger.money import Money
-from kontext_pipeline.generation.ledger.rates import acquire_permit
+from kontext_pipeline.generation.ledger.money import add_spending, held, today
+from kontext_pipeline.generation.ledger.rates import acquire_permit, pause_left_us
 from kontext_pipeline.generation.ledger.records import (
     NOT_SENT,
     AlreadySettled,
@@ -23,10 +23,11 @@ from kontext_pipeline.generation.ledger.records import (
     Status,
     Stored,
 )
+from kontext_pipeline.generation.ledger.sent_log import SentAttempts
 
 
 class ReserveCall:
-    """One call of `Ledger.reserve`. It is kept while its transaction is run again, and remembers what it added."""
+    """One call of `Ledger.reserve`. Its transaction may run several times; the call remembers what it added."""
 
     def __init__(self, lease: Lease, claims: Sequence[tuple[str, str]], terms: ReservationTerms) -> None:
         """`claims` are pairs of fingerprint and batch."""
@@ -34,36 +35,70 @@ class ReserveCall:
         self._claims = claims
         self._terms = terms
         self._added: dict[int, int] = {}
-        self._delay_us = 0
 
     def run(self, transaction: Transaction) -> list[ReserveResult]:
         """Reserve as many of the claims as may be sent. Return one result for each, in order."""
-        self._lease.check(transaction)
-        self._delay_us = 0
-        return [self._reserve(transaction, number) for number in range(len(self._claims))]
+        lease, terms = self._lease, self._terms
+        lease.check(transaction)
+        self._delay_us = pause_left_us(transaction, lease.backend)
+        self._held = [(cap, held(transaction, lease.backend, lease.run_id, cap)) for cap in terms.caps]
+        self._today = today(transaction)
+        self._opened = 0
+        """What this transaction has opened so far, millionths of a USD."""
+        results = [self._reserve(transaction, number) for number in range(len(self._claims))]
+        if self._opened:
+            add_spending(transaction, lease.backend, self._today, lease.run_id, {"open": self._opened})
+        return results
 
     def _reserve(self, transaction: Transaction, number: int) -> ReserveResult:
         fingerprint, batch = self._claims[number]
-        lease, terms = self._lease, self._terms
+        terms = self._terms
         added = self._added.get(number)
-        if added is not None and _is_open(transaction, added, fingerprint, lease.id):
-            # The connection broke during the commit of an earlier run, and the commit had come to be.
+        if added is not None and self._is_open(transaction, added, fingerprint):
+            # The connection broke during the commit of an earlier run, which was committed all the same.
             return Reserved(added)
         found = transaction.row(statements.FIND_GENERATION, {"fingerprint": fingerprint})
-        if found is not None:
-            reason = self._why_not(transaction, fingerprint, found)
-            if reason is not None:
-                return reason
-        money = Money.of(transaction)
-        for cap in terms.caps:
-            held = money.held(lease.backend, lease.run_id, cap)
-            if sum(held) + terms.price > cap.limit:
-                settled = held[0] + held[1]
-                return OverBudget(cap, recoverable=0 if settled + terms.price > cap.limit else held[2])
-        # Time passes within the transaction. A later request must not be sent before one that waits.
-        self._delay_us = self._delay_us or acquire_permit(transaction, lease.backend, terms.rpm)
-        if self._delay_us > 0:
+        reason = self._reason_against(transaction, fingerprint, found)
+        if reason is not None:
+            return reason
+        for cap, before in self._held:
+            if sum(before) + self._opened + terms.price > cap.limit:
+                fits_alone = before.charged + before.unknown + terms.price <= cap.limit
+                return OverBudget(cap, recoverable=before.open + self._opened if fits_alone else 0)
+        # A permit may come due within the transaction. A later claim must not get it before one that waits.
+        if terms.rpm is not None and not self._delay_us:
+            self._delay_us = acquire_permit(transaction, self._lease.backend, terms.rpm)
+        if self._delay_us:
             return RetryLater(self._delay_us / 1_000_000)
+        self._opened += terms.price
+        self._added[number] = self._open(transaction, fingerprint, batch, found)
+        return Reserved(self._added[number])
+
+    def _reason_against(
+        self, transaction: Transaction, fingerprint: str, found: Any
+    ) -> AlreadySettled | ClaimedElsewhere | None:
+        """Return why a request must not be sent, going by what the ledger has of it; None where it may be."""
+        if found is None:
+            return None
+        if found["status"] == "succeeded":
+            return AlreadySettled("succeeded")
+        claimed = found["claimant"] not in (None, self._lease.id) and found["ended_at"] is None
+        if found["in_flight"] or claimed:
+            return ClaimedElsewhere()
+        if found["status"] == "failed" and not (found["retryable"] or self._terms.retry_failed):
+            return AlreadySettled("failed")
+        here = {"fingerprint": fingerprint, "claimant": self._lease.id}
+        if found["status"] == "unknown" and transaction.row(statements.EXPIRED_ATTEMPT, here):
+            # Nearly certainly charged. The run that found the job expired does not try again.
+            return AlreadySettled("unknown")
+        if count_wasted(transaction, fingerprint) > self._terms.unknown_retries:
+            transaction.execute(statements.GIVE_UP_GENERATION, {"fingerprint": fingerprint})
+            return AlreadySettled("unknown")
+        return None
+
+    def _open(self, transaction: Transaction, fingerprint: str, batch: str, found: Any) -> int:
+        """Claim the request, open an attempt and return its id."""
+        lease = self._lease
         claim = {"fingerprint": fingerprint, "backend": lease.backend, "batch": batch, "claimant": lease.id}
         transaction.execute(
             statements.ADD_GENERATION if found is None else statements.CLAIM_GENERATION, claim
@@ -72,36 +107,17 @@ class ReserveCall:
             **claim,
             "batch": batch if found is None else found["batch"],
             "run_id": lease.run_id,
-            "api_version": terms.api_version,
-            "price": terms.price,
-            "day": money.today,
+            "api_version": self._terms.api_version,
+            "price": self._terms.price,
+            "day": self._today,
             "now": time.time_ns() // 1000,
         }
-        added = self._added[number] = int(transaction.row(statements.ADD_ATTEMPT, attempt)["id"])
-        money.add(lease.backend, money.today, lease.run_id, {"open": terms.price})
-        return Reserved(added)
+        return int(transaction.row(statements.ADD_ATTEMPT, attempt)["id"])
 
-    def _why_not(
-        self, transaction: Transaction, fingerprint: str, found: Any
-    ) -> AlreadySettled | ClaimedElsewhere | None:
-        """Return why a request that the ledger knows must not be sent; None where it may be."""
-        if found["status"] == "succeeded":
-            return AlreadySettled("succeeded")
-        if found["in_flight"] or (
-            found["claimant"] not in (None, self._lease.id) and found["ended_at"] is None
-        ):
-            return ClaimedElsewhere()
-        if found["status"] == "failed" and not (found["retryable"] or self._terms.retry_failed):
-            return AlreadySettled("failed")
-        if found["status"] == "unknown" and transaction.row(
-            statements.EXPIRED_ATTEMPT, {"fingerprint": fingerprint, "claimant": self._lease.id}
-        ):
-            # Nearly certainly charged. The run that found the job expired does not try again.
-            return AlreadySettled("unknown")
-        if count_wasted(transaction, fingerprint) > self._terms.unknown_retries:
-            transaction.execute(statements.GIVE_UP_GENERATION, {"fingerprint": fingerprint})
-            return AlreadySettled("unknown")
-        return None
+    def _is_open(self, transaction: Transaction, attempt: int, fingerprint: str) -> bool:
+        row = transaction.row(statements.FIND_ATTEMPT, {"id": attempt})
+        mine = (fingerprint, self._lease.id, "open")
+        return row is not None and (row["fingerprint"], row["claimant"], row["state"]) == mine
 
 
 def settle(
@@ -115,46 +131,42 @@ def settle(
     keep_claim: bool = False,
     unknown_retries: int = 1,
 ) -> bool:
-    """Settle an attempt within a transaction, as `Ledger.settle` says."""
+    """Do what `Ledger.settle` does."""
     row = transaction.row(statements.FIND_ATTEMPT, {"id": attempt})
     if row["state"] in ("open", "unknown") or row["outcome"] == NOT_SENT.outcome:
+        now = time.time_ns() // 1000
         transaction.execute(
-            statements.SETTLE_ATTEMPT,
-            {
-                "id": attempt,
-                "state": settlement.state,
-                "outcome": settlement.outcome,
-                "cause": settlement.cause or None,
-                "cost": settlement.cost,
-                "cost_estimated": settlement.cost_estimated,
-                "status_code": settlement.status_code,
-                "error": settlement.error,
-                "request_id": settlement.request_id,
-                "latency_s": settlement.latency_s,
-                "sent_at": settlement.sent_at,
-                "now": time.time_ns() // 1000,
-            },
+            statements.SETTLE_ATTEMPT, {"id": attempt, "now": now, **_values_of(settlement, Settlement)}
         )
-        changes = Counter({row["state"]: 0 if row["state"] == "released" else -row["price"]})
-        amounts = {"charged": settlement.cost, "unknown": row["price"], "released": 0}
-        changes[settlement.state] += amounts[settlement.state]
-        Money.of(transaction).add(row["backend"], row["day"], row["run_id"], changes)
+        changes = Counter({row["state"]: -row["price"]})
+        changes[settlement.state] += settlement.cost if settlement.state == "charged" else row["price"]
+        add_spending(transaction, row["backend"], row["day"], row["run_id"], changes)
     keep = keep_claim and count_wasted(transaction, row["fingerprint"]) <= unknown_retries
     claimant = row["claimant"] if keep else None
-    _settle_generation(transaction, row["fingerprint"], status, retryable, picture, claimant=claimant)
+    _settle_generation(transaction, row["fingerprint"], status, retryable, claimant=claimant, picture=picture)
     return keep
+
+
+def release(transaction: Transaction, attempts: Sequence[int]) -> None:
+    """Settle attempts that were not sent and will not be."""
+    for attempt in attempts:
+        settle(transaction, attempt, NOT_SENT, status="pending")
+
+
+def release_unsent(transaction: Transaction, claimant: str, sent: SentAttempts) -> None:
+    """Release the open attempts of a claimant that its log of sent attempts does not name."""
+    rows = transaction.rows(statements.OPEN_ATTEMPTS_OF, {"claimant": claimant})
+    release(transaction, [row["id"] for row in rows if row["id"] not in sent])
 
 
 def adopt_picture(
     transaction: Transaction, backend: str, fingerprint: str, batch: str, picture: Stored
 ) -> None:
-    """Enter a picture that no attempt of this ledger made."""
+    """Do what `Ledger.adopt_picture` does."""
     if transaction.row(statements.FIND_GENERATION, {"fingerprint": fingerprint}) is None:
-        transaction.execute(
-            statements.ADD_GENERATION,
-            {"fingerprint": fingerprint, "backend": backend, "batch": batch, "claimant": None},
-        )
-    _settle_generation(transaction, fingerprint, "succeeded", False, picture)
+        claim = {"fingerprint": fingerprint, "backend": backend, "batch": batch, "claimant": None}
+        transaction.execute(statements.ADD_GENERATION, claim)
+    _settle_generation(transaction, fingerprint, "succeeded", False, claimant=None, picture=picture)
 
 
 def count_wasted(transaction: Transaction, fingerprint: str) -> int:
@@ -163,32 +175,19 @@ def count_wasted(transaction: Transaction, fingerprint: str) -> int:
     return int(row["times"]) if row else 0
 
 
-def _is_open(transaction: Transaction, attempt: int, fingerprint: str, claimant: str) -> bool:
-    row = transaction.row(statements.FIND_ATTEMPT, {"id": attempt})
-    known = row and (row["fingerprint"], row["claimant"], row["state"])
-    return bool(known == (fingerprint, claimant, "open"))
-
-
 def _settle_generation(
     transaction: Transaction,
     fingerprint: str,
     status: Status,
     retryable: bool,
-    picture: Stored | None,
     *,
-    claimant: str | None = None,
+    claimant: str | None,
+    picture: Stored | None,
 ) -> None:
-    transaction.execute(
-        statements.SETTLE_GENERATION,
-        {
-            "fingerprint": fingerprint,
-            "status": status,
-            "retryable": retryable,
-            "claimant": claimant,
-            "image_path": picture.path if picture else None,
-            "image_sha256": picture.sha256 if picture else None,
-            "width": picture.width if picture else None,
-            "height": picture.height if picture else None,
-            "bytes": picture.bytes if picture else None,
-        },
-    )
+    request = {"fingerprint": fingerprint, "status": status, "retryable": retryable, "claimant": claimant}
+    transaction.execute(statements.SETTLE_GENERATION, {**request, **_values_of(picture, Stored)})
+
+
+def _values_of(record: object, kind: type) -> dict[str, Any]:
+    """Return the fields of a record as parameters: all None where there is no record."""
+    return {name: getattr(record, name, None) for name in kind.__slots__}  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import statements
-from kontext_pipeline.generation.ledger.tables import SCHEMA_VERSION
+from kontext_pipeline.generation.ledger.migrations import SCHEMA_VERSION
 
 T = TypeVar("T")
 
@@ -47,34 +47,32 @@ _log = logging.getLogger(__name__)
 
 
 class Transaction:
-    """A transaction as the ledger's statements see it. `cache` lasts as long as the transaction."""
+    """A transaction that holds the write lock, or that only reads, as the ledger's statements see it.
+
+    Its methods use the driver itself. A picture takes eight statements, and SQLAlchemy's overhead would cost as much as
+    sending the request.
+
+    Raises:
+        DBAPIError: A statement failed, as SQLAlchemy raises it.
+    """
 
     def __init__(self, connection: Connection) -> None:
-        """Wrap a connection whose transaction holds the write lock, or only reads."""
+        """Wrap the connection of the transaction."""
         self.connection = connection
-        self.cache: dict[Any, Any] = {}
         self.sqlite = connection.dialect.name == "sqlite"
         self._driver: Any = connection.connection.driver_connection
-        self._before_commit: list[Callable[[], object]] = []
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> int:
-        """Run a statement and return the number of rows that it changed.
-
-        This method and `rows` use the driver itself. A picture takes eight statements, and SQLAlchemy's overhead would
-        cost as much as sending the request.
-
-        Raises:
-            DBAPIError: As SQLAlchemy raises it.
-        """
+        """Run a statement and return the number of rows that it changed."""
         return int(self._run(statement, parameters, fetch=False))
 
     def rows(self, statement: str, parameters: Mapping[str, Any]) -> list[Any]:
-        """Return the rows of a query, whose values are read by column name. Raises as `execute` does."""
+        """Return the rows of a query. Their values are read by column name."""
         found: list[Any] = self._run(statement, parameters, fetch=True)
         return found
 
     def row(self, statement: str, parameters: Mapping[str, Any]) -> Any:
-        """Return the first row of a query, or None. Raises as `execute` does."""
+        """Return the first row of a query, or None."""
         found = self._run(statement, parameters, fetch=True)
         return found[0] if found else None
 
@@ -93,15 +91,6 @@ class Transaction:
             if driver is None or not isinstance(error, driver.Error):
                 raise
             raise DBAPIError.instance(statement, parameters, error, driver.Error) from error
-
-    def before_commit(self, work: Callable[[], object]) -> None:
-        """Run `work` at the end of this transaction."""
-        self._before_commit.append(work)
-
-    def finish(self) -> None:
-        """Do what was left for the end."""
-        for work in self._before_commit:
-            work()
 
     def shared_clock(self) -> int:
         """Return microseconds on the clock that all users of this ledger share.
@@ -333,7 +322,6 @@ class Database:
                 with self._writing() as connection:
                     transaction = Transaction(connection)
                     results = [write.work(transaction) for write in group]
-                    transaction.finish()
             except Exception as error:  # noqa: BLE001  whatever it is, the threads that wait must hear of it
                 if self._is_database_failure(error):
                     # A server that was restarted is waited for; a full disk is not.

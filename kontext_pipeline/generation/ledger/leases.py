@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,7 +22,7 @@ from filelock import FileLock, Timeout
 from kontext_pipeline.errors import KontextError, LedgerError
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.database import Database, Transaction
-from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, read_sent, uptime_id
+from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, uptime_id
 
 _log = logging.getLogger(__name__)
 
@@ -42,10 +41,12 @@ class Lease:
         self.backend = backend
         self.lease_s = lease_s
         self._database = database
-        self._lock = _lock_of(database, self.id)
-        if self._lock is not None:
-            self._lock.acquire()
-        self._sent = _new_sent_log(database, self.id)
+        self._files = files_of(database, self.id)
+        self._sent: SentLog | None = None
+        if self._files is not None:
+            self._files.lock.acquire()
+            uptime = uptime_id()
+            self._sent = None if uptime is None else SentLog(self._files.sent, uptime)
         self._confirmed = time.monotonic()
         database.write(self._enter)
         self._closing = threading.Event()
@@ -58,11 +59,7 @@ class Lease:
         Raises:
             LeaseLost: Another run has.
         """
-        key = ("alive", self.id)
-        if key not in transaction.cache:
-            ended_at = transaction.row(statements.CLAIMANT_END, {"id": self.id})["ended_at"]
-            transaction.cache[key] = ended_at is None
-        if not transaction.cache[key]:
+        if transaction.row(statements.CLAIMANT_END, {"id": self.id})["ended_at"] is not None:
             raise LeaseLost(
                 f"this run (process {os.getpid()}) did not answer for more than {self.lease_s:g} s and another run has "
                 "taken over what it had claimed. Nothing more is sent from here; start it again to go on."
@@ -98,12 +95,12 @@ class Lease:
             self._database.write(lambda transaction: end_claimant(transaction, self.id))
         except LedgerError:
             # A free lock says the same, as long as its file exists.
-            if self._lock is not None:
-                self._lock.release(force=True)
-        else:
-            if self._sent is not None:
-                self._sent.remove()
-            _remove(self._lock)
+            if self._files is not None:
+                self._files.lock.release(force=True)
+            return
+        self.end_sending()
+        if self._files is not None:
+            self._files.remove()
 
     def _enter(self, transaction: Transaction) -> None:
         transaction.execute(
@@ -135,18 +132,6 @@ class Lease:
             self._confirmed = since
 
 
-@dataclass(frozen=True, slots=True)
-class Claimant:
-    """Another process, as the ledger has it."""
-
-    id: str
-    run_id: str
-    host: str
-    pid: int
-    heartbeat: int
-    lease_s: float
-
-
 class FailureDetector:
     """Finds dead claimants by the heartbeats that it has seen and by their locks. Not for several threads at once."""
 
@@ -155,76 +140,64 @@ class FailureDetector:
         self._database = database
         self._seen: dict[str, tuple[int, float]] = {}
 
-    def find_dead(self, transaction: Transaction, *, backend: str, me: str) -> list[Claimant]:
-        """Return the other claimants of `backend` that have not left and are dead."""
+    def find_dead(self, transaction: Transaction, *, backend: str, me: str) -> list[str]:
+        """Return the ids of the other claimants of `backend` that have not left and are dead."""
         rows = transaction.rows(statements.OTHER_CLAIMANTS, {"backend": backend, "me": me})
-        return [claimant for row in rows if self._is_dead(claimant := Claimant(*row))]
+        return [row["id"] for row in rows if self._is_dead(row["id"], row["heartbeat"], row["lease_s"])]
 
-    def _is_dead(self, claimant: Claimant) -> bool:
+    def _is_dead(self, claimant: str, heartbeat: int, lease_s: float) -> bool:
         now = time.monotonic()
-        heartbeat, since = self._seen.get(claimant.id, (claimant.heartbeat, now))
-        if heartbeat != claimant.heartbeat:
-            heartbeat, since = claimant.heartbeat, now
-        self._seen[claimant.id] = (heartbeat, since)
-        return now - since >= claimant.lease_s or self._lock_is_free(claimant.id)
+        seen, since = self._seen.get(claimant, (heartbeat, now))
+        if seen != heartbeat:
+            since = now
+        self._seen[claimant] = (heartbeat, since)
+        files = files_of(self._database, claimant)
+        return now - since >= lease_s or (files is not None and files.lock_is_free())
 
-    def _lock_is_free(self, claimant: str) -> bool:
-        lock = _lock_of(self._database, claimant)
-        if lock is None or not Path(lock.lock_file).exists():
+
+class ClaimantFiles:
+    """The files of a claimant beside a SQLite ledger: the lock that it holds, and its log of sent attempts.
+
+    Raises:
+        LedgerError: Their folder can't be created.
+    """
+
+    def __init__(self, ledger: Path, claimant: str) -> None:
+        """Name the files, and create their folder."""
+        folder = ledger.with_name(ledger.name + ".claims")
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise LedgerError(
+                f"{folder}, where the ledger's users lock, can't be made: {error.strerror}"
+            ) from None
+        self.lock = FileLock(folder / f"{claimant}.lock", thread_local=False)
+        self.sent = folder / f"{claimant}.sent"
+
+    def lock_is_free(self) -> bool:
+        """Return whether there is a lock that no process holds."""
+        if not Path(self.lock.lock_file).exists():
             return False
         try:
-            lock.acquire(timeout=0)
+            self.lock.acquire(timeout=0)
         except Timeout:
             return False
-        lock.release()
+        self.lock.release()
         return True
+
+    def remove(self) -> None:
+        """Remove the files of a claimant that has ended in the ledger."""
+        self.lock.release(force=True)
+        for path in (self.sent, Path(self.lock.lock_file)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def files_of(database: Database, claimant: str) -> ClaimantFiles | None:
+    """Return the files of a claimant, or None for a ledger on a server."""
+    return None if database.path is None else ClaimantFiles(database.path, claimant)
 
 
 def end_claimant(transaction: Transaction, claimant: str) -> None:
     """Note in the ledger that a claimant has left or is dead."""
     transaction.execute(statements.END_CLAIMANT, {"id": claimant, "now": time.time_ns() // 1000})
-    transaction.cache.pop(("alive", claimant), None)
-
-
-def sent_attempts_of(database: Database, claimant: str) -> SentAttempts | None:
-    """Return the attempts that a dead claimant had sent; None where there is no telling."""
-    return None if database.path is None else read_sent(_file_of(database.path, claimant, "sent"))
-
-
-def remove_files_of(database: Database, claimant: str) -> None:
-    """Remove the files of a claimant that has ended in the ledger."""
-    _remove(_lock_of(database, claimant))
-    if database.path is not None:
-        with contextlib.suppress(OSError):
-            _file_of(database.path, claimant, "sent").unlink()
-
-
-def _file_of(ledger: Path, claimant: str, kind: str) -> Path:
-    return ledger.with_name(ledger.name + ".claims") / f"{claimant}.{kind}"
-
-
-def _lock_of(database: Database, claimant: str) -> FileLock | None:
-    if database.path is None:
-        return None
-    path = _file_of(database.path, claimant, "lock")
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise LedgerError(
-            f"{path.parent}, where the ledger's users lock, can't be made: {error.strerror}"
-        ) from None
-    return FileLock(path, thread_local=False)
-
-
-def _new_sent_log(database: Database, claimant: str) -> SentLog | None:
-    uptime = uptime_id()
-    if database.path is None or uptime is None:
-        return None
-    return SentLog(_file_of(database.path, claimant, "sent"), uptime)
-
-
-def _remove(lock: FileLock | None) -> None:
-    if lock is not None:
-        lock.release(force=True)
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink()

@@ -1,4 +1,4 @@
-"""The ledger as its users see it: `Ledger`, one process's access to the ledger of one backend.
+"""The ledger as a run uses it: `Ledger`, one process's access to the ledger of one backend.
 
 Before a POST, `reserve` claims the request, holds its price against every cap and takes a permit of the rate limit, in
 one transaction: no open attempt, no POST. After the answer, `settle` writes what the attempt cost and what came of the
@@ -8,13 +8,9 @@ request, in one transaction too. Amounts are whole millionths of a USD.
 import contextlib
 from collections.abc import Sequence
 
-import pyarrow as pa
-
 from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements, views
-from kontext_pipeline.generation.ledger.database import Database, Transaction
+from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements
 from kontext_pipeline.generation.ledger.leases import FailureDetector, Lease
-from kontext_pipeline.generation.ledger.money import Cap, Money
 from kontext_pipeline.generation.ledger.records import (
     Orphan,
     ReservationTerms,
@@ -23,29 +19,27 @@ from kontext_pipeline.generation.ledger.records import (
     Status,
     Stored,
 )
+from kontext_pipeline.generation.ledger.views import LedgerViews
 
 
-class Ledger:
+class Ledger(LedgerViews):
     """One process's access to the ledger of one backend. Any number of threads may call it; every call blocks.
 
     Views need nothing else. Reserving needs `register` first.
 
     Raises:
-        LedgerError: The database can't be opened, or a newer release made it. Every method raises it where the ledger
-            can't be read or written.
+        LedgerError: The database can't be opened, or a newer release made it. Every method raises it where the
+            database can't be read or written.
     """
 
     def __init__(self, url: str, *, backend: str) -> None:
         """Open the ledger at `url`, an SQLAlchemy URL."""
-        self.database = Database(url)
-        self.backend = backend
+        super().__init__(url, backend=backend)
         self._lease: Lease | None = None
         self._detector = FailureDetector(self.database)
 
-    # --- claimant -----------------------------------------------------------------------------------------------------
-
     def register(self, *, run_id: str, lease_s: float) -> None:
-        """Become a claimant, whose claims others take over when it was silent for `lease_s` seconds."""
+        """Become a claimant, whose claims others may take over when it was silent for `lease_s` seconds."""
         self._lease = Lease(self.database, run_id=run_id, backend=self.backend, lease_s=lease_s)
 
     @property
@@ -63,7 +57,7 @@ class Ledger:
         if sent is not None:
             # If this can't be written, neither can the end of the lease, and the log stays for the next run to read.
             with contextlib.suppress(LedgerError):
-                self.database.write(lambda transaction: orphans.release_unsent(transaction, lease.id, sent))
+                self.database.write(lambda transaction: attempts.release_unsent(transaction, lease.id, sent))
         lease.close()
 
     def close(self) -> None:
@@ -73,8 +67,6 @@ class Ledger:
         finally:
             self.database.close()
 
-    # --- attempts -----------------------------------------------------------------------------------------------------
-
     def reserve(self, claims: Sequence[tuple[str, str]], terms: ReservationTerms) -> list[ReserveResult]:
         """Reserve requests: claim each, hold its price against every cap and take a permit of the rate limit.
 
@@ -82,8 +74,8 @@ class Ledger:
         there is room for three give three `Reserved` and seven `OverBudget`.
 
         Args:
-            claims: A pair of fingerprint and batch for each request.
-            terms: What holds for all of them.
+            claims: A fingerprint and a batch for each request.
+            terms: The terms that all of them share.
 
         Returns:
             One result for each claim, in order. A `Reserved` attempt is on the disk. After the first `RetryLater`, no
@@ -91,13 +83,12 @@ class Ledger:
 
         Raises:
             LeaseLost: Another run has taken over the claims of this process.
-            LedgerError: The ledger can't be written.
         """
         return self.database.write(attempts.ReserveCall(self.lease, claims, terms).run)
 
     def release(self, unsent: Sequence[int]) -> None:
         """Settle attempts that were not sent and will not be, in one transaction. Their requests are pending again."""
-        self.database.write(lambda transaction: orphans.release(transaction, unsent))
+        self.database.write(lambda transaction: attempts.release(transaction, unsent))
 
     def record_job(self, attempt: int, job: str, request_id: str, sent_at: int) -> None:
         """Write down the v2 job of an open attempt, submitted at `sent_at` (microseconds since 1970)."""
@@ -115,7 +106,7 @@ class Ledger:
         keep_claim: bool = False,
         unknown_retries: int = 1,
     ) -> bool:
-        """Settle an attempt and write what came of its request.
+        """Settle an attempt and write what came of its request. Return whether the request is still claimed.
 
         An attempt that was charged or released stays as it is. One that was `unknown`, or that was thought not to have
         been sent, may still be settled otherwise. A request that has succeeded never changes.
@@ -128,9 +119,6 @@ class Ledger:
             retryable: Whether another run may try a request that failed.
             keep_claim: Keep the request claimed, for another attempt by this process.
             unknown_retries: How many attempts may end `unknown` before the claim is given up all the same.
-
-        Returns:
-            Whether the request is still claimed.
         """
         return self.database.write(
             lambda transaction: attempts.settle(
@@ -159,60 +147,8 @@ class Ledger:
         Raises:
             LeaseLost: Another run has taken over the claims of this process.
         """
-        return orphans.OrphanReclaim(self.database, self.lease, self._detector).run()
+        return orphans.ReclaimCall(self.database, self.lease, self._detector).run()
 
     def pause(self, seconds: float) -> None:
         """Forbid every process on this ledger to reserve for `seconds`: the account's rate limit is reached."""
         self.database.write(lambda transaction: rates.pause(transaction, self.backend, seconds))
-
-    # --- views --------------------------------------------------------------------------------------------------------
-
-    def paused_for(self) -> float:
-        """Return the seconds until the pause of this ledger ends, 0 where there is none."""
-        with self.database.read() as connection:
-            return rates.paused_for(Transaction(connection), self.backend)
-
-    def highest_charge(self) -> int:
-        """Return the most that an attempt was ever charged, in millionths; 0 where none was."""
-        with self.database.read() as connection:
-            row = Transaction(connection).row(statements.HIGHEST_CHARGE, {"backend": self.backend})
-            return int(row["cost"] or 0)
-
-    def remaining_budget(self, caps: Sequence[Cap], *, run_id: str = "") -> int | None:
-        """Return the least that any of these caps leaves for new attempts, in millionths; None where there is no cap.
-
-        `run_id` names the run that caps of scope "run" are for; one that has not begun has spent nothing.
-        """
-        with self.database.read() as connection:
-            money = Money(Transaction(connection))
-            return min((cap.limit - sum(money.held(self.backend, run_id, cap)) for cap in caps), default=None)
-
-    def size(self) -> int:
-        """Return how many requests the ledger knows."""
-        with self.database.read() as connection:
-            return int(Transaction(connection).row(statements.COUNT_GENERATIONS, {})["times"])
-
-    def statuses(
-        self, fingerprints: Sequence[str], *, unknown_retries: int = 1, retry_failed: bool = False
-    ) -> dict[str, tuple[Status, bool]]:
-        """Return the status of each request that the ledger knows, and whether a run would try it again."""
-        return views.statuses(
-            self.database, fingerprints, unknown_retries=unknown_retries, retry_failed=retry_failed
-        )
-
-    def settled(
-        self, *, unknown_retries: int = 1, retry_failed: bool = False
-    ) -> tuple[frozenset[str], frozenset[str]]:
-        """Return all requests that succeeded, and all others that a run would not try again.
-
-        Reads the whole ledger, a microsecond or two for each request; `statuses` takes ten times as long.
-        """
-        return views.settled(self.database, unknown_retries=unknown_retries, retry_failed=retry_failed)
-
-    def generations(self, fingerprints: Sequence[str]) -> pa.Table:
-        """Return the outcome of each request that the ledger knows, one row each (schema `views.GENERATIONS`).
-
-        Costs are sums over all attempts of a request. Status code, error, latency and request id are those of the
-        attempt that brought the picture, or else of the last one.
-        """
-        return views.generations(self.database, fingerprints)

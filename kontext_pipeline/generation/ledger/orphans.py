@@ -1,4 +1,4 @@
-"""Recovery: releasing what was never sent, and taking over the open attempts of claimants that have ended."""
+"""Recovery: taking over the open attempts of claimants that have ended."""
 
 import logging
 from collections.abc import Sequence
@@ -6,35 +6,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kontext_pipeline.generation.ledger import statements
-from kontext_pipeline.generation.ledger.attempts import settle
+from kontext_pipeline.generation.ledger.attempts import release
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.leases import (
     FailureDetector,
     Lease,
     end_claimant,
-    sent_attempts_of,
-    remove_files_of,
+    files_of,
 )
-from kontext_pipeline.generation.ledger.records import NOT_SENT, Orphan
-from kontext_pipeline.generation.ledger.sent_log import SentAttempts
+from kontext_pipeline.generation.ledger.records import Orphan
+from kontext_pipeline.generation.ledger.sent_log import SentAttempts, read_sent
 
 _log = logging.getLogger(__name__)
 
 
-def release(transaction: Transaction, attempts: Sequence[int]) -> None:
-    """Settle attempts that were not sent and will not be."""
-    for attempt in attempts:
-        settle(transaction, attempt, NOT_SENT, status="pending")
-
-
-def release_unsent(transaction: Transaction, claimant: str, sent: SentAttempts) -> None:
-    """Release the open attempts of a claimant that its log of sent attempts does not name."""
-    rows = transaction.rows(statements.OPEN_ATTEMPTS_OF, {"claimant": claimant})
-    release(transaction, [row["id"] for row in rows if row["id"] not in sent])
-
-
-class OrphanReclaim:
-    """One call of `Ledger.reclaim_orphans`. It is kept while its transaction is run again."""
+class ReclaimCall:
+    """One call of `Ledger.reclaim_orphans`. Its transaction may run several times; the call remembers what it adopted."""
 
     def __init__(self, database: Database, lease: Lease, detector: FailureDetector) -> None:
         """Reclaim for the claimant that holds `lease`."""
@@ -52,10 +39,10 @@ class OrphanReclaim:
             dead = self._detector.find_dead(transaction, backend=self._lease.backend, me=self._lease.id)
             if not dead and not transaction.rows(statements.ORPHANS, self._me):
                 return []
-        ids = [claimant.id for claimant in dead]
-        orphans = self._database.write(lambda transaction: self._adopt(transaction, ids))
-        for claimant in ids:
-            remove_files_of(self._database, claimant)
+        orphans = self._database.write(lambda transaction: self._adopt(transaction, dead))
+        for claimant in dead:
+            if (files := files_of(self._database, claimant)) is not None:
+                files.remove()
         if orphans or self._released:
             _log.info(
                 "took over %d attempts of runs that had ended, and released %d that were never sent",
@@ -74,11 +61,13 @@ class OrphanReclaim:
             row = transaction.row(statements.ADOPTED_ORPHAN, {**self._me, "id": attempt})
             if row is not None:
                 found[attempt] = row
-        logs = {row["claimant"]: sent_attempts_of(self._database, row["claimant"]) for row in found.values()}
+        logs = {claimant: self._log_of(claimant) for claimant in {row["claimant"] for row in found.values()}}
         unsent = [
             attempt
             for attempt, row in found.items()
-            if attempt not in self._adopted and _is_unsent(attempt, logs[row["claimant"]])
+            if attempt not in self._adopted
+            and (log := logs[row["claimant"]]) is not None
+            and attempt not in log
         ]
         release(transaction, unsent)
         self._released = len(unsent)
@@ -92,9 +81,9 @@ class OrphanReclaim:
         self._adopted.update(found)
         return [_orphan(row) for _, row in sorted(found.items())]
 
-
-def _is_unsent(attempt: int, log: SentAttempts | None) -> bool:
-    return log is not None and attempt not in log
+    def _log_of(self, claimant: str) -> SentAttempts | None:
+        files = files_of(self._database, claimant)
+        return None if files is None else read_sent(files.sent)
 
 
 def _orphan(row: Any) -> Orphan:

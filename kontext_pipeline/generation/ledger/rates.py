@@ -15,60 +15,50 @@ RATE_SLACK: Final = 1.005
 CATCH_UP_US: Final = 50_000
 """How late a request may be without delaying those after it, microseconds."""
 LONGEST_PAUSE_US: Final = 3_600_000_000
-"""The longest pause, microseconds. A longer one was written before the clock was reset."""
+"""The longest pause, microseconds."""
 
 
-def acquire_permit(transaction: Transaction, backend: str, rpm: float | None) -> int:
+def acquire_permit(transaction: Transaction, backend: str, rpm: float) -> int:
     """Take the next permit of the rate limit and return 0, or return the microseconds until there may be one.
 
     This is the generic cell rate algorithm: permits are one interval apart, and `next_at` is the time of the next one.
     A request that is a little late does not delay those after it, so the full rate is used.
     """
-    rates = _read(transaction, backend)
-    now = transaction.shared_clock()
-    if rates["paused_until"] > now:
-        if rates["paused_until"] - now <= LONGEST_PAUSE_US:
-            return rates["paused_until"] - now
-        rates["paused_until"] = 0
-    if rpm is None:
-        return 0
+    now, next_at, paused_until = _read(transaction, backend)
     interval = round(60_000_000 / rpm * RATE_SLACK)
-    if now < rates["next_at"] <= now + interval + CATCH_UP_US:
-        return rates["next_at"] - now
-    last = rates["next_at"] if rates["next_at"] <= now else 0
-    rates["next_at"] = max(last, now - CATCH_UP_US) + interval
-    _save(transaction, backend, rates)
+    if now < next_at <= now + interval + CATCH_UP_US:
+        return next_at - now
+    # A time that is further off was written before the clock was reset.
+    last = next_at if next_at <= now else 0
+    _save(transaction, backend, max(last, now - CATCH_UP_US) + interval, paused_until)
     return 0
 
 
 def pause(transaction: Transaction, backend: str, seconds: float) -> None:
-    """Give no permit for `seconds`, or until a pause that ends later."""
-    rates = _read(transaction, backend)
-    until = transaction.shared_clock() + round(min(seconds * 1_000_000, LONGEST_PAUSE_US))
-    rates["paused_until"] = max(rates["paused_until"], until)
-    _save(transaction, backend, rates)
+    """Begin a pause of `seconds`, unless there is one that ends later."""
+    now, next_at, paused_until = _read(transaction, backend)
+    until = now + round(min(seconds * 1_000_000, LONGEST_PAUSE_US))
+    _save(transaction, backend, next_at, max(paused_until, until))
 
 
-def paused_for(transaction: Transaction, backend: str) -> float:
-    """Return the seconds until the pause ends, 0 where there is none. Writes nothing."""
+def pause_left_us(transaction: Transaction, backend: str) -> int:
+    """Return the microseconds until the pause ends, 0 where there is none."""
+    now, _, paused_until = _read(transaction, backend)
+    return max(0, paused_until - now)
+
+
+def _read(transaction: Transaction, backend: str) -> tuple[int, int, int]:
+    """Return the time now, the time of the next permit, and the end of the pause."""
     row = transaction.row(statements.FIND_RATE, {"backend": backend})
-    left = (row["paused_until"] if row else 0) - transaction.shared_clock()
-    return left / 1_000_000 if 0 < left <= LONGEST_PAUSE_US else 0.0
+    now = transaction.shared_clock()
+    if row is None:
+        return now, 0, 0
+    # A pause that is longer was written before the clock was reset.
+    paused = row["paused_until"] <= now + LONGEST_PAUSE_US
+    return now, row["next_at"], row["paused_until"] if paused else 0
 
 
-def _read(transaction: Transaction, backend: str) -> dict[str, int]:
-    key = ("rates", backend)
-    if key not in transaction.cache:
-        row = transaction.row(statements.FIND_RATE, {"backend": backend})
-        if row is None:
-            transaction.execute(statements.ADD_RATE, {"backend": backend})
-        transaction.cache[key] = {
-            "next_at": row["next_at"] if row else 0,
-            "paused_until": row["paused_until"] if row else 0,
-        }
-    rates: dict[str, int] = transaction.cache[key]
-    return rates
-
-
-def _save(transaction: Transaction, backend: str, rates: dict[str, int]) -> None:
-    transaction.execute(statements.SET_RATE, {"backend": backend, **rates})
+def _save(transaction: Transaction, backend: str, next_at: int, paused_until: int) -> None:
+    transaction.execute(
+        statements.SET_RATE, {"backend": backend, "next_at": next_at, "paused_until": paused_until}
+    )

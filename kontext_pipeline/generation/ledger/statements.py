@@ -7,7 +7,7 @@ tests/generation/test_query_plans.py checks each statement for the index that it
 
 from typing import Final
 
-from kontext_pipeline.generation.ledger.tables import HEARTBEAT
+from kontext_pipeline.generation.ledger.migrations import HEARTBEAT
 
 # --- database ---------------------------------------------------------------------------------------------------------
 
@@ -35,7 +35,7 @@ CLAIMANT_END: Final = "SELECT ended_at FROM claimants WHERE id = :id"
 END_CLAIMANT: Final = "UPDATE claimants SET ended_at = :now WHERE id = :id AND ended_at IS NULL"
 # All other claimants of a backend that have not left.
 OTHER_CLAIMANTS: Final = (
-    f"SELECT id, run_id, host, pid, {HEARTBEAT} AS heartbeat, lease_s FROM claimants "  # noqa: S608
+    f"SELECT id, {HEARTBEAT} AS heartbeat, lease_s FROM claimants "  # noqa: S608
     "WHERE ended_at IS NULL AND backend = :backend AND id <> :me"
 )
 
@@ -90,7 +90,7 @@ SET_JOB: Final = (
 )
 # Write what came of an attempt.
 SETTLE_ATTEMPT: Final = (
-    "UPDATE attempts SET state = :state, outcome = :outcome, cause = :cause, cost = :cost, "
+    "UPDATE attempts SET state = :state, outcome = :outcome, cause = NULLIF(:cause, ''), cost = :cost, "
     "cost_estimated = :cost_estimated, status_code = :status_code, error = :error, "
     "request_id = COALESCE(:request_id, request_id), latency_s = :latency_s, "
     "started_at = COALESCE(:sent_at, started_at), finished_at = :now WHERE id = :id"
@@ -98,8 +98,8 @@ SETTLE_ATTEMPT: Final = (
 # Write what came of a request: never over a success, and without a picture only where no other attempt is open.
 SETTLE_GENERATION: Final = (
     "UPDATE generations SET status = :status, retryable = :retryable, claimant = :claimant, "
-    "image_path = :image_path, image_sha256 = :image_sha256, width = :width, height = :height, bytes = :bytes "
-    "WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:image_path IS NOT NULL OR NOT EXISTS "
+    "image_path = :path, image_sha256 = :sha256, width = :width, height = :height, bytes = :bytes "
+    "WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:path IS NOT NULL OR NOT EXISTS "
     "(SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND state = 'open'))"
 )
 
@@ -141,22 +141,20 @@ HELD: Final = {
     "month": f"{_HELD} AND day LIKE :month",
     "all": _HELD,
 }
-# Change the sums of a run's day.
+# Add to the sums of a run's day.
 ADD_SPENDING: Final = (
-    "UPDATE spending SET charged = charged + :charged, unknown = unknown + :unknown, open = open + :open "
-    "WHERE backend = :backend AND day = :day AND run_id = :run_id"
-)
-# Begin the sums of a run's day.
-NEW_SPENDING: Final = (
     "INSERT INTO spending (backend, day, run_id, charged, unknown, open) "
-    "VALUES (:backend, :day, :run_id, :charged, :unknown, :open)"
+    "VALUES (:backend, :day, :run_id, :charged, :unknown, :open) ON CONFLICT (backend, day, run_id) DO UPDATE SET "
+    "charged = spending.charged + excluded.charged, unknown = spending.unknown + excluded.unknown, "
+    "open = spending.open + excluded.open"
 )
 # When the next request may be sent.
 FIND_RATE: Final = "SELECT next_at, paused_until FROM rates WHERE backend = :backend"
-# Begin a backend's row.
-ADD_RATE: Final = "INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, 0, 0)"
-# Change it.
-SET_RATE: Final = "UPDATE rates SET next_at = :next_at, paused_until = :paused_until WHERE backend = :backend"
+# Change that.
+SET_RATE: Final = (
+    "INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, :next_at, :paused_until) "
+    "ON CONFLICT (backend) DO UPDATE SET next_at = excluded.next_at, paused_until = excluded.paused_until"
+)
 
 # --- views ------------------------------------------------------------------------------------------------------------
 
@@ -166,29 +164,21 @@ HIGHEST_CHARGE: Final = (
 )
 # How many requests the ledger knows.
 COUNT_GENERATIONS: Final = "SELECT COUNT(*) AS times FROM generations"
-# The status of some requests.
-STATUSES: Final = "SELECT fingerprint, status, retryable FROM generations WHERE fingerprint IN :keys"
-# All requests that succeeded.
-SUCCEEDED: Final = "SELECT fingerprint FROM generations WHERE status = 'succeeded'"
-# All requests that did not.
-NOT_SUCCEEDED: Final = "SELECT fingerprint FROM generations WHERE status <> 'succeeded'"
-# The outcome of some requests.
+# What came of all requests, and of some.
+ALL_STATUSES: Final = "SELECT fingerprint, status, retryable FROM generations"
+STATUSES: Final = f"{ALL_STATUSES} WHERE fingerprint IN :keys"
+# The accounting of some requests, and of the attempt that tells most: the one with the picture, or else the last one.
 GENERATIONS: Final = (
-    "SELECT fingerprint, batch, status, image_path, image_sha256, width, height, bytes FROM generations "
-    "WHERE fingerprint IN :keys"
-)
-# What the attempts of some requests cost, and which attempt tells most: the one with the picture, or else the last.
-ATTEMPT_SUMS: Final = (
-    "SELECT fingerprint, COUNT(*) AS attempts, SUM(cost) AS cost, "
+    "SELECT g.fingerprint, g.batch, g.status, g.image_path, g.image_sha256, g.width, g.height, g.bytes, "
+    "COALESCE(s.attempts, 0) AS attempts, COALESCE(s.cost, 0) AS cost, s.cost_estimated, s.started_at, "
+    "COALESCE(s.possibly_charged, 0) AS possibly_charged, CASE WHEN g.status <> 'succeeded' THEN t.error END AS error, "
+    "t.status_code, t.latency_s, t.request_id, t.run_id, t.finished_at FROM generations g "
+    "LEFT JOIN (SELECT fingerprint, COUNT(*) AS attempts, SUM(cost) AS cost, "
     "SUM(CASE WHEN state = 'unknown' THEN price ELSE 0 END) AS possibly_charged, "
-    "MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS estimated, MIN(started_at) AS started, "
+    "MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS cost_estimated, MIN(started_at) AS started_at, "
     "COALESCE(MAX(CASE WHEN outcome = 'succeeded' THEN id END), MAX(id)) AS telling "
-    "FROM attempts WHERE fingerprint IN :keys AND COALESCE(outcome, '') <> 'not_sent' GROUP BY fingerprint"
-)
-# How some attempts went.
-ATTEMPTS: Final = (
-    "SELECT id, status_code, error, latency_s, request_id, run_id, finished_at AS finished "
-    "FROM attempts WHERE id IN :keys"
+    "FROM attempts WHERE fingerprint IN :keys AND COALESCE(outcome, '') <> 'not_sent' GROUP BY fingerprint) s "
+    "ON s.fingerprint = g.fingerprint LEFT JOIN attempts t ON t.id = s.telling WHERE g.fingerprint IN :keys"
 )
 
 # --- report for people ------------------------------------------------------------------------------------------------
@@ -214,8 +204,8 @@ FAILED_BY_CAUSE: Final = (
 )
 # v2 jobs that no run has collected.
 OPEN_JOBS: Final = (
-    "SELECT request_id, fingerprint, started_at FROM attempts WHERE state IN ('open', 'unknown') AND state = 'open' "
-    "AND backend = :backend AND job IS NOT NULL ORDER BY id"
+    "SELECT request_id, fingerprint, started_at FROM attempts "
+    "WHERE backend = :backend AND state = 'open' AND job IS NOT NULL ORDER BY id"
 )
 # Where the sums that caps are checked by differ from the attempts that they are sums of.
 SPENDING_DIFFERENCES: Final = (

@@ -1,106 +1,120 @@
-"""Views of the ledger for programs: the status of requests, the outcome of requests, and what caps leave."""
+"""The part of the ledger that only reads: what came of requests, and what caps leave for more."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 from sqlalchemy import Connection, bindparam, text
 
+from kontext_pipeline.columns import GENERATION_SCHEMA
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.attempts import count_wasted
 from kontext_pipeline.generation.ledger.database import Database, Transaction
-from kontext_pipeline.generation.ledger.money import usd
+from kontext_pipeline.generation.ledger.money import Cap, held, usd
+from kontext_pipeline.generation.ledger.rates import pause_left_us
 from kontext_pipeline.generation.ledger.records import Status
 
-LOOKUP_CHUNK: Final = 900
-"""Keys in one query: below the limit of parameters of every database."""
-
-GENERATIONS: Final = pa.schema(
-    [
-        ("fingerprint", pa.string()),
-        ("batch", pa.string()),
-        ("status", pa.string()),
-        ("status_code", pa.int32()),
-        ("error", pa.string()),
-        ("attempts", pa.int32()),
-        ("cost_usd", pa.float64()),
-        ("cost_estimated", pa.bool_()),
-        ("possibly_charged_usd", pa.float64()),
-        ("latency_s", pa.float64()),
-        ("request_id", pa.string()),
-        ("image_path", pa.string()),
-        ("image_sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-        ("run_id", pa.string()),
-        ("started_at", pa.timestamp("us", tz="UTC")),
-        ("finished_at", pa.timestamp("us", tz="UTC")),
-    ]
-)
-"""The schema of `generations`. `batch` is the batch whose table bears the cost."""
+LOOKUP_CHUNK: Final = 450
+"""Keys in one query, which may have each twice: below the limit of parameters of every database (999)."""
 
 
-def statuses(
-    database: Database, fingerprints: Sequence[str], *, unknown_retries: int, retry_failed: bool
-) -> dict[str, tuple[Status, bool]]:
-    """Return the status of each request that the ledger knows, and whether a run would try it again."""
-    found: dict[str, tuple[Status, bool]] = {}
-    with database.read() as connection:
-        transaction = Transaction(connection)
-        for row in _rows_of(connection, statements.STATUSES, fingerprints):
-            match row.status:
-                case "unknown":
-                    again = count_wasted(transaction, row.fingerprint) <= unknown_retries
-                case "failed":
-                    again = bool(row.retryable) or retry_failed
-                case _:
-                    again = row.status == "pending"
-            found[row.fingerprint] = (row.status, again)
-    return found
+class LedgerViews:
+    """Views of the ledger of one backend. Any number of threads may read.
+
+    Raises:
+        LedgerError: The database can't be opened, or a newer release made it. Every method raises it where the
+            database can't be read.
+    """
+
+    def __init__(self, url: str, *, backend: str) -> None:
+        """Open the ledger at `url`, an SQLAlchemy URL."""
+        self.database = Database(url)
+        self.backend = backend
+
+    def paused_for(self) -> float:
+        """Return the seconds until the pause of this ledger ends, 0 where there is none."""
+        with self.database.read() as connection:
+            return pause_left_us(Transaction(connection), self.backend) / 1_000_000
+
+    def highest_charge(self) -> int:
+        """Return the most that an attempt was ever charged, in millionths of a USD; 0 where none was."""
+        with self.database.read() as connection:
+            row = Transaction(connection).row(statements.HIGHEST_CHARGE, {"backend": self.backend})
+            return int(row["cost"] or 0)
+
+    def remaining_budget(self, caps: Sequence[Cap], *, run_id: str = "") -> int | None:
+        """Return the least that any of these caps leaves for new attempts, in millionths; None where there is no cap.
+
+        `run_id` names the run that caps of scope "run" are for. A run that has not begun has spent nothing.
+        """
+        with self.database.read() as connection:
+            transaction = Transaction(connection)
+            left = (cap.limit - sum(held(transaction, self.backend, run_id, cap)) for cap in caps)
+            return min(left, default=None)
+
+    def size(self) -> int:
+        """Return how many requests the ledger knows."""
+        with self.database.read() as connection:
+            return int(Transaction(connection).row(statements.COUNT_GENERATIONS, {})["times"])
+
+    def statuses(
+        self, fingerprints: Sequence[str], *, unknown_retries: int = 1, retry_failed: bool = False
+    ) -> dict[str, tuple[Status, bool]]:
+        """Return the status of each request that the ledger knows, and whether a run would try it again."""
+        with self.database.read() as connection:
+            rows = _rows_of(connection, statements.STATUSES, fingerprints)
+            return dict(_judged(Transaction(connection), rows, unknown_retries, retry_failed))
+
+    def settled(
+        self, *, unknown_retries: int = 1, retry_failed: bool = False
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Return all requests that succeeded, and all others that a run would not try again.
+
+        Reads the whole ledger, in a microsecond or two for each request; `statuses` takes ten times as long.
+        """
+        succeeded, others = [], []
+        with self.database.read() as connection:
+            rows = connection.execute(text(statements.ALL_STATUSES))
+            for key, (status, again) in _judged(Transaction(connection), rows, unknown_retries, retry_failed):
+                if status == "succeeded":
+                    succeeded.append(key)
+                elif not again:
+                    others.append(key)
+        return frozenset(succeeded), frozenset(others)
+
+    def generations(self, fingerprints: Sequence[str]) -> pa.Table:
+        """Return the outcome of each request that the ledger knows, one row each (schema `GENERATION_SCHEMA`).
+
+        Costs are sums over all attempts of a request. Status code, error, latency and request id are those of the
+        attempt that brought the picture, or else of the last one.
+        """
+        with self.database.read() as connection:
+            records = [
+                {
+                    **row._mapping,
+                    "cost_usd": usd(int(row.cost)),
+                    "cost_estimated": bool(row.cost_estimated),
+                    "possibly_charged_usd": usd(int(row.possibly_charged)),
+                }
+                for row in _rows_of(connection, statements.GENERATIONS, fingerprints)
+            ]
+        return pa.Table.from_pylist(records, schema=GENERATION_SCHEMA)
 
 
-def settled(
-    database: Database, *, unknown_retries: int, retry_failed: bool
-) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the requests that succeeded, and the others that a run would not try again."""
-    with database.read() as connection:
-        succeeded = frozenset(connection.execute(text(statements.SUCCEEDED)).scalars())
-        others = connection.execute(text(statements.NOT_SUCCEEDED)).scalars().all()
-    known = statuses(database, others, unknown_retries=unknown_retries, retry_failed=retry_failed)
-    return succeeded, frozenset(key for key, (_, again) in known.items() if not again)
-
-
-def generations(database: Database, fingerprints: Sequence[str]) -> pa.Table:
-    """Return the outcome of each request that the ledger knows, one row each (schema `GENERATIONS`)."""
-    known: dict[str, dict[str, Any]] = {}
-    with database.read() as connection:
-        for row in _rows_of(connection, statements.GENERATIONS, fingerprints):
-            known[row.fingerprint] = dict(row._mapping)
-        for row in _rows_of(connection, statements.ATTEMPT_SUMS, fingerprints):
-            known[row.fingerprint].update(row._mapping)
-        telling = {record["telling"]: record for record in known.values() if "telling" in record}
-        for row in _rows_of(connection, statements.ATTEMPTS, list(telling)):
-            telling[row.id].update(row._mapping)
-    return pa.Table.from_pylist([_generation(record) for record in known.values()], schema=GENERATIONS)
-
-
-def _rows_of(connection: Connection, statement: str, keys: Sequence[Any]) -> Iterator[Any]:
+def _rows_of(connection: Connection, statement: str, keys: Sequence[str]) -> Iterator[Any]:
     query = text(statement).bindparams(bindparam("keys", expanding=True))
     for start in range(0, len(keys), LOOKUP_CHUNK):
-        # All rows at once: another statement may follow on the same connection before the caller has read them.
         yield from connection.execute(query, {"keys": list(keys[start : start + LOOKUP_CHUNK])}).all()
 
 
-def _generation(record: dict[str, Any]) -> dict[str, Any]:
-    succeeded = record["status"] == "succeeded"
-    return {
-        **{name: record.get(name) for name in GENERATIONS.names},
-        "error": None if succeeded else record.get("error"),
-        "attempts": record.get("attempts", 0),
-        "cost_usd": usd(int(record.get("cost") or 0)),
-        "cost_estimated": bool(record.get("estimated")),
-        "possibly_charged_usd": usd(int(record.get("possibly_charged") or 0)),
-        "started_at": record.get("started"),
-        "finished_at": record.get("finished"),
-    }
+def _judged(
+    transaction: Transaction, rows: Iterable[Any], unknown_retries: int, retry_failed: bool
+) -> Iterator[tuple[str, tuple[Status, bool]]]:
+    """Yield the fingerprint of each row, its status, and whether a run would try it again."""
+    for fingerprint, status, retryable in rows:
+        again = status == "pending"
+        if status == "failed":
+            again = bool(retryable) or retry_failed
+        elif status == "unknown":
+            again = count_wasted(transaction, fingerprint) <= unknown_retries
+        yield fingerprint, (status, again)

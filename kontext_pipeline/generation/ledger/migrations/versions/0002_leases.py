@@ -1,4 +1,4 @@
-"""Each claimant states its own lease, so that runs with other settings judge it by that."""
+"""Each claimant states the seconds of its own lease, so that runs with other settings judge it by that."""
 
 import sqlalchemy as sa
 from alembic import op

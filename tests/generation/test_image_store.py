@@ -1,6 +1,7 @@
-"""The image store: whole pictures only, what is paid for is never thrown away, a damaged file is mended."""
+"""The image store: whole pictures only, paid pictures are never thrown away, a damaged file is replaced."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,8 @@ def test_a_damaged_file_is_replaced_by_a_whole_one(
     store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     stored = store.keep(NAME, a_picture(kontext_sandbox, store.spool))
-    place = tmp_path / "data" / stored.path
-    place.write_bytes(place.read_bytes()[: stored.bytes // 2])
+    path = tmp_path / "data" / stored.path
+    path.write_bytes(path.read_bytes()[: stored.bytes // 2])
     assert store.find(NAME) is None
     assert store.keep(NAME, a_picture(kontext_sandbox, store.spool)) == stored
     assert store.find(NAME) == stored
@@ -95,6 +96,35 @@ def test_a_picture_in_memory_is_kept_too(store: ImageStore, kontext_sandbox: San
     in_memory = Picture(None, data, picture.sha256, picture.bytes, picture.format, 8, 8)
     store.keep(NAME, in_memory)
     assert (tmp_path / "data" / "images" / "ab" / f"{NAME}.png").read_bytes() == data
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second disk is known here")
+def test_a_picture_on_another_disk_is_copied(
+    store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        if Path(other).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("the temporary folder is on the same disk")
+        picture = a_picture(kontext_sandbox, Path(other))
+        stored = store.keep(NAME, picture)
+        assert list(Path(other).iterdir()) == []
+    assert store.find(NAME) == stored
+    assert list(store.spool.iterdir()) == []
+
+
+def test_a_picture_that_was_stored_just_before_a_kill_is_found(
+    store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The file is in the store, and still has its name in the spool."""
+    picture = a_picture(kontext_sandbox, store.spool)
+    assert picture.path is not None
+    target = tmp_path / "data" / store.path_of(NAME, "png")
+    target.parent.mkdir()
+    target.hardlink_to(picture.path)
+    stored = store.recover(NAME)
+    assert stored is not None
+    assert store.keep(NAME, picture) == stored
+    assert list(store.spool.iterdir()) == []
 
 
 def test_a_store_elsewhere_keeps_whole_pictures(kontext_sandbox: Sandbox, tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""The registry of columns: every column that the plan, the ledger's result and the metadata table have.
+
+A new column is one line, the last one of `COLUMNS`. The schemas below follow from it. Names, types and the order
+of existing columns never change: users' files have them.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final
+
+import pyarrow as pa
+
+
+class Source(Enum):
+    """Who determines a column's values."""
+
+    MANIFEST = auto()
+    """The user, in a manifest's column of the same name. The plan keeps the value that is sent."""
+    PLAN = auto()
+    """Planning."""
+    LEDGER = auto()
+    """The ledger, once the request has been sent."""
+    DERIVED = auto()
+    """`metadata_table`, when it makes a table."""
+
+
+class Position(Enum):
+    """Where the metadata table has a column."""
+
+    REGISTERED = auto()
+    """In the order of `COLUMNS`."""
+    LAST = auto()
+    """After all that are `REGISTERED`. New columns are here, so that no existing column moves."""
+    ABSENT = auto()
+    """Nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column.
+
+    Attributes:
+        name: The name, the same in every file.
+        type: The Arrow type, the same in every file.
+        source: Who determines the values.
+        meaning: What a value says, for readers of the metadata table.
+        position: Where the metadata table has the column.
+        in_plan: Whether a plan file has the column.
+        unsent: The value in the metadata table for a request that was never sent.
+        billed: The value is money: of the rows that share a picture, one has the value, the others `unsent`.
+    """
+
+    name: str
+    type: pa.DataType
+    source: Source
+    meaning: str
+    position: Position = Position.REGISTERED
+    in_plan: bool = False
+    unsent: Any = None
+    billed: bool = False
+
+
+def _manifest(name: str, kind: pa.DataType, meaning: str) -> Column:
+    return Column(name, kind, Source.MANIFEST, meaning, in_plan=True)
+
+
+def _plan(name: str, kind: pa.DataType, meaning: str, position: Position = Position.REGISTERED) -> Column:
+    return Column(name, kind, Source.PLAN, meaning, position, in_plan=True)
+
+
+def _ledger(name: str, kind: pa.DataType, meaning: str, **options: Any) -> Column:
+    return Column(name, kind, Source.LEDGER, meaning, **options)
+
+
+_STRING: Final = pa.string()
+_TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
+
+COLUMNS: Final = (
+    _plan("manifest", _STRING, "name of the manifest", Position.LAST),
+    _plan("row", pa.int64(), "data row in that manifest, from 1, header not counted", Position.LAST),
+    _manifest("id", _STRING, "the manifest's id of the row, or the one that planning gave"),
+    _plan("batch", _STRING, "key of the batch; in files, the name of the folder has it (see storage)"),
+    _plan("variant", pa.int32(), "number of this picture among those of its row, from 1"),
+    _manifest("prompt", _STRING, "as sent"),
+    _manifest("input_image", _STRING, "as in the manifest; null is text-to-image"),
+    _plan("input_path", _STRING, "absolute path of a local input image; null for a URL", Position.ABSENT),
+    _plan("input_sha256", _STRING, "sha256 of a local input image; null for a URL", Position.LAST),
+    _manifest("aspect_ratio", _STRING, "as sent"),
+    _manifest("output_format", _STRING, "png or jpg"),
+    _manifest("safety_tolerance", pa.int32(), "as sent, 1 (strict) to 6"),
+    _plan("safety_tolerance_asked", pa.int32(), "as in the manifest; differs where a setting lowered it"),
+    _manifest("seed", pa.int64(), "as sent"),
+    _plan(
+        "fingerprint", _STRING, "identity of the picture, 64 hex digits; rows with equal ones share a picture"
+    ),
+    _ledger("status", _STRING, "succeeded, failed, pending or unknown", unsent="pending"),
+    _ledger("status_code", pa.int32(), "HTTP status of the last answer; null where none came"),
+    _ledger("error", _STRING, "why there is no picture, in the server's words where it sent any"),
+    _ledger("attempts", pa.int32(), "how many times the request was sent", unsent=0),
+    _ledger(
+        "cost_usd",
+        pa.float64(),
+        "USD billed; 0 where another row with the same picture has the cost",
+        unsent=0.0,
+        billed=True,
+    ),
+    _ledger(
+        "cost_estimated",
+        pa.bool_(),
+        "whether the cost is the list price, because the answer named none",
+        unsent=False,
+        billed=True,
+    ),
+    _ledger(
+        "possibly_charged_usd",
+        pa.float64(),
+        "USD that may have been billed for answers that were lost",
+        unsent=0.0,
+        billed=True,
+    ),
+    _ledger("latency_s", pa.float64(), "seconds that the last attempt took"),
+    _ledger("request_id", _STRING, "the provider's id of the request"),
+    _ledger("image_path", _STRING, "relative to the data directory; null where there is no picture"),
+    _ledger("image_sha256", _STRING, "sha256 of the picture's file, 64 hex digits"),
+    _ledger("width", pa.int32(), "pixels"),
+    _ledger("height", pa.int32(), "pixels"),
+    _ledger("bytes", pa.int64(), "size of the picture's file"),
+    Column("backend", _STRING, Source.DERIVED, "what made the picture: sandbox or segmind"),
+    _ledger("run_id", _STRING, "id of the run that made the last attempt"),
+    _ledger("started_at", _TIMESTAMP, "when the first attempt started"),
+    _ledger("finished_at", _TIMESTAMP, "when the last attempt ended"),
+    Column("variants", pa.int32(), Source.MANIFEST, "how many pictures the row requests", Position.ABSENT),
+)
+"""Every column. The plan and the ledger's result have theirs in this order."""
+
+MANIFEST_COLUMNS: Final = tuple(column for column in COLUMNS if column.source is Source.MANIFEST)
+"""The columns of a manifest that are not the user's own ones."""
+
+LEDGER_COLUMNS: Final = tuple(column for column in COLUMNS if column.source is Source.LEDGER)
+
+TABLE_COLUMNS: Final = tuple(
+    column
+    for position in (Position.REGISTERED, Position.LAST)
+    for column in COLUMNS
+    if column.position is position
+)
+"""The columns of the metadata table, in its order; the user's own ones follow."""
+
+RESERVED_NAMES: Final = frozenset(column.name for column in COLUMNS if column.source is not Source.MANIFEST)
+"""Names that a user's own columns can't have."""
+
+
+def _schema(columns: tuple[Column, ...]) -> pa.Schema:
+    return pa.schema([(column.name, column.type) for column in columns])
+
+
+PLAN_SCHEMA: Final = _schema(tuple(column for column in COLUMNS if column.in_plan))
+"""The columns of a plan file; the user's own ones follow."""
+
+GENERATION_SCHEMA: Final = pa.schema(
+    [PLAN_SCHEMA.field("fingerprint"), PLAN_SCHEMA.field("batch"), *_schema(LEDGER_COLUMNS)]
+)
+"""What the ledger knows of requests, one row each. `batch` is the batch whose table has the cost."""
+
+TABLE_SCHEMA: Final = _schema(TABLE_COLUMNS)
+"""The metadata table without the user's own columns."""
