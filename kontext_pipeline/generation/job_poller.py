@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.attempt_log import log_transition
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.ledger import Ledger
@@ -70,17 +71,17 @@ class JobPoller:
     def watch(self, sent: SentRequest, job: Job) -> None:
         """Write a job that was just submitted into the ledger, then poll it.
 
-        Raises:
-            LedgerError: the ledger can't be written. The job is polled all the same, as only this process
-                knows of it.
+        A ledger that can't be written stops the run. The job is polled all the same, as only this process
+        knows of it.
         """
         assert sent.at is not None, "the request was sent just now"
         pending = PendingJob(sent, job, self._clock())
         try:
             self._ledger.record_job(sent.attempt, job.to_json(), job.request_id, sent.at)
-        finally:
-            log_transition("submitted", sent.attempt, sent.fingerprint, sent.batch)
-            self._ask_later(pending, self._schedule.next_poll(0.0, len(self._heap)))
+        except LedgerError as error:
+            self._run.stop_for(error)
+        log_transition("submitted", sent.attempt, sent.fingerprint, sent.batch)
+        self._ask_later(pending, self._schedule.next_poll(0.0, len(self._heap)))
 
     def adopt(self, sent: SentRequest, job: Job, age_s: float) -> None:
         """Poll a job that an earlier run submitted `age_s` seconds ago."""
