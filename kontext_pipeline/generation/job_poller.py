@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.attempt_log import log_transition
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.ledger import Ledger
@@ -78,7 +77,7 @@ class JobPoller:
         pending = PendingJob(sent, job, self._clock())
         try:
             self._ledger.record_job(sent.attempt, job.to_json(), job.request_id, sent.at)
-        except LedgerError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the job must be collected
             self._run.stop_for(error)
         log_transition("submitted", sent.attempt, sent.fingerprint, sent.batch)
         self._ask_later(pending, self._schedule.next_poll(0.0, len(self._heap)))
@@ -176,8 +175,9 @@ class JobPoller:
             self._learn(pending, answer)
         pending.failures = 0
         pending.completed = self._clock()
-        self._ask_later(pending, 0.0)
+        # The slot first: another thread may fetch the image as soon as the job is due.
         self._release_slot(pending)
+        self._ask_later(pending, 0.0)
 
     def _fetch(self, pending: PendingJob, completed: float) -> None:
         answer = self._client.fetch(pending.job, self._store.spool, pending.sent.fingerprint)
