@@ -222,9 +222,11 @@ class JobPoller:
     def _collect(self, pending: PendingJob, answer: Answer) -> None:
         """Hand on the answer that ends a job."""
         self._release_slot(pending)
-        parked = self._overdue.remove(pending.sent.fingerprint) if pending.overdue else []
+        parked = []
         if pending.overdue:
+            parked = self._overdue.remove(pending.sent.fingerprint)
             self._run.take_in_hand()
+            pending.overdue = False
         # Settled here and not by the settler's threads, so that parked items find the outcome in the ledger.
         self._settler.settle(pending.sent, answer)
         for item in parked:
