@@ -1,8 +1,8 @@
 """Recovery: take over the attempts of runs that are gone, and settle what they left behind."""
 
-import logging
 import threading
 import time
+from collections import deque
 from typing import Final
 
 from kontext_pipeline.errors import LedgerError
@@ -17,8 +17,6 @@ from kontext_pipeline.segmind.outcomes import Outcome
 LONGEST_INTERVAL_S: Final = 2.0
 """Longest time between two looks for dead runs, seconds."""
 
-log = logging.getLogger(__name__)
-
 
 class OrphanReaper:
     """The stage that settles the attempts of dead runs. One thread runs it."""
@@ -29,6 +27,7 @@ class OrphanReaper:
         self._jobs = jobs
         self._ledger = ledger
         self._store = store
+        self._orphans: deque[Orphan] = deque()
         self._closing = threading.Event()
 
     def work(self) -> None:
@@ -54,11 +53,11 @@ class OrphanReaper:
             LedgerError: the ledger can't be read or written.
             StoreFull: an image that had arrived can't be stored.
         """
-        orphans = self._ledger.reclaim_orphans()
-        for orphan in orphans:
-            self._settle(orphan)
-        if orphans:
-            log.info("took over %d attempts of a run that ended without settling them", len(orphans))
+        # They belong to this process now, and no later call returns them: keep those that can't be settled yet.
+        self._orphans += self._ledger.reclaim_orphans()
+        while self._orphans:
+            self._settle(self._orphans[0])
+            self._orphans.popleft()
 
     def _settle(self, orphan: Orphan) -> None:
         stored = None if orphan.accounted_for else self._store.recover(orphan.fingerprint)
