@@ -6,6 +6,7 @@ from collections import deque
 from typing import Final
 
 from kontext_pipeline.errors import LedgerError
+from kontext_pipeline.generation.attempt_log import log_transition
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.job_poller import JobPoller
 from kontext_pipeline.generation.ledger import Ledger, Orphan, Settlement
@@ -70,6 +71,7 @@ class OrphanReaper:
         elif orphan.job is not None:
             sent = SentRequest(orphan.attempt, orphan.fingerprint, orphan.batch, None, orphan.price)
             self._jobs.adopt(sent, Job.from_json(orphan.job), time.time() - orphan.started_at.timestamp())
+            return
         else:
             settlement = Settlement(
                 "unknown",
@@ -79,3 +81,11 @@ class OrphanReaper:
             )
             self._ledger.settle(orphan.attempt, settlement, status="unknown")
             self._run.count_money(possibly_charged=orphan.price)
+        log_transition(
+            settlement.state,
+            orphan.attempt,
+            orphan.fingerprint,
+            orphan.batch,
+            cause=settlement.cause,
+            cost=settlement.cost,
+        )
