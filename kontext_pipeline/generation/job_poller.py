@@ -70,17 +70,17 @@ class JobPoller:
     def watch(self, sent: SentRequest, job: Job) -> None:
         """Write a job that was just submitted into the ledger, then poll it.
 
-        Raises:
-            LedgerError: the ledger can't be written. The job is polled all the same, as only this process
-                knows of it.
+        A ledger that can't be written stops the run. The job is polled all the same, as only this process
+        knows of it.
         """
         assert sent.at is not None, "the request was sent just now"
         pending = PendingJob(sent, job, self._clock())
         try:
             self._ledger.record_job(sent.attempt, job.to_json(), job.request_id, sent.at)
-        finally:
-            log_transition("submitted", sent.attempt, sent.fingerprint, sent.batch)
-            self._ask_later(pending, self._schedule.next_poll(0.0, len(self._heap)))
+        except Exception as error:  # noqa: BLE001  whatever it is, the job must be collected
+            self._run.stop_for(error)
+        log_transition("submitted", sent.attempt, sent.fingerprint, sent.batch)
+        self._ask_later(pending, self._schedule.next_poll(0.0, len(self._heap)))
 
     def adopt(self, sent: SentRequest, job: Job, age_s: float) -> None:
         """Poll a job that an earlier run submitted `age_s` seconds ago."""
@@ -175,8 +175,9 @@ class JobPoller:
             self._learn(pending, answer)
         pending.failures = 0
         pending.completed = self._clock()
-        self._ask_later(pending, 0.0)
+        # The slot first: another thread may fetch the image as soon as the job is due.
         self._release_slot(pending)
+        self._ask_later(pending, 0.0)
 
     def _fetch(self, pending: PendingJob, completed: float) -> None:
         answer = self._client.fetch(pending.job, self._store.spool, pending.sent.fingerprint)
@@ -221,9 +222,11 @@ class JobPoller:
     def _collect(self, pending: PendingJob, answer: Answer) -> None:
         """Hand on the answer that ends a job."""
         self._release_slot(pending)
-        parked = self._overdue.remove(pending.sent.fingerprint) if pending.overdue else []
+        parked = []
         if pending.overdue:
+            parked = self._overdue.remove(pending.sent.fingerprint)
             self._run.take_in_hand()
+            pending.overdue = False
         # Settled here and not by the settler's threads, so that parked items find the outcome in the ledger.
         self._settler.settle(pending.sent, answer)
         for item in parked:

@@ -1,11 +1,12 @@
 """Recovery: take over the attempts of runs that are gone, and settle what they left behind."""
 
-import logging
 import threading
 import time
+from collections import deque
 from typing import Final
 
 from kontext_pipeline.errors import LedgerError
+from kontext_pipeline.generation.attempt_log import log_transition
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.job_poller import JobPoller
 from kontext_pipeline.generation.ledger import Ledger, Orphan, Settlement
@@ -17,8 +18,6 @@ from kontext_pipeline.segmind.outcomes import Outcome
 LONGEST_INTERVAL_S: Final = 2.0
 """Longest time between two looks for dead runs, seconds."""
 
-log = logging.getLogger(__name__)
-
 
 class OrphanReaper:
     """The stage that settles the attempts of dead runs. One thread runs it."""
@@ -29,6 +28,7 @@ class OrphanReaper:
         self._jobs = jobs
         self._ledger = ledger
         self._store = store
+        self._orphans: deque[Orphan] = deque()
         self._closing = threading.Event()
 
     def work(self) -> None:
@@ -54,11 +54,11 @@ class OrphanReaper:
             LedgerError: the ledger can't be read or written.
             StoreFull: an image that had arrived can't be stored.
         """
-        orphans = self._ledger.reclaim_orphans()
-        for orphan in orphans:
-            self._settle(orphan)
-        if orphans:
-            log.info("took over %d attempts of a run that ended without settling them", len(orphans))
+        # They belong to this process now, and no later call returns them: keep those that can't be settled yet.
+        self._orphans += self._ledger.reclaim_orphans()
+        while self._orphans:
+            self._settle(self._orphans[0])
+            self._orphans.popleft()
 
     def _settle(self, orphan: Orphan) -> None:
         stored = None if orphan.accounted_for else self._store.recover(orphan.fingerprint)
@@ -71,6 +71,7 @@ class OrphanReaper:
         elif orphan.job is not None:
             sent = SentRequest(orphan.attempt, orphan.fingerprint, orphan.batch, None, orphan.price)
             self._jobs.adopt(sent, Job.from_json(orphan.job), time.time() - orphan.started_at.timestamp())
+            return
         else:
             settlement = Settlement(
                 "unknown",
@@ -80,3 +81,11 @@ class OrphanReaper:
             )
             self._ledger.settle(orphan.attempt, settlement, status="unknown")
             self._run.count_money(possibly_charged=orphan.price)
+        log_transition(
+            settlement.state,
+            orphan.attempt,
+            orphan.fingerprint,
+            orphan.batch,
+            cause=settlement.cause,
+            cost=settlement.cost,
+        )

@@ -166,11 +166,14 @@ class Reserver:
         except BaseException:
             self._run.let_go(len(requests))
             raise
-        back = [
-            request
-            for request, result in zip(requests, results, strict=True)
-            if not self._accept(request, result, price, day)
-        ]
+        back = []
+        for request, result in zip(requests, results, strict=True):
+            try:
+                if not self._accept(request, result, price, day):
+                    back.append(request)
+            except Exception as error:  # noqa: BLE001  the other requests have their results, too
+                self._run.stop_for(error)
+                self._run.let_go()
         with self._condition:
             self._resolved.extendleft(reversed(back))
 

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.attempt_log import log_transition
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.job_poller import JobPoller
@@ -62,7 +63,7 @@ class Sender:
         """Send a reservation in the slot that it has taken. Return whether a pending job keeps the slot.
 
         Raises:
-            KontextError: the ledger or its log of sent attempts can't be written, or the disk is full.
+            LedgerError: the ledger or its log of sent attempts can't be written.
         """
         if not self._may_send(reservation):
             return False
@@ -86,8 +87,11 @@ class Sender:
 
     def _may_send(self, reservation: Reservation) -> bool:
         """Return whether a reservation is still valid; if it is not, give it back."""
-        self._store.check_room(self._slots.in_flight)
-        self._ledger.database.check_room()
+        try:
+            self._store.check_room(self._slots.in_flight)
+            self._ledger.database.check_room()
+        except KontextError as error:
+            self._run.stop_for(error)
         if self._run.stopped is not None or not self._reserver.is_valid(reservation):
             self._reserver.give_back(reservation)
             return False

@@ -157,7 +157,8 @@ class Settler:
                 self._run.let_go()
             case NextStep.PAUSE:
                 self._retry(item, 0.0, "rate limit")
-            case NextStep.RETRY if claim_kept:
+            # Where the ledger gave up a claim on a request that is pending, the reserver learns the reason.
+            case NextStep.RETRY if claim_kept or decision.status == "pending":
                 pause = answer.retry_after_s or self._retries.pause(max(1, item.failures))
                 self._retry(item, pause, _reason(answer))
             case _:

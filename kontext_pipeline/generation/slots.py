@@ -4,9 +4,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from kontext_pipeline.generation.concurrency_limit import ConcurrencyLimit
 from kontext_pipeline.generation.work import Reservation
+
+NOTABLE_PAUSE_S: Final = 1.0
+"""Seconds by which a pause must become longer to be worth a word: the answers of one burst differ by less."""
 
 
 class Slots:
@@ -107,13 +111,14 @@ class Slots:
             self._on_demand()
 
     def pause(self, seconds: float, reason: str) -> bool:
-        """Let no slot send for `seconds`. Return whether that is longer than the pause so far."""
+        """Let no slot send for `seconds`. Return whether that is a notable change: a second or more."""
         with self._condition:
-            until = self._clock() + seconds
-            longer = until > self._paused_until
-            if longer:
+            now = self._clock()
+            until = now + seconds
+            longer_s = until - max(now, self._paused_until)
+            if longer_s > 0:
                 self._paused_until, self._pause_reason = until, reason
-            return longer
+            return longer_s >= NOTABLE_PAUSE_S
 
     def decrease(self, pause_s: float) -> None:
         """Decrease the limit after a 429 that asks for a pause."""

@@ -87,6 +87,10 @@ def test_a_pause_holds_every_slot_until_it_is_over(clock: FakeClock) -> None:
     assert slots.pause(5.0, "rate limit")
     assert not slots.pause(3.0, "shorter")
     assert slots.pause_state == (clock.now + 5.0, "rate limit")
+    # Another answer of the same burst.
+    clock.forward(0.1)
+    assert not slots.pause(5.0, "rate limit")
+    assert slots.pause_state == (clock.now + 5.0, "rate limit")
     clock.forward(5.0)
     assert slots.pause_state == (0.0, "")
     assert slots.take() is not None
