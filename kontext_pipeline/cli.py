@@ -1,6 +1,6 @@
 """The `kontext` command: reads options, calls what the Dagster assets call, and says what came of it.
 
-Every command's heavy imports are inside it, so that `kontext --help` answers at once.
+Commands import what they need when they run, so that `kontext --help` answers at once.
 """
 
 import contextlib
@@ -8,14 +8,16 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kontext_pipeline import logs
+from kontext_pipeline.cli_options import GENERATION, PLANNING, Group
 from kontext_pipeline.errors import KontextError
 
 if TYPE_CHECKING:
@@ -24,12 +26,10 @@ if TYPE_CHECKING:
     from kontext_pipeline.segmind.client import SegmindClient
     from kontext_pipeline.settings import Settings
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_HEAPS = 2
-"""Heaps that all threads share; with the interpreter's lock, few of them ask for memory at the same time."""
-_M_ARENA_MAX = -8
-"""What glibc's `mallopt` calls that."""
+_HEAPS: Final = 2
+"""Heaps that all threads share. Python threads seldom allocate at the same time, so few heaps are enough."""
+_M_ARENA_MAX: Final = -8
+"""Number of this option in glibc's `mallopt`."""
 
 
 class Exit(IntEnum):
@@ -38,79 +38,40 @@ class Exit(IntEnum):
     DONE = 0
     """Every row has its picture."""
     SOME_FAILED = 1
-    """Some rows failed for good, or may have been charged without a picture; the rest is there."""
+    """Some rows failed for good, or may have been charged without a picture; the other rows have theirs."""
     NOTHING_SENT = 2
     """The manifest, the settings or the key was wrong."""
     STOPPED = 3
     """Stopped early by the account, the budget, the disk or the user; start again to go on."""
 
 
-def _spare_memory() -> None:
-    """Let memory that was needed once be used again, here and in the processes that Dagster starts."""
-    # Arrow's own allocator keeps what planning needed, some 20 MB and what grows with the manifest, and the run that
-    # follows can't use it. Read when pyarrow is first imported.
+def _limit_memory() -> None:
+    """Let this process and the processes that Dagster starts use freed memory again."""
+    # pyarrow reads this when it is first imported. Its own allocator keeps what planning has freed, 20 MB and more with a
+    # large manifest, and the run that follows can't use it.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    # The C library gives threads up to eight heaps a core, each with its own leftovers of pictures: 20 MB and more.
+    # glibc gives threads up to eight heaps per core, and each heap keeps 20 MB and more of freed pictures.
     if "MALLOC_ARENA_MAX" not in os.environ:
         os.environ["MALLOC_ARENA_MAX"] = str(_HEAPS)
-        # Read when a process starts: this one has to ask for it. Other C libraries than glibc have no such thing.
+        # The variable is read when a process starts, so this process has to call the function. Other C libraries
+        # don't have it.
         with contextlib.suppress(AttributeError, OSError, TypeError):
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
 
 
-def manifest_options(command: F) -> F:
-    """Options that say what is planned, and where."""
-    for decorate in reversed(
-        [
-            click.argument("manifests", nargs=-1, metavar="MANIFEST..."),
-            click.option("--data-dir", metavar="DIR", help="Where the dataset is kept."),
-            click.option(
-                "--backend",
-                type=click.Choice(["sandbox", "segmind"]),
-                help="The free stand-in, or the paid API.",
-            ),
-            click.option(
-                "--batch-size", type=int, metavar="N", help="Pictures a batch (a Dagster partition)."
-            ),
-            click.option(
-                "--seed", type=int, metavar="N", help="What seeds of rows without one are derived from."
-            ),
-        ]
-    ):
-        command = decorate(command)
-    return command
-
-
-def run_options(command: F) -> F:
-    """Options that say how pictures are generated."""
-    for decorate in reversed(
-        [
-            click.option(
-                "--api-version", type=click.Choice(["v1", "v2"]), help="v1 waits; v2 submits and polls."
-            ),
-            click.option("--concurrency", type=int, metavar="N", help="Generations in flight at once."),
-            click.option("--rpm", type=float, metavar="N", help="Requests a minute that the account allows."),
-        ]
-    ):
-        command = decorate(command)
-    return command
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="kontext-pipeline", prog_name="kontext")
 def main() -> None:
     """Augment image datasets with FLUX.1 Kontext [max]: a manifest goes in, a dataset comes out, and every
     image that was paid for is kept, once.
 
     Settings come from options, then the environment, then a .env file; the README lists them. `kontext run
-    --backend sandbox MANIFEST` tries everything for nothing.
+    --backend sandbox MANIFEST` tries everything at no cost.
     """
-    _spare_memory()
+    _limit_memory()
 
 
-@main.command()
-@manifest_options
-@run_options
+@main.command(settings=(*PLANNING, *GENERATION))
 def plan(manifests: tuple[str, ...], **options: Any) -> None:
     """Show what a manifest asks for and what it will cost. Sends nothing."""
     with _user_errors():
@@ -121,16 +82,16 @@ def plan(manifests: tuple[str, ...], **options: Any) -> None:
             console.show_plan(pipeline.settings, planned, pipeline.estimate(planned))
 
 
-@main.command()
-@manifest_options
-@run_options
+@main.command(settings=(*PLANNING, *GENERATION))
 @click.option("--budget", type=float, metavar="USD", help="The most that this run may spend.")
 @click.option("--retry-failed", is_flag=True, help="Try rows again that failed for good.")
-@click.option("--yes", is_flag=True, help="Don't ask before money is spent, nor when the balance is short.")
+@click.option(
+    "--yes", is_flag=True, help="Don't ask before money is spent, or when the balance is too small."
+)
 def run(
     manifests: tuple[str, ...], *, budget: float | None, retry_failed: bool, yes: bool, **options: Any
 ) -> None:
-    """Generate the pictures of a manifest that are not there yet.
+    """Generate the pictures of a manifest that don't exist yet.
 
     Exit status: 0 every row has its picture; 1 some rows failed for good; 2 nothing was sent, because the
     manifest, the settings or the key was wrong; 3 stopped early, start again to go on.
@@ -143,7 +104,7 @@ def run(
 def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes: bool) -> Exit:
     from kontext_pipeline import console
     from kontext_pipeline.errors import SettingsError
-    from kontext_pipeline.pipeline import PreflightError
+    from kontext_pipeline.preflight import PreflightError
 
     if budget is not None and budget < 0:
         raise SettingsError(
@@ -188,11 +149,11 @@ def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes:
                     watch=show.watch,
                 )
     if report is None:
-        console.complain("Stopped on request. What was in flight is settled; start again to go on.")
+        console.complain("Stopped on request. Requests in flight were settled; start again to go on.")
     elif report.stopped is not None:
         console.complain(f"Stopped: {report.stopped.message}")
     elif report.left:
-        console.complain(f"{report.left} jobs are still out there; start again to collect them.")
+        console.complain(f"{report.left} jobs are not finished; start again to collect their pictures.")
     totals = console.show_summary(pipeline, planned, show.progress)
     _report_to_dagster(pipeline, keys)
     if report is None or report.stopped is not None or report.left:
@@ -207,17 +168,16 @@ def _agreed(settings: "Settings", estimate: "Estimate", *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         console.complain(
-            f"This would spend {estimate.cost_usd:.2f} USD. Where there is no terminal to ask on, say --yes to agree."
+            f"This would spend {estimate.cost_usd:.2f} USD, and there is no terminal to ask on: pass --yes to agree."
         )
         return False
     return click.confirm(f"Spend {estimate.cost_usd:.2f} USD?", default=False)
 
 
-@main.command()
-@click.option("--data-dir", metavar="DIR", help="Where the dataset is kept.")
+@main.command(settings=("data_dir",))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def status(*, as_json: bool, data_dir: str | None) -> None:
-    """Show the books: pictures, what was spent and possibly charged, what failed, what is still out there."""
+    """Show the ledger: pictures, money spent and possibly charged, failures, unfinished jobs."""
     with _user_errors():
         from kontext_pipeline import console
         from kontext_pipeline.generation.ledger.database import Database
@@ -225,6 +185,7 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
         from kontext_pipeline.settings import load_settings
 
         settings = load_settings(data_dir=data_dir)
+        logs.hide(*settings.secrets)
         database = Database(settings.resolved_ledger_url, make=False)
         try:
             console.show_books(read_books(database), as_json=as_json)
@@ -236,29 +197,29 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")
 @click.option(
-    "--profile", "profiles", multiple=True, metavar="NAME", help="What goes wrong: a named profile."
+    "--profile", "profiles", multiple=True, metavar="NAME", help="Inject the faults of a named profile."
 )
 @click.option(
     "--faults",
     "fault_files",
     multiple=True,
     metavar="FILE",
-    help="What goes wrong: a TOML file, see docs/sandbox.md.",
+    help="Inject the faults of a TOML file, see docs/sandbox.md.",
 )
-@click.option("--speed", type=float, help="How many times faster than real the sandbox's time passes.")
+@click.option("--speed", type=float, help="Factor by which the sandbox's time passes faster.")
 @click.option("--latency", "latency_s", type=float, metavar="SECONDS", help="Median time of a generation.")
 @click.option("--balance", type=float, metavar="USD", help="Credits on the account at the start.")
 @click.option("--rpm", type=int, metavar="N", help="Requests a minute that the account allows.")
 @click.option(
     "--key", "keys", multiple=True, metavar="KEY", help="Keys to accept; default: any of the right form."
 )
-@click.option("--seed", type=int, metavar="N", help="Seeds latencies and faults.")
-@click.option("--plain", is_flag=True, help="Plain pictures instead of drawn ones: fast.")
+@click.option("--seed", type=int, metavar="N", help="Seed of latencies and faults.")
+@click.option("--plain", is_flag=True, help="Serve plain pictures, which is faster than drawing them.")
 @click.option(
     "--fetch-inputs/--no-fetch-inputs",
     default=True,
     show_default=True,
-    help="Fetch public input pictures, or let drawn photographs stand in for them.",
+    help="Fetch public input pictures, or use drawn photographs in their stead.",
 )
 def sandbox(*, host: str, port: int, plain: bool, fetch_inputs: bool, **options: Any) -> None:
     """Serve a stand-in for the paid API, to develop, test and rehearse against."""
@@ -275,12 +236,10 @@ def _announce(url: str) -> None:
     click.echo(f"The sandbox answers at {url}; its page shows balance, jobs and pictures. Ctrl-C ends it.")
 
 
-@main.command()
-@manifest_options
-@run_options
+@main.command(settings=(*PLANNING, *GENERATION))
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 def ui(manifests: tuple[str, ...], *, port: int, **options: Any) -> None:
-    """Open the Dagster UI with these settings, and a sandbox beside it where the backend is the sandbox."""
+    """Open the Dagster UI with these settings; start a sandbox too where that is the backend."""
     with _user_errors():
         from kontext_pipeline import launcher
 
@@ -292,7 +251,9 @@ def ui(manifests: tuple[str, ...], *, port: int, **options: Any) -> None:
 def _settings(manifests: tuple[str, ...], options: dict[str, Any]) -> "Settings":
     from kontext_pipeline.settings import load_settings
 
-    return load_settings(manifests=list(manifests) or None, **options)
+    settings = load_settings(manifests=list(manifests) or None, **options)
+    logs.hide(*settings.secrets)
+    return settings
 
 
 @contextlib.contextmanager
@@ -321,7 +282,7 @@ def _report_to_dagster(pipeline: "Pipeline", keys: list[str]) -> None:
     from kontext_pipeline import console, launcher
 
     if launcher.dagster_home() is not None:
-        with console.busy("Showing it to Dagster"):
+        with console.busy("Reporting to Dagster"):
             from kontext_pipeline.orchestration.reporting import report_batches
 
             report_batches(pipeline, keys)
@@ -333,7 +294,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _user_errors() -> Iterator[None]:
-    """Print what the user can mend as a message, not as a traceback."""
+    """Print errors that the user can correct as messages, not as tracebacks."""
     try:
         yield
     except KontextError as error:

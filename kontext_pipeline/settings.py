@@ -1,19 +1,18 @@
-"""Every setting: its environment variable, default, unit and check, in one place.
+"""Every setting: its environment variable, type, default, unit, check and help text, in one place.
 
-The command line and Dagster read the same settings: options beat environment variables, which beat a
-`.env` file in the working directory, which beats the defaults here.
+The options of the command line and the fields of the Dagster resources are made from `Settings`. Options beat environment
+variables, which beat a `.env` file in the working directory, which beats the defaults here.
 """
 
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from kontext_pipeline.errors import SettingsError
 
@@ -25,7 +24,7 @@ SEGMIND_URL: Final = "https://api.segmind.com"
 SEGMIND_UPLOAD_URL: Final = "https://workflows-api.segmind.com/upload-asset"
 SANDBOX_PORT: Final = 8765
 SANDBOX_KEY: Final = "SG_5a4dba5e5a4dba5e"
-"""The key that is sent to the sandbox, which takes any of the right form: a real one never goes there."""
+"""The key that is sent to the sandbox, which takes any key of the right form. A real key is never sent there."""
 
 
 def _http_url(value: str) -> str:
@@ -47,6 +46,10 @@ def _key(value: SecretStr) -> SecretStr:
 def _ledger_url(value: str | None) -> str | None:
     if not value:
         return None
+    # Imported here: it takes a third of a second, and few users set this.
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(value)
     except ArgumentError as error:
@@ -54,7 +57,7 @@ def _ledger_url(value: str | None) -> str | None:
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg2")
     if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ValueError("a ledger lives in sqlite or postgresql")
+        raise ValueError("a ledger is kept in sqlite or postgresql")
     return url.render_as_string(hide_password=False)
 
 
@@ -79,7 +82,7 @@ Optionally = BeforeValidator(_blank_is_none)
 
 
 class Settings(BaseSettings):
-    """What a run is told, wherever it is told from."""
+    """The settings of one run, from all sources."""
 
     model_config = SettingsConfigDict(
         env_prefix="KONTEXT_",
@@ -105,7 +108,7 @@ class Settings(BaseSettings):
         Optionally,
         Field(
             validation_alias="SEGMIND_BASE_URL",
-            description="Where the API is; every other endpoint follows from it.",
+            description="Base URL of the API; every other endpoint follows from it.",
         ),
     ] = None
     upload_url: Annotated[
@@ -113,7 +116,7 @@ class Settings(BaseSettings):
         Optionally,
         Field(
             validation_alias="SEGMIND_UPLOAD_URL",
-            description="Where local input pictures are uploaded, if not where the base URL says.",
+            description="URL to which local input pictures are uploaded; default: the one that belongs to the base URL.",
         ),
     ] = None
     backend: Annotated[
@@ -127,10 +130,17 @@ class Settings(BaseSettings):
         list[str],
         NoDecode,
         BeforeValidator(_words),
-        Field(description="CSV or Parquet files or globs, separated by spaces; quote a name that has some."),
+        Field(
+            description="CSV or Parquet files or globs, separated by spaces; quote names that contain spaces."
+        ),
     ] = ["data/demo.csv"]
     data_dir: Annotated[
-        str, Field(min_length=1, description="Where the dataset is kept: a path or an fsspec URL.")
+        str,
+        Field(
+            min_length=1,
+            description="Directory of the dataset: a path or an fsspec URL.",
+            json_schema_extra={"metavar": "DIR"},
+        ),
     ] = "data/output"
     ledger_url: Annotated[
         str | None,
@@ -141,26 +151,26 @@ class Settings(BaseSettings):
     ] = None
     seed: Annotated[
         int,
-        Field(ge=0, lt=2**63, description="What the seeds of rows without one are derived from."),
+        Field(ge=0, lt=2**63, description="Number from which the seeds of rows without a seed are derived."),
     ] = 0
     batch_size: Annotated[
         int,
         Field(
             ge=1,
             le=1_000_000,
-            description="Pictures a batch, one Dagster partition each. Dagster is comfortable with 10,000 partitions and "
-            "slow beyond 100,000: a million rows want 1000 or more.",
+            description="Pictures in a batch; each batch is a Dagster partition. Dagster is fast with 10,000 partitions and "
+            "slow beyond 100,000, so use 1000 or more for a million rows.",
         ),
     ] = 100
     concurrency: Annotated[
-        int, Field(ge=1, le=1024, description="Generations in flight at once, a process.")
+        int, Field(ge=1, le=1024, description="Generations in flight at once, per process.")
     ] = 8
     rpm: Annotated[
         Rpm | None,
         Optionally,
         Field(
             description="Requests a minute that the account allows, over all processes on the ledger; "
-            "default: as the API's own answers say.",
+            "default: no limit but the 429 answers of the API.",
         ),
     ] = None
     budget_usd: Annotated[
@@ -168,11 +178,13 @@ class Settings(BaseSettings):
     ] = None
     budget_period: Annotated[
         BudgetPeriod,
-        Field(description="What `KONTEXT_BUDGET_USD` is a cap of: `all` time, a UTC `day` or `month`."),
+        Field(description="Period that `KONTEXT_BUDGET_USD` caps: `all` time, a UTC `day` or `month`."),
     ] = "all"
     clamp_safety_tolerance: Annotated[
         bool,
-        Field(description="Send 2 where a row with an input picture asks for more; the table records both."),
+        Field(
+            description="Send 2 where a row with an input picture asks for more; the table records both values."
+        ),
     ] = False
     server_error_retries: Annotated[
         int, Field(ge=0, le=100, description="Times a row is tried again in a run after 500, 502 or 503.")
@@ -182,8 +194,8 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=100,
-            description="Times, ever, a row is tried again for each way of losing an answer (none came, a 504 on v1, "
-            "no picture in it): each such attempt may have been charged.",
+            description="Times, over all runs, a row is tried again for each way of losing an answer (none came, a 504 on "
+            "v1, no picture in it). Each such attempt may have been charged.",
         ),
     ] = 1
     backoff_base_s: Annotated[
@@ -206,7 +218,7 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=86_400,
-            description="v2: wait for a job to finish before it is left to a later run, seconds.",
+            description="v2: wait for a job before it is left to a later run, seconds.",
         ),
     ] = 600.0
     drain_s: Annotated[
@@ -217,7 +229,7 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=3600,
-            description="Silence after which another process takes over a run's claims, seconds.",
+            description="Time without a heartbeat after which another process takes over a run's claims, seconds.",
         ),
     ] = 60.0
 
@@ -228,14 +240,14 @@ class Settings(BaseSettings):
 
     @property
     def resolved_base_url(self) -> str:
-        """Where the API of the chosen backend is."""
+        """The base URL of the chosen backend's API."""
         if self.base_url:
             return self.base_url
         return SEGMIND_URL if self.paid else f"http://127.0.0.1:{SANDBOX_PORT}"
 
     @property
     def resolved_upload_url(self) -> str:
-        """Where local pictures go: beside the API, but for the provider's own, which has a host for it."""
+        """The URL to which local pictures are uploaded: on the API's host, but for the provider, which has another host."""
         if self.upload_url:
             return self.upload_url
         base = self.resolved_base_url
@@ -253,16 +265,23 @@ class Settings(BaseSettings):
         if self.api_key is None or not self.api_key.get_secret_value():
             raise SettingsError(
                 "no API key: set SEGMIND_API_KEY in the environment or in a .env file (a key looks like SG_ and "
-                "16 hex digits), or try everything for nothing with KONTEXT_BACKEND=sandbox. Nothing was sent."
+                "16 hex digits), or try everything at no cost with KONTEXT_BACKEND=sandbox. Nothing was sent."
             )
         return self.api_key.get_secret_value()
+
+    @property
+    def secrets(self) -> list[str]:
+        """Texts that no log may contain: the API key and the password of the ledger's database."""
+        key = self.api_key.get_secret_value() if self.api_key else ""
+        password = urlsplit(self.ledger_url or "").password or ""
+        return [secret for secret in (key, password, unquote(password)) if secret]
 
     @property
     def resolved_ledger_url(self) -> str:
         """SQLAlchemy URL of the ledger.
 
         Raises:
-            SettingsError: the data directory is remote and no ledger is named.
+            SettingsError: the data directory is remote and `KONTEXT_LEDGER_URL` is not set.
         """
         if self.ledger_url:
             return self.ledger_url
@@ -275,27 +294,36 @@ class Settings(BaseSettings):
         return f"sqlite:///{path / 'ledger.db'}"
 
 
-def environment_variable(field: str) -> str:
-    """Return the environment variable of a setting: `SEGMIND_...` where it has one, else `KONTEXT_...`."""
-    alias = Settings.model_fields[field].validation_alias
-    return alias if isinstance(alias, str) else f"KONTEXT_{field.upper()}"
+def environment_variable(name: str) -> str:
+    """Return the environment variable of a setting, `SEGMIND_...` or `KONTEXT_...`."""
+    alias = Settings.model_fields[name].validation_alias
+    return alias if isinstance(alias, str) else f"KONTEXT_{name.upper()}"
+
+
+def plain_type(name: str) -> Any:
+    """Return a setting's type without constraints and without None: `int`, `str`, `Literal[...]`, `list[str]`, ..."""
+    found: Any = Settings.model_fields[name].annotation
+    while get_origin(found) in (Annotated, Union, UnionType):
+        found = next(part for part in get_args(found) if part is not type(None))
+    return found
 
 
 def load_settings(**options: Any) -> Settings:
-    """Read the settings; `options` that are not None beat every other source.
+    """Read the settings from all sources. `options` that are not None beat every other source.
 
     Raises:
-        SettingsError: one or more values are not allowed; every one is named with its variable.
+        SettingsError: one or more values are not allowed. The message names each with its variable.
     """
     given = {name: value for name, value in options.items() if value is not None}
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise SettingsError("\n".join(_fault(fault) for fault in error.errors(include_url=False))) from None
+        problems = error.errors(include_url=False)
+        raise SettingsError("\n".join(_problem(problem) for problem in problems)) from None
 
 
-def _fault(fault: Any) -> str:
-    place = str(fault["loc"][0]) if fault["loc"] else ""
-    variable = environment_variable(place) if place in Settings.model_fields else place
-    value = "" if "KEY" in variable or "LEDGER" in variable else f" is {fault['input']!r}"
-    return f"{variable}{value}: {fault['msg'].removeprefix('Value error, ')}. Nothing was sent."
+def _problem(problem: Any) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    variable = environment_variable(name) if name in Settings.model_fields else name
+    value = "" if "KEY" in variable or "LEDGER" in variable else f" is {problem['input']!r}"
+    return f"{variable}{value}: {problem['msg'].removeprefix('Value error, ')}. Nothing was sent."
