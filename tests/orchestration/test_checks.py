@@ -44,7 +44,7 @@ def test_a_picture_that_is_gone_or_cut_is_found(desk: Desk) -> None:
     assert not found.passed
     said = [record.data["what"] for record in found.metadata["what_differs"].records]
     assert len(said) == 2
-    assert "is not there" in said[0]
+    assert "does not exist" in said[0]
     assert f"has {cut.stat().st_size:,} bytes" in said[1]
 
 
@@ -62,7 +62,7 @@ def test_a_table_that_lags_behind_the_ledger_is_found(desk: Desk) -> None:
     said = [record.data["what"] for record in found["books_balance"].metadata["what_differs"].records]
     assert said == [
         "charged: 0.000000 USD in the table, 0.100000 in the ledger",
-        "the ledger has a picture, the table none: materialize metadata again",
+        "the ledger has a picture, the table has none: materialize metadata again",
     ]
     assert found["every_row_has_its_picture"].metadata["rows_without_picture"].value == 1
 

@@ -1,4 +1,4 @@
-"""What Dagster shows of a plan, a batch and a table: its metadata values, made of figures that others compute."""
+"""Metadata of materializations: what Dagster shows of a plan, a batch and a table."""
 
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 SHEET_PICTURES: Final = 24
 """Most thumbnails on a batch's contact sheet."""
 SHEET_PICTURES_A_RUN: Final = 1200
-"""Most thumbnails of a run, over all its batches: each takes about 20 ms."""
+"""Most thumbnails in a run, over all its batches; each takes about 20 ms."""
 ROWS_SHOWN: Final = 20
 """Most rows of a table in the metadata of one event."""
 
 
 def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
-    """Return what the plan's materialization says."""
+    """Return the plan's counts, estimated cost and time, warnings, and its manifests."""
     by_manifest: dict[str, list[int]] = {}
     for batch in plan.batches:
         by_manifest.setdefault(batch.manifest, []).append(batch.rows)
@@ -45,11 +45,7 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
                 [
                     TableColumn("manifest", "string"),
                     TableColumn("batches", "int"),
-                    TableColumn(
-                        "pictures",
-                        "int",
-                        description="work_items of its rows, those for the same picture too",
-                    ),
+                    TableColumn("pictures", "int", description="rows with the same picture count once each"),
                 ]
             ),
         ),
@@ -57,7 +53,7 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
 
 
 def figures(summary: "BatchSummary") -> dict[str, Any]:
-    """Return a batch's figures: counts by status and status code, money, seconds and bytes."""
+    """Return a batch's figures: counts by status and status code, USD, seconds and bytes."""
     shown: dict[str, Any] = {
         "rows": summary.rows,
         "pictures": summary.pictures,
@@ -77,9 +73,9 @@ def figures(summary: "BatchSummary") -> dict[str, Any]:
 
 
 def batch_metadata(pipeline: "Pipeline", table: "pa.Table", *, thumbnails: int) -> dict[str, Any]:
-    """Return what the materialization of a batch's images says: figures, a contact sheet, rows without a picture.
+    """Return a batch's figures, its contact sheet and its rows without a picture.
 
-    `thumbnails` bounds the sheet; 0 leaves it out.
+    `thumbnails`: the most on the sheet; 0: no sheet.
     """
     from kontext_pipeline.dataset.summary import summarize
 
@@ -92,12 +88,22 @@ def batch_metadata(pipeline: "Pipeline", table: "pa.Table", *, thumbnails: int) 
 
 
 def thumbnails_for(batches: int) -> int:
-    """Return how many thumbnails each batch may show in a run over so many batches."""
+    """Return the most thumbnails for each batch in a run of `batches` batches."""
     return min(SHEET_PICTURES, SHEET_PICTURES_A_RUN // max(1, batches))
 
 
-def column_schema(schema: "pa.Schema") -> TableSchema:
-    """Return the columns of a metadata table with their meanings, the manifest's own ones last."""
+def table_metadata(table: "pa.Table") -> dict[str, Any]:
+    """Return the figures, the row count and the columns of a batch's metadata table."""
+    from kontext_pipeline.dataset.summary import summarize
+
+    return {
+        **figures(summarize(table)),
+        "dagster/partition_row_count": table.num_rows,
+        "dagster/column_schema": _column_schema(table.schema),
+    }
+
+
+def _column_schema(schema: "pa.Schema") -> TableSchema:
     from kontext_pipeline.dataset.schema import COLUMNS
 
     meanings = {name: meaning for name, _, meaning in COLUMNS}
@@ -114,14 +120,14 @@ def column_schema(schema: "pa.Schema") -> TableSchema:
 def _contact_sheet(pipeline: "Pipeline", table: "pa.Table", most: int) -> str | None:
     from kontext_pipeline.dataset.contact_sheet import contact_sheet
 
-    there = table.select(["image_path", "id", "variant"]).filter(table["image_path"].is_valid())
+    rows = table.select(["image_path", "id", "variant"]).filter(table["image_path"].is_valid())
     captions: dict[str, str] = {}
-    for row in there.to_pylist():
+    for row in rows.to_pylist():
         name = row["id"] if row["variant"] == 1 else f"{row['id']} · {row['variant']}"
         captions.setdefault(row["image_path"], name)
     chosen = list(captions.items())
     if len(chosen) > most:
-        # Spread over the batch: its first rows often ask for much the same.
+        # Spread over the batch, because its first rows are often alike.
         chosen = [chosen[index * len(chosen) // most] for index in range(most)] if most else []
     return contact_sheet([(pipeline.data_dir / path, caption) for path, caption in chosen])
 

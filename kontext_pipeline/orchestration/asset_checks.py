@@ -1,6 +1,6 @@
-"""The checks on metadata tables: that they agree with the ledger to the cent, and that the pictures are there.
+"""The checks of metadata tables: they agree with the ledger to the cent, and the pictures' files exist.
 
-What is compared is in `compare`; the rest says it to Dagster.
+`compare` finds the differences; the rest reports them to Dagster.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 BOOKS_BALANCE: Final = AssetCheckSpec(
     name="books_balance",
     asset=metadata,
-    description="Each batch's table agrees with the ledger to the cent, picture by picture: what was charged and what was "
-    "possibly charged. And each picture's file is there, with the size that the table says. A run checks its own batches; "
-    "executed by itself, the check looks at all of them.",
+    description="Each batch's table agrees with the ledger to the cent, for each picture: what was charged and what was "
+    "possibly charged. Each picture's file exists and has the size that the table says. A run checks its own batches; "
+    "executed alone, the check covers all batches.",
 )
 EVERY_ROW: Final = AssetCheckSpec(
     name="every_row_has_its_picture",
     asset=metadata,
-    description="No row failed, and none is pending or unknown. A warning, not an error: the rows that are there are whole.",
+    description="No row is failed, pending or unknown. A warning, not an error: the other rows are complete.",
 )
 DIFFERENCES_SHOWN: Final = 50
 """Most differences that an evaluation lists."""
@@ -45,7 +45,7 @@ DIFFERENCES_SHOWN: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that doesn't agree: where, and what each side says."""
+    """A difference: its batch and fingerprint, and what table, ledger and file say."""
 
     batch: str
     fingerprint: str
@@ -60,7 +60,7 @@ class Difference:
 def check_metadata(
     context: AssetCheckExecutionContext, kontext: KontextResource
 ) -> Iterator[AssetCheckResult]:
-    """Check the tables of the run's batches, or of all where the run has none."""
+    """Check the tables of the run's batches, or of all batches if the run has none."""
     from kontext_pipeline.dataset.storage import read_batch, written_batches
     from kontext_pipeline.dataset.summary import summarize
 
@@ -69,7 +69,7 @@ def check_metadata(
     without: list[dict[str, Any]] = []
     cost = possibly = 0.0
     rows = 0
-    with kontext.pipeline() as pipeline:
+    with kontext.pipeline(context) as pipeline:
         keys = _keys_of_run(context)
         if keys is None:
             keys = written_batches(pipeline.data_dir)
@@ -93,9 +93,9 @@ def check_metadata(
 
 
 def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Difference]:
-    """Compare a batch's table with the ledger and the image store, picture by picture.
+    """Compare a batch's table with the ledger and the image store, for each picture.
 
-    Amounts are compared in millionths of a USD. A picture that several batches ask for is charged to the one
+    Amounts are compared in millionths of a USD. A picture that several batches request is charged to the batch
     that the ledger names.
     """
     from kontext_pipeline.generation.ledger.money import micros
@@ -116,17 +116,11 @@ def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Differenc
     }
     found = []
     for fingerprint, amounts in shown.items():
-        for name, here, there in zip(
-            ("charged", "possibly charged"), amounts, booked.get(fingerprint, [0, 0]), strict=True
-        ):
+        pairs = zip(amounts, booked.get(fingerprint, [0, 0]), strict=True)
+        for name, (here, there) in zip(("charged", "possibly charged"), pairs, strict=True):
             if here != there:
-                found.append(
-                    Difference(
-                        key,
-                        fingerprint,
-                        f"{name}: {here / 1e6:.6f} USD in the table, {there / 1e6:.6f} in the ledger",
-                    )
-                )
+                what = f"{name}: {here / 1e6:.6f} USD in the table, {there / 1e6:.6f} in the ledger"
+                found.append(Difference(key, fingerprint, what))
     for fingerprint, (path, size) in files.items():
         if path is None:
             continue
@@ -135,11 +129,13 @@ def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Differenc
         except FileNotFoundError:
             actual = None
         if actual != size:
-            is_ = "is not there" if actual is None else f"has {actual:,} bytes"
-            found.append(Difference(key, fingerprint, f"{path} {is_}; the table says {size:,}"))
+            state = "does not exist" if actual is None else f"has {actual:,} bytes"
+            found.append(Difference(key, fingerprint, f"{path} {state}; the table says {size:,}"))
     succeeded = {row["fingerprint"] for row in known if row["status"] == "succeeded"}
     found += [
-        Difference(key, fingerprint, "the ledger has a picture, the table none: materialize metadata again")
+        Difference(
+            key, fingerprint, "the ledger has a picture, the table has none: materialize metadata again"
+        )
         for fingerprint, (path, _) in files.items()
         if path is None and fingerprint in succeeded
     ]
@@ -147,7 +143,7 @@ def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Differenc
 
 
 def caps_differ(pipeline: "Pipeline") -> list[str]:
-    """Compare the sums that budgets are checked against with the attempts that they are sums of."""
+    """Compare the sums by which budgets are checked with the attempts themselves; name what differs."""
     from kontext_pipeline.generation.ledger.report import spending_differs
 
     return spending_differs(pipeline.ledger.database)
@@ -175,13 +171,14 @@ def _books_balance(
             ],
             schema=TableSchema([TableColumn("batch"), TableColumn("what"), TableColumn("fingerprint")]),
         )
+    said = f"{len(differences):,} differences between tables, ledger and pictures; the first: " + (
+        differences[0].what if differences else ""
+    )
     return AssetCheckResult(
         check_name=BOOKS_BALANCE.name,
         passed=not differences,
         metadata=metadata,
-        description=None
-        if not differences
-        else f"{len(differences):,} differences between tables, ledger and pictures; the first: {differences[0].what}",
+        description=said if differences else None,
     )
 
 
