@@ -1,4 +1,4 @@
-"""What the command line prints: plans, progress, summaries, books."""
+"""The output of the command line: plans, progress, summaries, the ledger's figures."""
 
 import contextlib
 import json
@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from kontext_pipeline.generation.ledger.money import usd
+from kontext_pipeline.progress_line import progress_details
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
@@ -30,7 +31,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 LINE_EVERY_S = 10.0
-"""Where there is no terminal: seconds between two lines of progress."""
+"""Time between two lines of progress where there is no terminal, seconds."""
 
 
 def say(text: str) -> None:
@@ -39,30 +40,30 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line that deserves a look."""
+    """Print a warning."""
     err.print(f"[yellow]Warning:[/yellow] {escape(text)}")
 
 
 def complain(text: str) -> None:
-    """Print what went wrong."""
+    """Print an error."""
     err.print(f"[red]{escape(text)}[/red]")
 
 
 @contextlib.contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Say what takes a few seconds, on a terminal; warnings of the libraries behind it are not the user's."""
+    """Name, on a terminal, a task of some seconds. Hide warnings of libraries meanwhile: the user can't act on them."""
     with warnings.catch_warnings(), out.status(what) if out.is_terminal else contextlib.nullcontext():
         warnings.simplefilter("ignore")
         yield
 
 
 def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
-    """Print rows, pictures, already there, to generate, estimated cost and time, and the warnings."""
+    """Print a plan's counts, estimated cost and time, and its warnings."""
     table = _table()
     table.add_row("rows", f"{estimate.rows:,}", f"in {_many(len(plan.manifests), 'manifest')}")
     shared = estimate.requested - estimate.pictures
     table.add_row(
-        "pictures", f"{estimate.pictures:,}", f"{shared:,} more share one of them" if shared else ""
+        "pictures", f"{estimate.pictures:,}", f"{shared:,} more rows share one of them" if shared else ""
     )
     table.add_row("batches", f"{len(plan.batches):,}", "")
     table.add_row("already there", f"{estimate.already_there:,}", "")
@@ -83,45 +84,50 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
 
 
 class Show:
-    """Holds the progress of the run that is being shown."""
+    """The progress of the run that is shown; None until the run starts."""
 
-    def __init__(self) -> None:
-        """Nothing to show yet."""
-        self.progress: Progress | None = None
+    progress: "Progress | None" = None
 
     def watch(self, progress: "Progress") -> None:
-        """Take what a run keeps up to date."""
+        """Show this progress, which the run keeps up to date."""
         self.progress = progress
 
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Show]:
-    """Show a run live: a bar on a terminal, else a line now and then."""
+    """Show a run's progress while the block runs: a bar on a terminal, otherwise a line every `LINE_EVERY_S`."""
     show = Show()
     over = threading.Event()
     bar = Bar(
         TextColumn("generating"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[details]}"),
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=out,
         disable=not out.is_terminal,
+        # Log lines go above the bar where they share the terminal; a redirected standard error stays redirected.
+        redirect_stderr=err.is_terminal,
     )
     task = bar.add_task("generating", total=total, details="")
 
-    def tick() -> None:
-        said = time.monotonic()
-        while not over.wait(0.2):
-            if show.progress is None:
-                continue
-            bar.update(task, completed=_done(show.progress), details=_details(show.progress))
-            if not out.is_terminal and time.monotonic() - said >= LINE_EVERY_S:
-                said = time.monotonic()
-                say(f"{_done(show.progress):,}/{total:,} done, {_details(show.progress)}")
+    def update() -> str:
+        if show.progress is None:
+            return ""
+        details = progress_details(show.progress, time.monotonic())
+        bar.update(task, completed=_done(show.progress), details=details)
+        return f"{_done(show.progress):,}/{total:,} done, {details}"
 
-    ticker = threading.Thread(target=tick, daemon=True)
+    def tick() -> None:
+        printed = time.monotonic()
+        while not over.wait(0.2):
+            line = update()
+            if line and not out.is_terminal and time.monotonic() - printed >= LINE_EVERY_S:
+                printed = time.monotonic()
+                say(line)
+
+    ticker = threading.Thread(target=tick, name="progress", daemon=True)
     with bar:
         ticker.start()
         try:
@@ -129,28 +135,20 @@ def progress(total: int) -> Iterator[Show]:
         finally:
             over.set()
             ticker.join()
-            if show.progress is not None:
-                bar.update(task, completed=_done(show.progress), details=_details(show.progress))
+            update()
 
 
 def _done(progress: "Progress") -> int:
     return progress.succeeded + progress.found + progress.failed + progress.unknown
 
 
-def _details(progress: "Progress") -> str:
-    unknown = f", {progress.unknown} unknown" if progress.unknown else ""
-    possibly = f" (+{usd(progress.possibly_charged):.2f} possibly)" if progress.possibly_charged else ""
-    spent = f"{usd(progress.spent):.2f} USD spent{possibly}"
-    return f"{progress.failed} failed{unknown}, {progress.in_flight} in flight, {spent}"
-
-
 def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None") -> "BatchSummary":
-    """Print what there is now, where it is and what it cost. Return the figures of the planned batches."""
+    """Print pictures, paths and cost after a run (`progress` None: nothing was run). Return the plan's figures."""
     totals = pipeline.summary(plan)
     table = _table()
     if progress is not None:
         possibly = usd(progress.possibly_charged)
-        more = f"and possibly charged {possibly:.2f} USD, for answers that never came" if possibly else ""
+        more = f"and possibly charged {possibly:,.2f} USD, for lost answers" if possibly else ""
         table.add_row("this run", f"{_many(progress.succeeded, 'picture')}", "")
         table.add_row("this run spent", f"{usd(progress.spent):,.2f} USD", more)
     for name, count in totals.by_status.items():
@@ -170,14 +168,14 @@ def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None"
 
 
 def show_books(books: "Books", *, as_json: bool) -> None:
-    """Print the books, as tables or as JSON."""
+    """Print the ledger's figures, as tables or as JSON."""
     if as_json:
         json.dump(books.to_dict(), sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
     say(f"ledger {books.ledger}")
     if not books.backends:
-        say("Nothing was ever asked for.")
+        say("The ledger has no requests.")
     for backend in books.backends:
         _show_backend(backend)
 
@@ -190,25 +188,22 @@ def _show_backend(books: "BackendBooks") -> None:
     table.add_row(
         "spent",
         f"{books.spent_usd:,.2f} USD",
-        f"{in_vain:,.2f} USD of it brought no picture" if in_vain else "",
+        f"{in_vain:,.2f} USD of it for answers without a picture" if in_vain else "",
     )
     if books.possibly_charged_attempts:
-        attempts = _many(books.possibly_charged_attempts, "answer")
-        table.add_row("possibly charged", f"{books.possibly_charged_usd:,.2f} USD", f"{attempts} never came")
+        answers = _many(books.possibly_charged_attempts, "lost answer")
+        table.add_row("possibly charged", f"{books.possibly_charged_usd:,.2f} USD", f"for {answers}")
     if books.in_flight:
         jobs = len(books.jobs_out_there)
-        out_there = f"{_many(jobs, 'job')} still out there" if jobs else ""
-        table.add_row(
-            "reserved",
-            f"{books.reserved_usd:,.2f} USD",
-            f"{books.in_flight:,} in flight or next in line; {out_there}",
-        )
+        unfinished = f"; {_many(jobs, 'unfinished job')}" if jobs else ""
+        what = f"{books.in_flight:,} in flight or about to be sent{unfinished}"
+        table.add_row("reserved", f"{books.reserved_usd:,.2f} USD", what)
     causes = ", ".join(f"{count:,} {cause}" for cause, count in books.failed_by_cause.items())
     table.add_row("failed", f"{books.failed:,}", causes)
     if books.unknown:
-        table.add_row("unknown", f"{books.unknown:,}", "no picture, possibly charged")
+        table.add_row("unknown", f"{books.unknown:,}", "the answer was lost: no picture, possibly charged")
     if books.pending:
-        table.add_row("pending", f"{books.pending:,}", "asked for and without an outcome")
+        table.add_row("pending", f"{books.pending:,}", "without an outcome")
     table.add_row("attempts", f"{books.attempts:,}", "")
     out.print(table)
     days = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -220,7 +215,7 @@ def _show_backend(books: "BackendBooks") -> None:
         )
     out.print(days)
     for job in books.jobs_out_there[:20]:
-        say(f"out there: job {job.request_id}, since {job.started_at}, picture {job.fingerprint[:12]}")
+        say(f"unfinished job {job.request_id}, since {job.started_at}, picture {job.fingerprint[:12]}")
 
 
 def _table() -> Table:
