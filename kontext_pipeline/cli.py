@@ -8,41 +8,23 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kontext_pipeline import logs
-from kontext_pipeline.cli_options import GENERATION, PLANNING, Group
-from kontext_pipeline.errors import KontextError
+from kontext_pipeline.subcommand import GENERATION, PLANNING, Exit, Group
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
     from kontext_pipeline.planning.estimate import Estimate
-    from kontext_pipeline.segmind.client import SegmindClient
     from kontext_pipeline.settings import Settings
 
 _HEAPS: Final = 2
 """Heaps that all threads share. Python threads seldom allocate at the same time, so few heaps are enough."""
 _M_ARENA_MAX: Final = -8
 """Number of this option in glibc's `mallopt`."""
-
-
-class Exit(IntEnum):
-    """Exit statuses of `kontext run`; other commands use `DONE` and `NOTHING_SENT`."""
-
-    DONE = 0
-    """Every row has its picture."""
-    SOME_FAILED = 1
-    """Some rows failed for good, or may have been charged without a picture; the other rows have theirs."""
-    NOTHING_SENT = 2
-    """The manifest, the settings or the key was wrong."""
-    STOPPED = 3
-    """Stopped early by the account, the budget, the disk or the user; start again to go on."""
 
 
 def _limit_memory() -> None:
@@ -74,12 +56,11 @@ def main() -> None:
 @main.command(settings=(*PLANNING, *GENERATION))
 def plan(manifests: tuple[str, ...], **options: Any) -> None:
     """Show what a manifest asks for and what it will cost. Sends nothing."""
-    with _user_errors():
-        from kontext_pipeline import console
+    from kontext_pipeline import console
 
-        with _pipeline(manifests, options) as pipeline:
-            planned = pipeline.plan()
-            console.show_plan(pipeline.settings, planned, pipeline.estimate(planned))
+    with _pipeline(manifests, options) as pipeline:
+        planned = pipeline.plan()
+        console.show_plan(pipeline.settings, planned, pipeline.estimate(planned))
 
 
 @main.command(settings=(*PLANNING, *GENERATION))
@@ -97,12 +78,12 @@ def run(
     manifest, the settings or the key was wrong; 3 stopped early, start again to go on.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    with _user_errors(), _pipeline(manifests, options) as pipeline:
+    with _pipeline(manifests, options) as pipeline:
         sys.exit(_run(pipeline, budget=budget, retry_failed=retry_failed, yes=yes))
 
 
 def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes: bool) -> Exit:
-    from kontext_pipeline import console
+    from kontext_pipeline import console, launcher
     from kontext_pipeline.errors import SettingsError
     from kontext_pipeline.preflight import PreflightError
 
@@ -121,7 +102,7 @@ def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes:
         console.show_summary(pipeline, planned, None)
         _report_to_dagster(pipeline, keys)
         return Exit.SOME_FAILED if estimate.failed_for_good else Exit.DONE
-    with _api(pipeline) as client:
+    with launcher.sandbox_if_needed(pipeline.settings) as settings, pipeline.client(settings) as client:
         try:
             warning = pipeline.preflight(
                 client,
@@ -178,19 +159,16 @@ def _agreed(settings: "Settings", estimate: "Estimate", *, yes: bool) -> bool:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def status(*, as_json: bool, data_dir: str | None) -> None:
     """Show the ledger: pictures, money spent and possibly charged, failures, unfinished jobs."""
-    with _user_errors():
-        from kontext_pipeline import console
-        from kontext_pipeline.generation.ledger.database import Database
-        from kontext_pipeline.generation.ledger.report import read_books
-        from kontext_pipeline.settings import load_settings
+    from kontext_pipeline import console
+    from kontext_pipeline.generation.ledger.database import Database
+    from kontext_pipeline.generation.ledger.report import read_books
+    from kontext_pipeline.settings import load_settings
 
-        settings = load_settings(data_dir=data_dir)
-        logs.hide(*settings.secrets)
-        database = Database(settings.resolved_ledger_url, make=False)
-        try:
-            console.show_books(read_books(database), as_json=as_json)
-        finally:
-            database.close()
+    database = Database(load_settings(data_dir=data_dir).resolved_ledger_url, make=False)
+    try:
+        console.show_books(read_books(database), as_json=as_json)
+    finally:
+        database.close()
 
 
 @main.command()
@@ -223,13 +201,12 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
 )
 def sandbox(*, host: str, port: int, plain: bool, fetch_inputs: bool, **options: Any) -> None:
     """Serve a stand-in for the paid API, to develop, test and rehearse against."""
-    with _user_errors():
-        from kontext_pipeline.sandbox.config import SandboxConfig
-        from kontext_pipeline.sandbox.server import serve
+    from kontext_pipeline.sandbox.config import SandboxConfig
+    from kontext_pipeline.sandbox.server import serve
 
-        given = {name: value for name, value in options.items() if value is not None and value != ()}
-        config = SandboxConfig.create(**given, draw=not plain, fetch_inputs=fetch_inputs)
-        serve(host, port, config=config, announce=_announce)
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    config = SandboxConfig.create(**given, draw=not plain, fetch_inputs=fetch_inputs)
+    serve(host, port, config=config, announce=_announce)
 
 
 def _announce(url: str) -> None:
@@ -240,42 +217,22 @@ def _announce(url: str) -> None:
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 def ui(manifests: tuple[str, ...], *, port: int, **options: Any) -> None:
     """Open the Dagster UI with these settings; start a sandbox too where that is the backend."""
-    with _user_errors():
-        from kontext_pipeline import launcher
+    from kontext_pipeline import launcher
 
-        settings = _settings(manifests, options)
-        with _sandbox_if_needed(settings) as settings:
-            sys.exit(launcher.open_ui(settings, port=port))
+    with launcher.sandbox_if_needed(_settings(manifests, options)) as settings:
+        sys.exit(launcher.open_ui(settings, port=port))
 
 
 def _settings(manifests: tuple[str, ...], options: dict[str, Any]) -> "Settings":
     from kontext_pipeline.settings import load_settings
 
-    settings = load_settings(manifests=list(manifests) or None, **options)
-    logs.hide(*settings.secrets)
-    return settings
+    return load_settings(manifests=list(manifests) or None, **options)
 
 
-@contextlib.contextmanager
-def _pipeline(manifests: tuple[str, ...], options: dict[str, Any]) -> "Iterator[Pipeline]":
+def _pipeline(manifests: tuple[str, ...], options: dict[str, Any]) -> "Pipeline":
     from kontext_pipeline.pipeline import Pipeline
 
-    with Pipeline(_settings(manifests, options)) as pipeline:
-        yield pipeline
-
-
-@contextlib.contextmanager
-def _api(pipeline: "Pipeline") -> "Iterator[SegmindClient]":
-    with _sandbox_if_needed(pipeline.settings) as settings, pipeline.client(settings) as client:
-        yield client
-
-
-@contextlib.contextmanager
-def _sandbox_if_needed(settings: "Settings") -> "Iterator[Settings]":
-    from kontext_pipeline import launcher
-
-    with launcher.sandbox_if_needed(settings) as reachable:
-        yield reachable
+    return Pipeline(_settings(manifests, options))
 
 
 def _report_to_dagster(pipeline: "Pipeline", keys: list[str]) -> None:
@@ -290,20 +247,6 @@ def _report_to_dagster(pipeline: "Pipeline", keys: list[str]) -> None:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    """Print errors that the user can correct as messages, not as tracebacks."""
-    try:
-        yield
-    except KontextError as error:
-        from kontext_pipeline import console
-
-        console.complain(str(error))
-        sys.exit(Exit.NOTHING_SENT)
-    except KeyboardInterrupt:
-        sys.exit(Exit.STOPPED)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from kontext_pipeline.generation.ledger.money import usd
-from kontext_pipeline.progress_line import progress_details
+from kontext_pipeline.progress_line import delays, details
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
@@ -62,15 +64,13 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     table = _table()
     table.add_row("rows", f"{estimate.rows:,}", f"in {_many(len(plan.manifests), 'manifest')}")
     shared = estimate.requested - estimate.pictures
-    table.add_row(
-        "pictures", f"{estimate.pictures:,}", f"{shared:,} more rows share one of them" if shared else ""
-    )
+    more = f"{shared:,} more rows share one of them" if shared else ""
+    table.add_row("pictures", f"{estimate.pictures:,}", more)
     table.add_row("batches", f"{len(plan.batches):,}", "")
     table.add_row("already there", f"{estimate.already_there:,}", "")
     if estimate.failed_for_good:
-        table.add_row(
-            "given up", f"{estimate.failed_for_good:,}", "failed for good (--retry-failed) or unknown"
-        )
+        reasons = "failed for good (--retry-failed) or unknown"
+        table.add_row("given up", f"{estimate.failed_for_good:,}", reasons)
     table.add_row("to generate", f"{estimate.to_generate:,}", "")
     free = "" if settings.paid else "sandbox: nothing is spent"
     table.add_row("estimated cost", f"{estimate.cost_usd:,.2f} USD", free)
@@ -81,6 +81,17 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     out.print(table)
     for warning in plan.warnings:
         warn(warning)
+
+
+class _Bar(Bar):
+    """A progress bar with a second line that says why requests wait, if they do."""
+
+    waits = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.waits:
+            yield Text(self.waits, style="yellow")
 
 
 class Show:
@@ -98,7 +109,7 @@ def progress(total: int) -> Iterator[Show]:
     """Show a run's progress while the block runs: a bar on a terminal, otherwise a line every `LINE_EVERY_S`."""
     show = Show()
     over = threading.Event()
-    bar = Bar(
+    bar = _Bar(
         TextColumn("generating"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
@@ -115,9 +126,10 @@ def progress(total: int) -> Iterator[Show]:
     def update() -> str:
         if show.progress is None:
             return ""
-        details = progress_details(show.progress, time.monotonic())
-        bar.update(task, completed=_done(show.progress), details=details)
-        return f"{_done(show.progress):,}/{total:,} done, {details}"
+        done, figures = _done(show.progress), details(show.progress)
+        bar.waits = delays(show.progress, time.monotonic())
+        bar.update(task, completed=done, details=figures)
+        return f"{done:,}/{total:,} done, {figures}" + (f"; {bar.waits}" if bar.waits else "")
 
     def tick() -> None:
         printed = time.monotonic()
@@ -155,11 +167,8 @@ def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None"
         if count or name == "succeeded":
             table.add_row(name, f"{count:,} of {_many(totals.rows, 'row')}", "")
     possibly = totals.possibly_charged_usd
-    table.add_row(
-        "cost of all",
-        f"{totals.cost_usd:,.2f} USD",
-        f"and possibly charged {possibly:,.2f} USD" if possibly else "",
-    )
+    more = f"and possibly charged {possibly:,.2f} USD" if possibly else ""
+    table.add_row("cost of all", f"{totals.cost_usd:,.2f} USD", more)
     table.add_row("pictures", f"{_shown(pipeline, 'images')}", f"{totals.bytes / 2**20:,.1f} MiB")
     table.add_row("metadata", f"{_shown(pipeline, 'metadata')}", "hive-partitioned Parquet")
     out.print()
@@ -184,12 +193,9 @@ def _show_backend(books: "BackendBooks") -> None:
     out.print(f"\n[bold]{escape(books.backend)}[/bold]")
     table = _table()
     table.add_row("pictures", f"{books.pictures:,}", "")
-    in_vain = books.spent_without_picture_usd
-    table.add_row(
-        "spent",
-        f"{books.spent_usd:,.2f} USD",
-        f"{in_vain:,.2f} USD of it for answers without a picture" if in_vain else "",
-    )
+    without = books.spent_without_picture_usd
+    more = f"{without:,.2f} USD of it for answers without a picture" if without else ""
+    table.add_row("spent", f"{books.spent_usd:,.2f} USD", more)
     if books.possibly_charged_attempts:
         answers = _many(books.possibly_charged_attempts, "lost answer")
         table.add_row("possibly charged", f"{books.possibly_charged_usd:,.2f} USD", f"for {answers}")
@@ -227,8 +233,6 @@ def _table() -> Table:
 
 
 def _shown(pipeline: "Pipeline", part: str) -> str:
-    from pathlib import Path
-
     path = str(pipeline.data_dir / part)
     with contextlib.suppress(ValueError):
         return str(Path(path).relative_to(Path.cwd()))

@@ -1,12 +1,12 @@
-"""What can go wrong in a way that its user can mend.
+"""Errors that the user can correct.
 
-Every error of ours is a `KontextError`: its text is a whole message (what happened, where, what is
-allowed, what to do), and the command line prints it without a traceback.
+Each is a `KontextError`. Its text is a whole message: what happened, where, what is allowed, what to do. The command line
+prints it without a traceback.
 """
 
 
 class KontextError(Exception):
-    """Base of every error that is meant to be read by the user, not by a debugger."""
+    """Base of all errors that are written for the user."""
 
 
 class SettingsError(KontextError):
@@ -14,15 +14,15 @@ class SettingsError(KontextError):
 
 
 class ManifestError(KontextError):
-    """A manifest can't be used. Carries every fault found, one line each. Nothing was sent."""
+    """A manifest can't be used. Has one line for each problem. Nothing was sent."""
 
-    def __init__(self, faults: list[str], *, more: int = 0) -> None:
-        """`faults`: one line each, with file, row and column; `more`: how many were found beyond them."""
-        self.faults = faults
+    def __init__(self, problems: list[str], *, more: int = 0) -> None:
+        """`problems`: one line each, with file, row and column. `more`: number of further problems."""
+        self.problems = problems
         self.more = more
         tail = [f"... and {more:,} more"] if more else []
-        super().__init__("\n".join([*faults, *tail]))
+        super().__init__("\n".join([*problems, *tail]))
 
 
 class LedgerError(KontextError):
-    """The ledger can't be opened, or is of a version that this release doesn't know."""
+    """The ledger can't be opened, or has a version that this release doesn't know."""

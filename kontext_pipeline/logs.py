@@ -18,16 +18,7 @@ LogFormat = Literal["text", "json"]
 
 PACKAGE: Final = "kontext_pipeline"
 """Name of the logger above all loggers of the package."""
-FIELDS: Final = (
-    "attempt",
-    "fingerprint",
-    "batch",
-    "state",
-    "cause",
-    "status_code",
-    "seconds",
-    "cost_usd",
-)
+FIELDS: Final = ("attempt", "fingerprint", "batch", "state", "cause", "status_code", "seconds", "cost_usd")
 """Keys of `extra` that are written out. `seconds` and `cost_usd` are in the units that they name."""
 HIDDEN: Final = "[hidden]"
 """Text that replaces a secret."""

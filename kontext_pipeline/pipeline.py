@@ -4,13 +4,11 @@ Connects the rooms for one set of settings: plan the manifests, compare the plan
 their metadata tables.
 """
 
-import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
-from functools import lru_cache
-from types import TracebackType
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Final, Self
 
 import pyarrow as pa
@@ -57,11 +55,10 @@ class BatchTable:
 class RunReport:
     """What one run did. `finished`: batches of which every row has its outcome."""
 
-    run_id: str
     progress: Progress
-    stopped: Stop | None = None
-    finished: list[str] = field(default_factory=list)
-    left: int = 0
+    stopped: Stop | None
+    finished: list[str]
+    left: int
     """Requests without an outcome, which a later run takes up: never sent, or jobs that are not finished."""
 
 
@@ -86,28 +83,25 @@ class Pipeline:
         self.settings = settings
         self.data_dir = data_dir_of(settings)
         self.ledger = Ledger(settings.resolved_ledger_url, backend=settings.backend)
+        self._own: tuple[Plan, pa.Schema] | None = None
 
     def __enter__(self) -> Self:
         """Return the pipeline itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Close the ledger."""
         self.ledger.close()
 
-    # --- the plan -------------------------------------------------------------------------------
-
-    def plan(self, manifests: Sequence[str] | None = None) -> Plan:
-        """Read the manifests (default: those of the settings) and update the plan.
+    def plan(self) -> Plan:
+        """Read the manifests and update the plan.
 
         Raises:
             ManifestError: with every problem of every manifest.
         """
         settings = self.settings
         return make_plan(
-            read_manifests(manifests or settings.manifests),
+            read_manifests(settings.manifests),
             data_dir=self.data_dir,
             backend=settings.backend,
             seed=settings.seed,
@@ -127,15 +121,15 @@ class Pipeline:
         """Compare a plan with the ledger: pictures that exist, pictures to generate, their cost and time."""
         settled = self.settled(plan.requested, retry_failed=retry_failed)
 
-        def mask(fingerprints: pa.Array, *, which: int) -> list[bool]:
+        def mask(which: int, fingerprints: pa.Array) -> list[bool]:
             texts = fingerprints.to_pylist()
             found = settled(texts)[which]
             return [text in found for text in texts]
 
         return estimate(
             plan,
-            settled=lambda fingerprints: mask(fingerprints, which=0),
-            failed=lambda fingerprints: mask(fingerprints, which=1),
+            settled=partial(mask, 0),
+            failed=partial(mask, 1),
             concurrency=self.settings.concurrency,
             rpm=self.settings.rpm,
         )
@@ -160,17 +154,14 @@ class Pipeline:
 
         return lambda fingerprints: look_up(tuple(fingerprints))
 
-    # --- generation -----------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def client(self, settings: Settings | None = None) -> Iterator[SegmindClient]:
-        """Open a client of the API. `settings`: use these in place of the pipeline's.
+    def client(self, settings: Settings | None = None) -> SegmindClient:
+        """Return a client of the API, to use in a `with` block. `settings`: use these in place of the pipeline's.
 
         Raises:
             SettingsError: there is no key.
         """
         settings = settings or self.settings
-        client = SegmindClient(
+        return SegmindClient(
             api_key=settings.key,
             base_url=settings.resolved_base_url,
             upload_url=settings.resolved_upload_url,
@@ -178,10 +169,6 @@ class Pipeline:
             answer_timeout_s=settings.answer_timeout_s,
             pool_size=settings.concurrency + 16,
         )
-        try:
-            yield client
-        finally:
-            client.close()
 
     def preflight(
         self,
@@ -191,15 +178,7 @@ class Pipeline:
         budget_usd: float | None = None,
         go_on_with_less: bool,
     ) -> str | None:
-        """Check that the account can pay for `pictures`, as far as the budgets allow. Costs nothing.
-
-        Returns:
-            A warning for the user, if there is one.
-
-        Raises:
-            PreflightError: the key is refused, the API can't be reached, or the balance is too small and
-                `go_on_with_less` is False.
-        """
+        """Check the account before a run, with the budgets of the run and of the settings; see `check_account`."""
         return check_account(
             client,
             pictures,
@@ -236,12 +215,11 @@ class Pipeline:
         self.ledger.register(run_id=run_id, lease_s=settings.lease_s)
         wanted = set(keys)
         requests = sum(batch.rows for batch in plan.batches if batch.key in wanted)
-        own = self.own_columns(plan)
         tracker = BatchTracker(
             plan,
             keys,
             read_settled=lambda: self.settled(requests, retry_failed=retry_failed),
-            write_table=lambda key: self.write_tables(plan, [key], own=own),
+            write_table=lambda key: self.write_tables(plan, [key]),
         )
         loop = GenerationLoop(
             ledger=self.ledger,
@@ -252,29 +230,21 @@ class Pipeline:
         )
         if watch is not None:
             watch(loop.progress)
-        log.info("Run %s starts: %d batches with %d requests.", run_id, len(keys), requests)
+        log.info("Run %s starts: batches %d, requests %d.", run_id, len(keys), requests)
         try:
             loop.run(tracker.work_items())
         finally:
             self.ledger.deregister()
             tracker.close()
         progress = loop.progress
+        counts = (progress.succeeded, progress.failed, progress.unknown, tracker.left)
         log.info(
             "Run %s ends: %d pictures, %d failed, %d unknown, %d left for a later run.",
             run_id,
-            progress.succeeded,
-            progress.failed,
-            progress.unknown,
-            tracker.left,
+            *counts,
             extra={"cause": loop.stopped and loop.stopped.cause, "cost_usd": usd(progress.spent)},
         )
-        return RunReport(
-            run_id=run_id,
-            progress=progress,
-            stopped=loop.stopped,
-            finished=tracker.finished,
-            left=tracker.left,
-        )
+        return RunReport(progress, loop.stopped, tracker.finished, tracker.left)
 
     def _options(self, *, budget_usd: float | None, retry_failed: bool) -> Options:
         settings = self.settings
@@ -301,34 +271,23 @@ class Pipeline:
             caps.append(Cap(micros(self.settings.budget_usd), self.settings.budget_period))
         return caps
 
-    # --- the dataset ----------------------------------------------------------------------------
-
-    def metadata_of(self, plan: Plan, key: str, *, own: pa.Schema | None = None) -> BatchTable:
-        """Make the metadata table of a batch from the plan and the ledger.
-
-        `own`: the result of `own_columns(plan)`, if the caller has it.
-        """
+    def metadata_of(self, plan: Plan, key: str) -> BatchTable:
+        """Make the metadata table of a batch from the plan and the ledger."""
         batch = plan.batch_table(key)
         generations = self.ledger.generations(pc.unique(batch["fingerprint"]).to_pylist())
         charged = generations.filter(pc.equal(generations["batch"], key))["fingerprint"].combine_chunks()
-        backend = self.settings.backend
-        own = own if own is not None else self.own_columns(plan)
+        backend, own = self.settings.backend, self._own_columns(plan)
+        generations = generations.drop_columns(["batch"])
         return BatchTable(
             key,
-            metadata_table(
-                batch, generations.drop_columns(["batch"]), backend=backend, charged=charged, own=own
-            ),
+            metadata_table(batch, generations, backend=backend, charged=charged, own=own),
             plan_digest(batch, backend=backend, charged=charged, own=own),
         )
 
-    def write_tables(self, plan: Plan, keys: Iterable[str], *, own: pa.Schema | None = None) -> None:
-        """Write the metadata tables of these batches, except those that would not change.
-
-        `own`: the result of `own_columns(plan)`, if the caller has it.
-        """
-        own = own if own is not None else self.own_columns(plan)
+    def write_tables(self, plan: Plan, keys: Iterable[str]) -> None:
+        """Write the metadata tables of these batches, except those that would not change."""
         for key in keys:
-            made = self.metadata_of(plan, key, own=own)
+            made = self.metadata_of(plan, key)
             if not is_current(self.data_dir, key, made.plan_digest):
                 write_batch(made.table, self.data_dir, key, plan_digest=made.plan_digest)
 
@@ -337,8 +296,9 @@ class Pipeline:
         tables = (read_batch(self.data_dir, key, columns=SUMMED_UP) for key in plan.batch_keys)
         return summarize(pa.concat_tables(tables))
 
-    @staticmethod
-    def own_columns(plan: Plan) -> pa.Schema:
+    def _own_columns(self, plan: Plan) -> pa.Schema:
         """Return the schema of the manifests' own columns, which every table of the plan has."""
-        first_of_each = {batch.manifest: batch.key for batch in reversed(plan.batches)}
-        return own_schema([plan.batch_table(key).schema for key in first_of_each.values()])
+        if self._own is None or self._own[0] is not plan:
+            first_of_each = {batch.manifest: batch.key for batch in reversed(plan.batches)}
+            self._own = plan, own_schema([plan.batch_table(key).schema for key in first_of_each.values()])
+        return self._own[1]

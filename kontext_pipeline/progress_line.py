@@ -25,27 +25,29 @@ class Delays(Protocol):
         """Requests that wait to be tried again, by the reason of their last failure."""
 
 
-def progress_details(progress: "Progress", now: float) -> str:
-    """Return failures, requests in flight and money, after what delays the run. `now`: monotonic time, seconds."""
+def details(progress: "Progress") -> str:
+    """Return failures, requests in flight and money."""
     # Imported here: the ledger's libraries take longer to load than a Dagster code location should.
     from kontext_pipeline.generation.ledger.money import usd
 
-    delays = _delays(progress, now) if isinstance(progress, Delays) else ""
     unknown = f", {progress.unknown:,} unknown" if progress.unknown else ""
     possibly = f" (+{usd(progress.possibly_charged):,.2f} possibly)" if progress.possibly_charged else ""
     spent = f"{usd(progress.spent):,.2f} USD spent{possibly}"
-    return f"{delays}{progress.failed:,} failed{unknown}, {progress.in_flight:,} in flight, {spent}"
+    return f"{progress.failed:,} failed{unknown}, {progress.in_flight:,} in flight, {spent}"
 
 
-def _delays(progress: Delays, now: float) -> str:
-    said = []
+def delays(progress: object, now: float) -> str:
+    """Return why requests wait, such as "paused 12 s: rate limit"; empty if none does. `now`: monotonic time, seconds."""
+    if not isinstance(progress, Delays):
+        return ""
+    reasons = []
     if progress.paused_until > now:
-        said.append(f"paused {math.ceil(progress.paused_until - now):,} s: {progress.pause_reason}")
-    # A copy: the run changes the mapping meanwhile.
+        reasons.append(f"paused {math.ceil(progress.paused_until - now):,} s: {progress.pause_reason}")
+    # A copy, because the run changes the mapping meanwhile.
     waiting = {reason: count for reason, count in dict(progress.waiting).items() if count > 0}
     if waiting:
-        reasons = ", ".join(
+        names = [
             reason if len(waiting) == 1 else f"{reason} ({count:,})" for reason, count in waiting.items()
-        )
-        said.append(f"{sum(waiting.values()):,} waiting to retry: {reasons}")
-    return "".join(f"{text}; " for text in said)
+        ]
+        reasons.append(f"{sum(waiting.values()):,} waiting to retry: {', '.join(names)}")
+    return "; ".join(reasons)

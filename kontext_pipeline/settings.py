@@ -1,7 +1,7 @@
 """Every setting: its environment variable, type, default, unit, check and help text, in one place.
 
-The options of the command line and the fields of the Dagster resources are made from `Settings`. Options beat environment
-variables, which beat a `.env` file in the working directory, which beats the defaults here.
+The options of the command line and the fields of the Dagster resources are made from `Settings`. Options override
+environment variables, which override a `.env` file in the working directory, which overrides the defaults here.
 """
 
 import re
@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from kontext_pipeline import logs
 from kontext_pipeline.errors import SettingsError
 
 Backend = Literal["segmind", "sandbox"]
@@ -95,143 +96,100 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    api_key: Annotated[
-        SecretStr | None,
-        AfterValidator(lambda key: key and _key(key)),
-        Field(
-            validation_alias="SEGMIND_API_KEY",
-            description="The key of the Segmind account. Only ever sent in a header.",
-        ),
-    ] = None
-    base_url: Annotated[
-        Url | None,
-        Optionally,
-        Field(
-            validation_alias="SEGMIND_BASE_URL",
-            description="Base URL of the API; every other endpoint follows from it.",
-        ),
-    ] = None
-    upload_url: Annotated[
-        Url | None,
-        Optionally,
-        Field(
-            validation_alias="SEGMIND_UPLOAD_URL",
-            description="URL to which local input pictures are uploaded; default: the one that belongs to the base URL.",
-        ),
-    ] = None
-    backend: Annotated[
-        Backend,
-        Field(description="`segmind` is the paid API; `sandbox` is the free stand-in on this machine."),
-    ] = "segmind"
-    api_version: Annotated[
-        ApiVersion, Field(description="`v1` waits for each answer; `v2` submits, polls and fetches.")
-    ] = "v1"
-    manifests: Annotated[
-        list[str],
-        NoDecode,
-        BeforeValidator(_words),
-        Field(
-            description="CSV or Parquet files or globs, separated by spaces; quote names that contain spaces."
-        ),
-    ] = ["data/demo.csv"]
-    data_dir: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="Directory of the dataset: a path or an fsspec URL.",
-            json_schema_extra={"metavar": "DIR"},
-        ),
-    ] = "data/output"
-    ledger_url: Annotated[
-        str | None,
-        AfterValidator(_ledger_url),
-        Field(
-            description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory."
-        ),
-    ] = None
-    seed: Annotated[
-        int,
-        Field(ge=0, lt=2**63, description="Number from which the seeds of rows without a seed are derived."),
-    ] = 0
-    batch_size: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=1_000_000,
-            description="Pictures in a batch; each batch is a Dagster partition. Dagster is fast with 10,000 partitions and "
-            "slow beyond 100,000, so use 1000 or more for a million rows.",
-        ),
-    ] = 100
-    concurrency: Annotated[
-        int, Field(ge=1, le=1024, description="Generations in flight at once, per process.")
-    ] = 8
-    rpm: Annotated[
-        Rpm | None,
-        Optionally,
-        Field(
-            description="Requests a minute that the account allows, over all processes on the ledger; "
-            "default: no limit but the 429 answers of the API.",
-        ),
-    ] = None
-    budget_usd: Annotated[
-        Usd | None, Optionally, Field(description="Cap on what all runs of this ledger may spend, USD.")
-    ] = None
-    budget_period: Annotated[
-        BudgetPeriod,
-        Field(description="Period that `KONTEXT_BUDGET_USD` caps: `all` time, a UTC `day` or `month`."),
-    ] = "all"
-    clamp_safety_tolerance: Annotated[
-        bool,
-        Field(
-            description="Send 2 where a row with an input picture asks for more; the table records both values."
-        ),
-    ] = False
-    server_error_retries: Annotated[
-        int, Field(ge=0, le=100, description="Times a row is tried again in a run after 500, 502 or 503.")
-    ] = 6
-    unknown_retries: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=100,
-            description="Times, over all runs, a row is tried again for each way of losing an answer (none came, a 504 on "
-            "v1, no picture in it). Each such attempt may have been charged.",
-        ),
-    ] = 1
-    backoff_base_s: Annotated[
-        float, Field(gt=0, le=3600, description="First pause before a retry, seconds; it doubles each time.")
-    ] = 1.0
-    backoff_cap_s: Annotated[
-        float, Field(gt=0, le=3600, description="Longest pause before a retry, seconds.")
-    ] = 60.0
-    backoff_jitter: Annotated[
-        float, Field(ge=0, le=1, description="Share of each pause that is drawn at random, 0 to 1.")
-    ] = 0.5
-    connect_timeout_s: Annotated[
-        float, Field(gt=0, le=600, description="Wait for a connection, seconds.")
-    ] = 10.0
-    answer_timeout_s: Annotated[
-        float, Field(gt=0, le=7200, description="Wait for an answer, seconds; a typical one takes 24.34.")
-    ] = 300.0
-    job_timeout_s: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=86_400,
-            description="v2: wait for a job before it is left to a later run, seconds.",
-        ),
-    ] = 600.0
-    drain_s: Annotated[
-        float, Field(ge=0, le=7200, description="After a stop: wait for what is in flight, seconds.")
-    ] = 120.0
-    lease_s: Annotated[
-        float,
-        Field(
-            ge=1,
-            le=3600,
-            description="Time without a heartbeat after which another process takes over a run's claims, seconds.",
-        ),
-    ] = 60.0
+    api_key: Annotated[SecretStr | None, AfterValidator(lambda key: key and _key(key))] = Field(
+        None,
+        validation_alias="SEGMIND_API_KEY",
+        description="The key of the Segmind account. Only ever sent in a header.",
+    )
+    base_url: Annotated[Url | None, Optionally] = Field(
+        None,
+        validation_alias="SEGMIND_BASE_URL",
+        description="Base URL of the API; every other endpoint follows from it.",
+    )
+    upload_url: Annotated[Url | None, Optionally] = Field(
+        None,
+        validation_alias="SEGMIND_UPLOAD_URL",
+        description="URL to which local input pictures are uploaded; default: the one that belongs to the base URL.",
+    )
+    backend: Backend = Field(
+        "segmind", description="`segmind` is the paid API; `sandbox` is the free stand-in on this machine."
+    )
+    api_version: ApiVersion = Field(
+        "v1", description="`v1` waits for each answer; `v2` submits, polls and fetches."
+    )
+    manifests: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
+        ["data/demo.csv"],
+        description="CSV or Parquet files or globs, separated by spaces; quote names that contain spaces.",
+    )
+    data_dir: str = Field(
+        "data/output",
+        min_length=1,
+        description="Directory of the dataset: a path or an fsspec URL.",
+        json_schema_extra={"metavar": "DIR"},
+    )
+    ledger_url: Annotated[str | None, AfterValidator(_ledger_url)] = Field(
+        None,
+        description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Number from which the seeds of rows without a seed are derived."
+    )
+    batch_size: int = Field(
+        100,
+        ge=1,
+        le=1_000_000,
+        description="Pictures in a batch; each batch is a Dagster partition. Dagster is fast with 10,000 partitions and "
+        "slow beyond 100,000, so use 1000 or more for a million rows.",
+    )
+    concurrency: int = Field(8, ge=1, le=1024, description="Generations in flight at once, per process.")
+    rpm: Annotated[Rpm | None, Optionally] = Field(
+        None,
+        description="Requests a minute that the account allows, over all processes on the ledger; "
+        "default: no limit but the 429 answers of the API.",
+    )
+    budget_usd: Annotated[Usd | None, Optionally] = Field(
+        None, description="Cap on what all runs of this ledger may spend, USD."
+    )
+    budget_period: BudgetPeriod = Field(
+        "all", description="Period that `KONTEXT_BUDGET_USD` caps: `all` time, a UTC `day` or `month`."
+    )
+    clamp_safety_tolerance: bool = Field(
+        False,
+        description="Send 2 where a row with an input picture asks for more; the table records both values.",
+    )
+    server_error_retries: int = Field(
+        6, ge=0, le=100, description="Times a row is tried again in a run after 500, 502 or 503."
+    )
+    unknown_retries: int = Field(
+        1,
+        ge=0,
+        le=100,
+        description="Times, over all runs, a row is tried again for each way of losing an answer (none came, a 504 on "
+        "v1, no picture in it). Each such attempt may have been charged.",
+    )
+    backoff_base_s: float = Field(
+        1.0, gt=0, le=3600, description="First pause before a retry, seconds; it doubles each time."
+    )
+    backoff_cap_s: float = Field(60.0, gt=0, le=3600, description="Longest pause before a retry, seconds.")
+    backoff_jitter: float = Field(
+        0.5, ge=0, le=1, description="Share of each pause that is drawn at random, 0 to 1."
+    )
+    connect_timeout_s: float = Field(10.0, gt=0, le=600, description="Wait for a connection, seconds.")
+    answer_timeout_s: float = Field(
+        300.0, gt=0, le=7200, description="Wait for an answer, seconds; a typical one takes 24.34."
+    )
+    job_timeout_s: float = Field(
+        600.0, gt=0, le=86_400, description="v2: wait for a job before it is left to a later run, seconds."
+    )
+    drain_s: float = Field(
+        120.0, ge=0, le=7200, description="After a stop: wait for what is in flight, seconds."
+    )
+    lease_s: float = Field(
+        60.0,
+        ge=1,
+        le=3600,
+        description="Time without a heartbeat after which another process takes over a run's claims, seconds.",
+    )
 
     @property
     def paid(self) -> bool:
@@ -309,17 +267,21 @@ def plain_type(name: str) -> Any:
 
 
 def load_settings(**options: Any) -> Settings:
-    """Read the settings from all sources. `options` that are not None beat every other source.
+    """Read the settings from all sources, and hide their secrets from all logs.
+
+    `options` that are not None override every other source.
 
     Raises:
         SettingsError: one or more values are not allowed. The message names each with its variable.
     """
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         problems = error.errors(include_url=False)
         raise SettingsError("\n".join(_problem(problem) for problem in problems)) from None
+    logs.hide(*settings.secrets)
+    return settings
 
 
 def _problem(problem: Any) -> str:

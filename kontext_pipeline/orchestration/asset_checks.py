@@ -12,14 +12,11 @@ from dagster import (
     AssetCheckResult,
     AssetCheckSeverity,
     AssetCheckSpec,
-    MetadataValue,
-    TableColumn,
-    TableRecord,
-    TableSchema,
     multi_asset_check,
 )
 
 from kontext_pipeline.orchestration.assets import metadata
+from kontext_pipeline.orchestration.event_metadata import table_value
 from kontext_pipeline.orchestration.resources import KontextResource
 
 if TYPE_CHECKING:
@@ -164,13 +161,8 @@ def _books_balance(
         "differences": len(differences),
     }
     if differences:
-        metadata["what_differs"] = MetadataValue.table(
-            [
-                TableRecord({"batch": one.batch, "what": one.what, "fingerprint": one.fingerprint})
-                for one in differences[:DIFFERENCES_SHOWN]
-            ],
-            schema=TableSchema([TableColumn("batch"), TableColumn("what"), TableColumn("fingerprint")]),
-        )
+        rows = [{"batch": one.batch, "what": one.what, "fingerprint": one.fingerprint} for one in differences]
+        metadata["what_differs"] = table_value(rows[:DIFFERENCES_SHOWN])
     said = f"{len(differences):,} differences between tables, ledger and pictures; the first: " + (
         differences[0].what if differences else ""
     )
@@ -186,7 +178,7 @@ def _every_row(without: Sequence[dict[str, Any]], *, batches: int, rows: int) ->
     lacking = sum(one["failed"] + one["pending"] + one["unknown"] for one in without)
     metadata: dict[str, Any] = {"batches": batches, "rows": rows, "rows_without_picture": lacking}
     if without:
-        metadata["by_batch"] = MetadataValue.table([TableRecord(one) for one in without[:DIFFERENCES_SHOWN]])
+        metadata["by_batch"] = table_value(without[:DIFFERENCES_SHOWN])
     return AssetCheckResult(
         check_name=EVERY_ROW.name,
         passed=not lacking,

@@ -94,8 +94,7 @@ def metadata(context: AssetExecutionContext, kontext: KontextResource) -> dict[s
     tables = {}
     with kontext.pipeline(context) as pipeline:
         planned = pipeline.planned()
-        own = pipeline.own_columns(planned)
         for key in context.partition_keys:
-            tables[key] = pipeline.metadata_of(planned, key, own=own)
+            tables[key] = pipeline.metadata_of(planned, key)
             context.add_asset_metadata(table_metadata(tables[key].table), partition_key=key)
     return tables

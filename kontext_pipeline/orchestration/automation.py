@@ -41,6 +41,8 @@ IN_PROGRESS: Final = [
     DagsterRunStatus.CANCELING,
 ]
 EVERY_NIGHT: Final = "0 2 * * *"
+RANGE: Final = "dagster/asset_partition_range"
+"""Beginning of the tags with a range's first and last partition."""
 
 
 @sensor(
@@ -106,12 +108,7 @@ def unfinished_batches(
     if not unfinished:
         return SkipReason("Every picture has its outcome.")
     return [
-        RunRequest(
-            tags={
-                "dagster/asset_partition_range_start": first,
-                "dagster/asset_partition_range_end": last,
-            }
-        )
+        RunRequest(tags={f"{RANGE}_start": first, f"{RANGE}_end": last})
         for first, last in ranges(context.instance.get_dynamic_partitions(BATCH), unfinished)
     ]
 

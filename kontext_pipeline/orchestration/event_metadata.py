@@ -1,5 +1,6 @@
 """Metadata of materializations: what Dagster shows of a plan, a batch and a table."""
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dagster import MetadataValue, TableColumn, TableRecord, TableSchema
@@ -36,20 +37,24 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
         "batches": len(plan.batches),
         "backend": plan.backend,
         "warnings": MetadataValue.md("\n".join(f"- {text}" for text in plan.warnings) or "none"),
-        "manifests": MetadataValue.table(
-            [
-                TableRecord({"manifest": name, "batches": len(sizes), "pictures": sum(sizes)})
+        "manifests": table_value(
+            (
+                {"manifest": name, "batches": len(sizes), "pictures": sum(sizes)}
                 for name, sizes in list(by_manifest.items())[:ROWS_SHOWN]
-            ],
-            schema=TableSchema(
-                [
-                    TableColumn("manifest", "string"),
-                    TableColumn("batches", "int"),
-                    TableColumn("pictures", "int", description="rows with the same picture count once each"),
-                ]
+            ),
+            TableColumn("manifest", "string"),
+            TableColumn("batches", "int"),
+            TableColumn(
+                "pictures", "int", description="requested by its rows; shared pictures count for each"
             ),
         ),
     }
+
+
+def table_value(rows: Iterable[Mapping[str, Any]], *columns: TableColumn) -> MetadataValue:
+    """Return rows as a table for the UI. Without `columns`, names and types are those of the first row."""
+    schema = TableSchema(list(columns)) if columns else None
+    return MetadataValue.table([TableRecord(row) for row in rows], schema=schema)
 
 
 def figures(summary: "BatchSummary") -> dict[str, Any]:
@@ -64,11 +69,8 @@ def figures(summary: "BatchSummary") -> dict[str, Any]:
         "bytes": summary.bytes,
     }
     if summary.latency_s is not None:
-        shown |= {
-            "latency_p50_s": round(summary.latency_s.p50, 3),
-            "latency_p90_s": round(summary.latency_s.p90, 3),
-            "latency_p99_s": round(summary.latency_s.p99, 3),
-        }
+        for name in ("p50", "p90", "p99"):
+            shown[f"latency_{name}_s"] = round(getattr(summary.latency_s, name), 3)
     return shown
 
 
@@ -107,13 +109,9 @@ def _column_schema(schema: "pa.Schema") -> TableSchema:
     from kontext_pipeline.dataset.schema import COLUMNS
 
     meanings = {name: meaning for name, _, meaning in COLUMNS}
+    own = "the manifest's own column"
     return TableSchema(
-        [
-            TableColumn(
-                field.name, str(field.type), description=meanings.get(field.name, "the manifest's own column")
-            )
-            for field in schema
-        ]
+        [TableColumn(one.name, str(one.type), description=meanings.get(one.name, own)) for one in schema]
     )
 
 
@@ -139,19 +137,13 @@ def _rows_without_picture(table: "pa.Table") -> MetadataValue | None:
     if not rows.num_rows:
         return None
     names = ("id", "status", "status_code", "error")
-    return MetadataValue.table(
-        [
-            TableRecord({name: "" if row[name] is None else row[name] for name in names})
+    return table_value(
+        (
+            {name: "" if row[name] is None else row[name] for name in names}
             for row in rows.select(names).slice(0, ROWS_SHOWN).to_pylist()
-        ],
-        schema=TableSchema(
-            [
-                TableColumn("id", "string"),
-                TableColumn("status", "string"),
-                TableColumn("status_code", "string", description="HTTP status of the last answer"),
-                TableColumn(
-                    "error", "string", description=f"the server's words; the first {ROWS_SHOWN} rows"
-                ),
-            ]
         ),
+        TableColumn("id", "string"),
+        TableColumn("status", "string"),
+        TableColumn("status_code", "string", description="HTTP status of the last answer"),
+        TableColumn("error", "string", description=f"message of the server; the first {ROWS_SHOWN} rows"),
     )

@@ -98,9 +98,8 @@ def recorded_if_interrupted(
 def add_metadata(context: AssetExecutionContext, pipeline: "Pipeline", planned: "Plan") -> None:
     """Add figures, contact sheet and failed rows to the materialization of each of the run's batches."""
     keys = context.partition_keys
-    own = pipeline.own_columns(planned)
     for key in keys:
-        table = pipeline.metadata_of(planned, key, own=own).table
+        table = pipeline.metadata_of(planned, key).table
         shown = batch_metadata(pipeline, table, thumbnails=thumbnails_for(len(keys)))
         context.add_asset_metadata(shown, partition_key=key)
 
@@ -114,8 +113,7 @@ def _record(
     thumbnails: int,
 ) -> None:
     """Record these batches as materialized, in a step that is about to fail."""
-    own = pipeline.own_columns(planned)
     for key in finished:
-        table = pipeline.metadata_of(planned, key, own=own).table
+        table = pipeline.metadata_of(planned, key).table
         shown = batch_metadata(pipeline, table, thumbnails=thumbnails)
         context.log_event(AssetMaterialization(context.asset_key, partition=key, metadata=shown))

@@ -1,8 +1,8 @@
 """The resources: the image API with its retry policy, and the pipeline for one data directory.
 
 Their fields are made from `Settings`. A field that is left empty has the value that the command line would use: the
-environment variable, else `.env`, else the default. Run config and the launchpad beat these. The API key and the ledger's
-URL, which may contain a password, have no field: no page of the UI can show them.
+environment variable, else `.env`, else the default. Run config and the launchpad override these. The API key and the
+ledger's URL, which may contain a password, have no field: no page of the UI can show them.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from dagster import (
 )
 from pydantic import Field, create_model
 
-from kontext_pipeline import logs
 from kontext_pipeline.orchestration.step_failures import as_failures
 from kontext_pipeline.orchestration.step_log import forward_records
 from kontext_pipeline.settings import Settings, environment_variable, load_settings, plain_type
@@ -93,11 +92,9 @@ class KontextResource(_with_fields(OF_THE_PIPELINE)):  # type: ignore[misc]
         with as_failures(), contextlib.ExitStack() as stack:
             from kontext_pipeline.pipeline import Pipeline
 
-            settings = self.settings()
-            logs.hide(*settings.secrets)
             if context is not None:
                 stack.enter_context(forward_records(context.log, context.instance))
-            yield stack.enter_context(Pipeline(settings))
+            yield stack.enter_context(Pipeline(self.settings()))
 
 
 def _set_fields(resource: SegmindResource | KontextResource) -> dict[str, object]:

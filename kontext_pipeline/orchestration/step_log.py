@@ -13,7 +13,7 @@ from logging.handlers import QueueHandler, QueueListener
 from typing import TYPE_CHECKING, Final
 
 from kontext_pipeline import logs
-from kontext_pipeline.progress_line import progress_details
+from kontext_pipeline.progress_line import delays, details
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterLogManager
@@ -43,12 +43,8 @@ def forward_records(log: "DagsterLogManager", instance: "DagsterInstance") -> It
     handler.setLevel(level)
     handler.addFilter(logs.Redaction())
     handler.addFilter(lambda record: not any(f"{record.name}.".startswith(f"{name}.") for name in managed))
-    # The first of the handlers, so that all others get records without secrets.
-    others = list(logger.handlers)
-    for other in others:
-        logger.removeHandler(other)
-    for one in (handler, *others):
-        logger.addHandler(one)
+    # Before all other handlers, so that these get records without secrets.
+    logger.handlers.insert(0, handler)
     before = logger.level
     logger.setLevel(min(level, logger.getEffectiveLevel()))
     # A thread writes the events, so that no request waits for Dagster's database.
@@ -104,4 +100,7 @@ def progress_lines(log: "DagsterLogManager", to_generate: int) -> "Iterator[Call
 def progress_line(progress: "Progress", to_generate: int) -> str:
     """Return how far a run is, and what delays it."""
     done = progress.succeeded + progress.found
-    return f"{done:,} of {to_generate:,} pictures exist; {progress_details(progress, time.monotonic())}"
+    waits = delays(progress, time.monotonic())
+    return f"{done:,} of {to_generate:,} pictures exist; {details(progress)}" + (
+        f"; {waits}" if waits else ""
+    )

@@ -1,16 +1,17 @@
-"""Command-line options: those made from `Settings`, and those that say where logs go.
+"""What all subcommands have: options made from `Settings`, options for logs, and errors printed as messages.
 
-A command makes its settings' options when it is run or asked for help, because reading `Settings` takes longer than
-`kontext --help` should.
+Importing `Settings` takes longer than `kontext --help` should, so a command makes these options when it needs them.
 """
 
-from functools import cache
+import sys
+from enum import IntEnum
+from functools import cache, partial
 from typing import Any, Final, Literal, get_args, get_origin
 
 import click
 
 from kontext_pipeline import logs
-from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.errors import KontextError
 
 PLANNING: Final = ("manifests", "data_dir", "backend", "batch_size", "seed")
 """Settings that decide what is planned, and where."""
@@ -18,11 +19,24 @@ GENERATION: Final = ("api_version", "concurrency", "rpm")
 """Settings that decide how pictures are generated."""
 
 _LOGS: Final = f"{__name__}.logs"
-"""Key in click's `meta`, which all contexts of a command line share."""
+"""Key in click's `meta`, which the command and its subcommand share."""
+
+
+class Exit(IntEnum):
+    """Exit statuses of `kontext run`; other commands use `DONE` and `NOTHING_SENT`."""
+
+    DONE = 0
+    """Every row has its picture."""
+    SOME_FAILED = 1
+    """Some rows failed for good, or may have been charged without a picture; the other rows have theirs."""
+    NOTHING_SENT = 2
+    """The manifest, the settings or the key was wrong."""
+    STOPPED = 3
+    """Stopped early by the account, the budget, the disk or the user; start again to go on."""
 
 
 class Command(click.Command):
-    """A subcommand with the options of `settings`, and the log options."""
+    """A subcommand with the options of `settings` and the log options. Errors of the user end it with a message."""
 
     def __init__(self, *arguments: Any, settings: tuple[str, ...] = (), **attributes: Any) -> None:
         """`settings`: names in `Settings`; `manifests` becomes the command's arguments."""
@@ -38,9 +52,14 @@ class Command(click.Command):
         """Configure the logs as the options before and after the subcommand say, then run the command."""
         try:
             logs.configure(**ctx.meta.get(_LOGS, {}))
-        except SettingsError as error:
-            raise click.UsageError(str(error)) from None
-        return super().invoke(ctx)
+            return super().invoke(ctx)
+        except KontextError as error:
+            from kontext_pipeline import console
+
+            console.complain(str(error))
+            sys.exit(Exit.NOTHING_SENT)
+        except KeyboardInterrupt:
+            sys.exit(Exit.STOPPED)
 
 
 class Group(click.Group):
@@ -62,39 +81,13 @@ def _of_setting(name: str) -> click.Parameter:
     if get_origin(kind) is list:
         return click.Argument([name], nargs=-1, metavar=f"{name.removesuffix('s').upper()}...")
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    choice = get_origin(kind) is Literal
+    metavar = extra.get("metavar", "N" if kind in (int, float) else None)
     return click.Option(
         [f"--{name.replace('_', '-')}"],
-        type=click.Choice(get_args(kind)) if choice else kind,
-        metavar=None if choice else str(extra.get("metavar", "N")),
+        type=click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind,
+        metavar=str(metavar) if metavar else None,
         help=(field.description or "").replace("`", ""),
     )
-
-
-def _log_options() -> list[click.Parameter]:
-    return [
-        click.Option(
-            ["-v", "--verbose", "verbosity"],
-            count=True,
-            expose_value=False,
-            callback=_choose_logs,
-            help="Log more to the terminal: -v what a run does, -vv every step of every request.",
-        ),
-        click.Option(
-            ["--log-file"],
-            metavar="PATH",
-            expose_value=False,
-            callback=_choose_logs,
-            help="Append a log of every step of every request to this file.",
-        ),
-        click.Option(
-            ["--log-format"],
-            type=click.Choice(get_args(logs.LogFormat)),
-            expose_value=False,
-            callback=_choose_logs,
-            help="Format of the log, on the terminal and in the file; default: text.",
-        ),
-    ]
 
 
 def _choose_logs(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -104,3 +97,22 @@ def _choose_logs(context: click.Context, parameter: click.Parameter, value: Any)
         chosen["verbosity"] += value
     elif value is not None:
         chosen[parameter.name] = value
+
+
+def _log_options() -> list[click.Parameter]:
+    option = partial(click.Option, expose_value=False, callback=_choose_logs)
+    return [
+        option(
+            ["-v", "--verbose", "verbosity"],
+            count=True,
+            help="Log more to the terminal: -v what a run does, -vv every step of every request.",
+        ),
+        option(
+            ["--log-file"], metavar="PATH", help="Append a log of every step of every request to this file."
+        ),
+        option(
+            ["--log-format"],
+            type=click.Choice(get_args(logs.LogFormat)),
+            help="Format of the log, on the terminal and in the file; default: text.",
+        ),
+    ]
