@@ -3,7 +3,7 @@
 `compare` finds the differences; the rest reports them to Dagster.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,7 @@ from kontext_pipeline.orchestration.resources import KontextResource
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from kontext_pipeline.dataset.summary import BatchSummary
     from kontext_pipeline.pipeline import Pipeline
 
 BOOKS_BALANCE: Final = AssetCheckSpec(
@@ -60,33 +61,24 @@ def check_metadata(
     """Check the tables of the run's batches, or of all batches if the run has none."""
     from kontext_pipeline.dataset.storage import read_batch, written_batches
     from kontext_pipeline.dataset.summary import summarize
+    from kontext_pipeline.generation.ledger.report import spending_differs
 
-    selected = {key.name for key in context.selected_asset_check_keys}
+    balance = BOOKS_BALANCE.name in {key.name for key in context.selected_asset_check_keys}
     differences: list[Difference] = []
-    without: list[dict[str, Any]] = []
-    cost = possibly = 0.0
-    rows = 0
+    summaries: dict[str, BatchSummary] = {}
     with kontext.pipeline(context) as pipeline:
-        keys = _keys_of_run(context)
-        if keys is None:
-            keys = written_batches(pipeline.data_dir)
-        for key in keys:
+        for key in _keys_of_run(context) or written_batches(pipeline.data_dir):
             table = read_batch(pipeline.data_dir, key)
-            summary = summarize(table)
-            rows += summary.rows
-            cost += summary.cost_usd
-            possibly += summary.possibly_charged_usd
-            if not summary.complete:
-                counts = {name: count for name, count in summary.by_status.items() if name != "succeeded"}
-                without.append({"batch": key, "rows": summary.rows, **counts})
-            if BOOKS_BALANCE.name in selected:
+            summaries[key] = summarize(table)
+            if balance:
                 differences += compare(pipeline, key, table)
-        if BOOKS_BALANCE.name in selected:
-            differences += [Difference("", "", f"sums of the caps: {text}") for text in caps_differ(pipeline)]
-    if BOOKS_BALANCE.name in selected:
-        yield _books_balance(differences, batches=len(keys), cost=cost, possibly=possibly)
-    if EVERY_ROW.name in selected:
-        yield _every_row(without, batches=len(keys), rows=rows)
+        if balance:
+            unequal = spending_differs(pipeline.ledger.database)
+            differences += [Difference("", "", f"sums of the caps: {text}") for text in unequal]
+    if balance:
+        yield _books_balance(differences, summaries)
+    if EVERY_ROW.name in {key.name for key in context.selected_asset_check_keys}:
+        yield _every_row(summaries)
 
 
 def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Difference]:
@@ -139,46 +131,45 @@ def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Differenc
     return found
 
 
-def caps_differ(pipeline: "Pipeline") -> list[str]:
-    """Compare the sums by which budgets are checked with the attempts themselves; name what differs."""
-    from kontext_pipeline.generation.ledger.report import spending_differs
-
-    return spending_differs(pipeline.ledger.database)
-
-
 def _keys_of_run(context: AssetCheckExecutionContext) -> Sequence[str] | None:
     run = context.op_execution_context
     return run.partition_keys if run.has_partition_key or run.has_partition_key_range else None
 
 
 def _books_balance(
-    differences: Sequence[Difference], *, batches: int, cost: float, possibly: float
+    differences: Sequence[Difference], summaries: "Mapping[str, BatchSummary]"
 ) -> AssetCheckResult:
     metadata: dict[str, Any] = {
-        "batches": batches,
-        "cost_usd": round(cost, 6),
-        "possibly_charged_usd": round(possibly, 6),
+        "batches": len(summaries),
+        "cost_usd": round(sum(one.cost_usd for one in summaries.values()), 6),
+        "possibly_charged_usd": round(sum(one.possibly_charged_usd for one in summaries.values()), 6),
         "differences": len(differences),
     }
+    description = None
     if differences:
         rows = [{"batch": one.batch, "what": one.what, "fingerprint": one.fingerprint} for one in differences]
         metadata["what_differs"] = table_value(rows[:DIFFERENCES_SHOWN])
-    said = f"{len(differences):,} differences between tables, ledger and pictures; the first: " + (
-        differences[0].what if differences else ""
-    )
+        found = f"{len(differences):,} differences between tables, ledger and pictures"
+        description = f"{found}; the first: {differences[0].what}"
     return AssetCheckResult(
-        check_name=BOOKS_BALANCE.name,
-        passed=not differences,
-        metadata=metadata,
-        description=said if differences else None,
+        check_name=BOOKS_BALANCE.name, passed=not differences, metadata=metadata, description=description
     )
 
 
-def _every_row(without: Sequence[dict[str, Any]], *, batches: int, rows: int) -> AssetCheckResult:
-    lacking = sum(one["failed"] + one["pending"] + one["unknown"] for one in without)
-    metadata: dict[str, Any] = {"batches": batches, "rows": rows, "rows_without_picture": lacking}
-    if without:
-        metadata["by_batch"] = table_value(without[:DIFFERENCES_SHOWN])
+def _every_row(summaries: "Mapping[str, BatchSummary]") -> AssetCheckResult:
+    rows = sum(one.rows for one in summaries.values())
+    lacking = rows - sum(one.by_status["succeeded"] for one in summaries.values())
+    metadata: dict[str, Any] = {
+        "batches": len(summaries),
+        "rows": rows,
+        "rows_without_picture": lacking,
+    }
+    if lacking:
+        incomplete = [(key, one) for key, one in summaries.items() if not one.complete]
+        metadata["by_batch"] = table_value(
+            {"batch": key, "rows": one.rows, **{k: v for k, v in one.by_status.items() if k != "succeeded"}}
+            for key, one in incomplete[:DIFFERENCES_SHOWN]
+        )
     return AssetCheckResult(
         check_name=EVERY_ROW.name,
         passed=not lacking,
