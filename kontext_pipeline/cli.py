@@ -1,6 +1,6 @@
 """The `kontext` command: reads options, calls what the Dagster assets call, and says what came of it.
 
-Every command's heavy imports are inside it, so that `kontext --help` answers at once.
+Commands import what they need when they run, so that `kontext --help` answers at once.
 """
 
 import contextlib
@@ -8,142 +8,84 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from enum import IntEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kontext_pipeline.errors import KontextError
+from kontext_pipeline.subcommand import GENERATION, PLANNING, Exit, Group
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
     from kontext_pipeline.planning.estimate import Estimate
-    from kontext_pipeline.segmind.client import SegmindClient
     from kontext_pipeline.settings import Settings
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_HEAPS = 2
-"""Heaps that all threads share; with the interpreter's lock, few of them ask for memory at the same time."""
-_M_ARENA_MAX = -8
-"""What glibc's `mallopt` calls that."""
+_HEAPS: Final = 2
+"""Heaps that all threads share. Python threads seldom allocate at the same time, so few heaps are enough."""
+_M_ARENA_MAX: Final = -8
+"""Number of this option in glibc's `mallopt`."""
 
 
-class Exit(IntEnum):
-    """Exit statuses of `kontext run`; other commands use `DONE` and `NOTHING_SENT`."""
-
-    DONE = 0
-    """Every row has its picture."""
-    SOME_FAILED = 1
-    """Some rows failed for good, or may have been charged without a picture; the rest is there."""
-    NOTHING_SENT = 2
-    """The manifest, the settings or the key was wrong."""
-    STOPPED = 3
-    """Stopped early by the account, the budget, the disk or the user; start again to go on."""
-
-
-def _spare_memory() -> None:
-    """Let memory that was needed once be used again, here and in the processes that Dagster starts."""
-    # Arrow's own allocator keeps what planning needed, some 20 MB and what grows with the manifest, and the run that
-    # follows can't use it. Read when pyarrow is first imported.
+def _limit_memory() -> None:
+    """Let this process and the processes that Dagster starts use freed memory again."""
+    # pyarrow reads this when it is first imported. Its own allocator keeps what planning has freed, 20 MB and more with a
+    # large manifest, and the run that follows can't use it.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    # The C library gives threads up to eight heaps a core, each with its own leftovers of pictures: 20 MB and more.
+    # glibc gives threads up to eight heaps per core, and each heap keeps 20 MB and more of freed pictures.
     if "MALLOC_ARENA_MAX" not in os.environ:
         os.environ["MALLOC_ARENA_MAX"] = str(_HEAPS)
-        # Read when a process starts: this one has to ask for it. Other C libraries than glibc have no such thing.
+        # The variable is read when a process starts, so this process has to call the function. Other C libraries
+        # don't have it.
         with contextlib.suppress(AttributeError, OSError, TypeError):
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
 
 
-def manifest_options(command: F) -> F:
-    """Options that say what is planned, and where."""
-    for decorate in reversed(
-        [
-            click.argument("manifests", nargs=-1, metavar="MANIFEST..."),
-            click.option("--data-dir", metavar="DIR", help="Where the dataset is kept."),
-            click.option(
-                "--backend",
-                type=click.Choice(["sandbox", "segmind"]),
-                help="The free stand-in, or the paid API.",
-            ),
-            click.option(
-                "--batch-size", type=int, metavar="N", help="Pictures a batch (a Dagster partition)."
-            ),
-            click.option(
-                "--seed", type=int, metavar="N", help="What seeds of rows without one are derived from."
-            ),
-        ]
-    ):
-        command = decorate(command)
-    return command
-
-
-def run_options(command: F) -> F:
-    """Options that say how pictures are generated."""
-    for decorate in reversed(
-        [
-            click.option(
-                "--api-version", type=click.Choice(["v1", "v2"]), help="v1 waits; v2 submits and polls."
-            ),
-            click.option("--concurrency", type=int, metavar="N", help="Generations in flight at once."),
-            click.option("--rpm", type=float, metavar="N", help="Requests a minute that the account allows."),
-        ]
-    ):
-        command = decorate(command)
-    return command
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="kontext-pipeline", prog_name="kontext")
 def main() -> None:
     """Augment image datasets with FLUX.1 Kontext [max]: a manifest goes in, a dataset comes out, and every
     image that was paid for is kept, once.
 
     Settings come from options, then the environment, then a .env file; the README lists them. `kontext run
-    --backend sandbox MANIFEST` tries everything for nothing.
+    --backend sandbox MANIFEST` tries everything at no cost.
     """
-    _spare_memory()
+    _limit_memory()
 
 
-@main.command()
-@manifest_options
-@run_options
+@main.command(settings=(*PLANNING, *GENERATION))
 def plan(manifests: tuple[str, ...], **options: Any) -> None:
     """Show what a manifest asks for and what it will cost. Sends nothing."""
-    with _user_errors():
-        from kontext_pipeline import console
+    from kontext_pipeline import console
 
-        with _pipeline(manifests, options) as pipeline:
-            planned = pipeline.plan()
-            console.show_plan(pipeline.settings, planned, pipeline.estimate(planned))
+    with _pipeline(manifests, options) as pipeline:
+        planned = pipeline.plan()
+        console.show_plan(pipeline.settings, planned, pipeline.estimate(planned))
 
 
-@main.command()
-@manifest_options
-@run_options
+@main.command(settings=(*PLANNING, *GENERATION))
 @click.option("--budget", type=float, metavar="USD", help="The most that this run may spend.")
 @click.option("--retry-failed", is_flag=True, help="Try rows again that failed for good.")
-@click.option("--yes", is_flag=True, help="Don't ask before money is spent, nor when the balance is short.")
+@click.option(
+    "--yes", is_flag=True, help="Don't ask before money is spent, or when the balance is too small."
+)
 def run(
     manifests: tuple[str, ...], *, budget: float | None, retry_failed: bool, yes: bool, **options: Any
 ) -> None:
-    """Generate the pictures of a manifest that are not there yet.
+    """Generate the pictures of a manifest that don't exist yet.
 
     Exit status: 0 every row has its picture; 1 some rows failed for good; 2 nothing was sent, because the
     manifest, the settings or the key was wrong; 3 stopped early, start again to go on.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    with _user_errors(), _pipeline(manifests, options) as pipeline:
+    with _pipeline(manifests, options) as pipeline:
         sys.exit(_run(pipeline, budget=budget, retry_failed=retry_failed, yes=yes))
 
 
 def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes: bool) -> Exit:
-    from kontext_pipeline import console
+    from kontext_pipeline import console, launcher
     from kontext_pipeline.errors import SettingsError
-    from kontext_pipeline.pipeline import PreflightError
+    from kontext_pipeline.preflight import PreflightError
 
     if budget is not None and budget < 0:
         raise SettingsError(
@@ -160,7 +102,7 @@ def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes:
         console.show_summary(pipeline, planned, None)
         _report_to_dagster(pipeline, keys)
         return Exit.SOME_FAILED if estimate.failed_for_good else Exit.DONE
-    with _api(pipeline) as client:
+    with launcher.sandbox_if_needed(pipeline.settings) as settings, pipeline.client(settings) as client:
         try:
             warning = pipeline.preflight(
                 client,
@@ -188,11 +130,11 @@ def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes:
                     watch=show.watch,
                 )
     if report is None:
-        console.complain("Stopped on request. What was in flight is settled; start again to go on.")
+        console.complain("Stopped on request. Requests in flight were settled; start again to go on.")
     elif report.stopped is not None:
         console.complain(f"Stopped: {report.stopped.message}")
     elif report.left:
-        console.complain(f"{report.left} jobs are still out there; start again to collect them.")
+        console.complain(f"{report.left} jobs are not finished; start again to collect their pictures.")
     totals = console.show_summary(pipeline, planned, show.progress)
     _report_to_dagster(pipeline, keys)
     if report is None or report.stopped is not None or report.left:
@@ -207,86 +149,78 @@ def _agreed(settings: "Settings", estimate: "Estimate", *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         console.complain(
-            f"This would spend {estimate.cost_usd:.2f} USD. Where there is no terminal to ask on, say --yes to agree."
+            f"This would spend {estimate.cost_usd:.2f} USD, and there is no terminal to ask on: pass --yes to agree."
         )
         return False
     return click.confirm(f"Spend {estimate.cost_usd:.2f} USD?", default=False)
 
 
-@main.command()
-@click.option("--data-dir", metavar="DIR", help="Where the dataset is kept.")
+@main.command(settings=("data_dir",))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def status(*, as_json: bool, data_dir: str | None) -> None:
-    """Show the books: pictures, what was spent and possibly charged, what failed, what is still out there."""
-    with _user_errors():
-        from kontext_pipeline import console
-        from kontext_pipeline.generation.ledger.database import Database
-        from kontext_pipeline.generation.ledger.report import read_books
-        from kontext_pipeline.settings import load_settings
+    """Show the ledger: pictures, money spent and possibly charged, failures, unfinished jobs."""
+    from kontext_pipeline import console
+    from kontext_pipeline.generation.ledger.database import Database
+    from kontext_pipeline.generation.ledger.report import read_books
+    from kontext_pipeline.settings import load_settings
 
-        settings = load_settings(data_dir=data_dir)
-        database = Database(settings.resolved_ledger_url, make=False)
-        try:
-            console.show_books(read_books(database), as_json=as_json)
-        finally:
-            database.close()
+    database = Database(load_settings(data_dir=data_dir).resolved_ledger_url, make=False)
+    try:
+        console.show_books(read_books(database), as_json=as_json)
+    finally:
+        database.close()
 
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")
 @click.option(
-    "--profile", "profiles", multiple=True, metavar="NAME", help="What goes wrong: a named profile."
+    "--profile", "profiles", multiple=True, metavar="NAME", help="Inject the faults of a named profile."
 )
 @click.option(
     "--faults",
     "fault_files",
     multiple=True,
     metavar="FILE",
-    help="What goes wrong: a TOML file, see docs/sandbox.md.",
+    help="Inject the faults of a TOML file, see docs/sandbox.md.",
 )
-@click.option("--speed", type=float, help="How many times faster than real the sandbox's time passes.")
+@click.option("--speed", type=float, help="Factor by which the sandbox's time passes faster.")
 @click.option("--latency", "latency_s", type=float, metavar="SECONDS", help="Median time of a generation.")
 @click.option("--balance", type=float, metavar="USD", help="Credits on the account at the start.")
 @click.option("--rpm", type=int, metavar="N", help="Requests a minute that the account allows.")
 @click.option(
     "--key", "keys", multiple=True, metavar="KEY", help="Keys to accept; default: any of the right form."
 )
-@click.option("--seed", type=int, metavar="N", help="Seeds latencies and faults.")
-@click.option("--plain", is_flag=True, help="Plain pictures instead of drawn ones: fast.")
+@click.option("--seed", type=int, metavar="N", help="Seed of latencies and faults.")
+@click.option("--plain", is_flag=True, help="Serve plain pictures, which is faster than drawing them.")
 @click.option(
     "--fetch-inputs/--no-fetch-inputs",
     default=True,
     show_default=True,
-    help="Fetch public input pictures, or let drawn photographs stand in for them.",
+    help="Fetch public input pictures, or use drawn photographs in their stead.",
 )
 def sandbox(*, host: str, port: int, plain: bool, fetch_inputs: bool, **options: Any) -> None:
     """Serve a stand-in for the paid API, to develop, test and rehearse against."""
-    with _user_errors():
-        from kontext_pipeline.sandbox.config import SandboxConfig
-        from kontext_pipeline.sandbox.server import serve
+    from kontext_pipeline.sandbox.config import SandboxConfig
+    from kontext_pipeline.sandbox.server import serve
 
-        given = {name: value for name, value in options.items() if value is not None and value != ()}
-        config = SandboxConfig.create(**given, draw=not plain, fetch_inputs=fetch_inputs)
-        serve(host, port, config=config, announce=_announce)
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    config = SandboxConfig.create(**given, draw=not plain, fetch_inputs=fetch_inputs)
+    serve(host, port, config=config, announce=_announce)
 
 
 def _announce(url: str) -> None:
     click.echo(f"The sandbox answers at {url}; its page shows balance, jobs and pictures. Ctrl-C ends it.")
 
 
-@main.command()
-@manifest_options
-@run_options
+@main.command(settings=(*PLANNING, *GENERATION))
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
 def ui(manifests: tuple[str, ...], *, port: int, **options: Any) -> None:
-    """Open the Dagster UI with these settings, and a sandbox beside it where the backend is the sandbox."""
-    with _user_errors():
-        from kontext_pipeline import launcher
+    """Open the Dagster UI with these settings; start a sandbox too where that is the backend."""
+    from kontext_pipeline import launcher
 
-        settings = _settings(manifests, options)
-        with _sandbox_if_needed(settings) as settings:
-            sys.exit(launcher.open_ui(settings, port=port))
+    with launcher.sandbox_if_needed(_settings(manifests, options)) as settings:
+        sys.exit(launcher.open_ui(settings, port=port))
 
 
 def _settings(manifests: tuple[str, ...], options: dict[str, Any]) -> "Settings":
@@ -295,33 +229,17 @@ def _settings(manifests: tuple[str, ...], options: dict[str, Any]) -> "Settings"
     return load_settings(manifests=list(manifests) or None, **options)
 
 
-@contextlib.contextmanager
-def _pipeline(manifests: tuple[str, ...], options: dict[str, Any]) -> "Iterator[Pipeline]":
+def _pipeline(manifests: tuple[str, ...], options: dict[str, Any]) -> "Pipeline":
     from kontext_pipeline.pipeline import Pipeline
 
-    with Pipeline(_settings(manifests, options)) as pipeline:
-        yield pipeline
-
-
-@contextlib.contextmanager
-def _api(pipeline: "Pipeline") -> "Iterator[SegmindClient]":
-    with _sandbox_if_needed(pipeline.settings) as settings, pipeline.client(settings) as client:
-        yield client
-
-
-@contextlib.contextmanager
-def _sandbox_if_needed(settings: "Settings") -> "Iterator[Settings]":
-    from kontext_pipeline import launcher
-
-    with launcher.sandbox_if_needed(settings) as reachable:
-        yield reachable
+    return Pipeline(_settings(manifests, options))
 
 
 def _report_to_dagster(pipeline: "Pipeline", keys: list[str]) -> None:
     from kontext_pipeline import console, launcher
 
     if launcher.dagster_home() is not None:
-        with console.busy("Showing it to Dagster"):
+        with console.busy("Reporting to Dagster"):
             from kontext_pipeline.orchestration.reporting import report_batches
 
             report_batches(pipeline, keys)
@@ -329,20 +247,6 @@ def _report_to_dagster(pipeline: "Pipeline", keys: list[str]) -> None:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    """Print what the user can mend as a message, not as a traceback."""
-    try:
-        yield
-    except KontextError as error:
-        from kontext_pipeline import console
-
-        console.complain(str(error))
-        sys.exit(Exit.NOTHING_SENT)
-    except KeyboardInterrupt:
-        sys.exit(Exit.STOPPED)
 
 
 if __name__ == "__main__":

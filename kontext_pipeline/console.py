@@ -1,4 +1,4 @@
-"""What the command line prints: plans, progress, summaries, books."""
+"""The output of the command line: plans, progress, summaries, the ledger's figures."""
 
 import contextlib
 import json
@@ -6,16 +6,19 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from kontext_pipeline.generation.ledger.money import usd
+from kontext_pipeline.progress_line import delays, details
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
@@ -30,7 +33,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 LINE_EVERY_S = 10.0
-"""Where there is no terminal: seconds between two lines of progress."""
+"""Time between two lines of progress where there is no terminal, seconds."""
 
 
 def say(text: str) -> None:
@@ -39,37 +42,35 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line that deserves a look."""
+    """Print a warning."""
     err.print(f"[yellow]Warning:[/yellow] {escape(text)}")
 
 
 def complain(text: str) -> None:
-    """Print what went wrong."""
+    """Print an error."""
     err.print(f"[red]{escape(text)}[/red]")
 
 
 @contextlib.contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Say what takes a few seconds, on a terminal; warnings of the libraries behind it are not the user's."""
+    """Name, on a terminal, a task of some seconds. Hide warnings of libraries meanwhile: the user can't act on them."""
     with warnings.catch_warnings(), out.status(what) if out.is_terminal else contextlib.nullcontext():
         warnings.simplefilter("ignore")
         yield
 
 
 def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
-    """Print rows, pictures, already there, to generate, estimated cost and time, and the warnings."""
+    """Print a plan's counts, estimated cost and time, and its warnings."""
     table = _table()
     table.add_row("rows", f"{estimate.rows:,}", f"in {_many(len(plan.manifests), 'manifest')}")
     shared = estimate.requested - estimate.pictures
-    table.add_row(
-        "pictures", f"{estimate.pictures:,}", f"{shared:,} more share one of them" if shared else ""
-    )
+    more = f"{shared:,} more rows share one of them" if shared else ""
+    table.add_row("pictures", f"{estimate.pictures:,}", more)
     table.add_row("batches", f"{len(plan.batches):,}", "")
     table.add_row("already there", f"{estimate.already_there:,}", "")
     if estimate.failed_for_good:
-        table.add_row(
-            "given up", f"{estimate.failed_for_good:,}", "failed for good (--retry-failed) or unknown"
-        )
+        reasons = "failed for good (--retry-failed) or unknown"
+        table.add_row("given up", f"{estimate.failed_for_good:,}", reasons)
     table.add_row("to generate", f"{estimate.to_generate:,}", "")
     free = "" if settings.paid else "sandbox: nothing is spent"
     table.add_row("estimated cost", f"{estimate.cost_usd:,.2f} USD", free)
@@ -82,46 +83,71 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
         warn(warning)
 
 
+class _Bar(Bar):
+    """A progress bar with a second line that says why requests wait, if they do."""
+
+    waits = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.waits:
+            yield Text(self.waits, style="yellow")
+
+
 class Show:
-    """Holds the progress of the run that is being shown."""
+    """Reads the progress of the run that is shown."""
 
     def __init__(self) -> None:
-        """Nothing to show yet."""
-        self.progress: Progress | None = None
+        """Start without a run."""
+        self._read: Callable[[], Progress] | None = None
 
-    def watch(self, progress: "Progress") -> None:
-        """Take what a run keeps up to date."""
-        self.progress = progress
+    def watch(self, read: "Callable[[], Progress]") -> None:
+        """Show the run whose progress `read` returns."""
+        self._read = read
+
+    @property
+    def progress(self) -> "Progress | None":
+        """The progress at this moment; None until the run starts."""
+        return None if self._read is None else self._read()
 
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Show]:
-    """Show a run live: a bar on a terminal, else a line now and then."""
+    """Show a run's progress while the block runs: a bar on a terminal, otherwise a line every `LINE_EVERY_S`."""
     show = Show()
     over = threading.Event()
-    bar = Bar(
+    bar = _Bar(
         TextColumn("generating"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[details]}"),
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=out,
         disable=not out.is_terminal,
+        # Log lines go above the bar where they share the terminal; a redirected standard error stays redirected.
+        redirect_stderr=err.is_terminal,
     )
     task = bar.add_task("generating", total=total, details="")
 
-    def tick() -> None:
-        said = time.monotonic()
-        while not over.wait(0.2):
-            if show.progress is None:
-                continue
-            bar.update(task, completed=_done(show.progress), details=_details(show.progress))
-            if not out.is_terminal and time.monotonic() - said >= LINE_EVERY_S:
-                said = time.monotonic()
-                say(f"{_done(show.progress):,}/{total:,} done, {_details(show.progress)}")
+    def update() -> str:
+        progress = show.progress
+        if progress is None:
+            return ""
+        done, figures = _done(progress), details(progress)
+        bar.waits = delays(progress, time.monotonic())
+        bar.update(task, completed=done, details=figures)
+        return f"{done:,}/{total:,} done, {figures}" + (f"; {bar.waits}" if bar.waits else "")
 
-    ticker = threading.Thread(target=tick, daemon=True)
+    def tick() -> None:
+        printed = time.monotonic()
+        while not over.wait(0.2):
+            line = update()
+            if line and not out.is_terminal and time.monotonic() - printed >= LINE_EVERY_S:
+                printed = time.monotonic()
+                say(line)
+
+    ticker = threading.Thread(target=tick, name="progress", daemon=True)
     with bar:
         ticker.start()
         try:
@@ -129,39 +155,28 @@ def progress(total: int) -> Iterator[Show]:
         finally:
             over.set()
             ticker.join()
-            if show.progress is not None:
-                bar.update(task, completed=_done(show.progress), details=_details(show.progress))
+            update()
 
 
 def _done(progress: "Progress") -> int:
     return progress.succeeded + progress.found + progress.failed + progress.unknown
 
 
-def _details(progress: "Progress") -> str:
-    unknown = f", {progress.unknown} unknown" if progress.unknown else ""
-    possibly = f" (+{usd(progress.possibly_charged):.2f} possibly)" if progress.possibly_charged else ""
-    spent = f"{usd(progress.spent):.2f} USD spent{possibly}"
-    return f"{progress.failed} failed{unknown}, {progress.in_flight} in flight, {spent}"
-
-
 def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None") -> "BatchSummary":
-    """Print what there is now, where it is and what it cost. Return the figures of the planned batches."""
+    """Print pictures, paths and cost after a run (`progress` None: nothing was run). Return the plan's figures."""
     totals = pipeline.summary(plan)
     table = _table()
     if progress is not None:
         possibly = usd(progress.possibly_charged)
-        more = f"and possibly charged {possibly:.2f} USD, for answers that never came" if possibly else ""
+        more = f"and possibly charged {possibly:,.2f} USD, for lost answers" if possibly else ""
         table.add_row("this run", f"{_many(progress.succeeded, 'picture')}", "")
         table.add_row("this run spent", f"{usd(progress.spent):,.2f} USD", more)
     for name, count in totals.by_status.items():
         if count or name == "succeeded":
             table.add_row(name, f"{count:,} of {_many(totals.rows, 'row')}", "")
     possibly = totals.possibly_charged_usd
-    table.add_row(
-        "cost of all",
-        f"{totals.cost_usd:,.2f} USD",
-        f"and possibly charged {possibly:,.2f} USD" if possibly else "",
-    )
+    more = f"and possibly charged {possibly:,.2f} USD" if possibly else ""
+    table.add_row("cost of all", f"{totals.cost_usd:,.2f} USD", more)
     table.add_row("pictures", f"{_shown(pipeline, 'images')}", f"{totals.bytes / 2**20:,.1f} MiB")
     table.add_row("metadata", f"{_shown(pipeline, 'metadata')}", "hive-partitioned Parquet")
     out.print()
@@ -170,14 +185,14 @@ def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None"
 
 
 def show_books(books: "Books", *, as_json: bool) -> None:
-    """Print the books, as tables or as JSON."""
+    """Print the ledger's figures, as tables or as JSON."""
     if as_json:
         json.dump(books.to_dict(), sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
     say(f"ledger {books.ledger}")
     if not books.backends:
-        say("Nothing was ever asked for.")
+        say("The ledger has no requests.")
     for backend in books.backends:
         _show_backend(backend)
 
@@ -186,29 +201,23 @@ def _show_backend(books: "BackendBooks") -> None:
     out.print(f"\n[bold]{escape(books.backend)}[/bold]")
     table = _table()
     table.add_row("pictures", f"{books.pictures:,}", "")
-    in_vain = books.spent_without_picture_usd
-    table.add_row(
-        "spent",
-        f"{books.spent_usd:,.2f} USD",
-        f"{in_vain:,.2f} USD of it brought no picture" if in_vain else "",
-    )
+    without = books.spent_without_picture_usd
+    more = f"{without:,.2f} USD of it for answers without a picture" if without else ""
+    table.add_row("spent", f"{books.spent_usd:,.2f} USD", more)
     if books.possibly_charged_attempts:
-        attempts = _many(books.possibly_charged_attempts, "answer")
-        table.add_row("possibly charged", f"{books.possibly_charged_usd:,.2f} USD", f"{attempts} never came")
+        answers = _many(books.possibly_charged_attempts, "lost answer")
+        table.add_row("possibly charged", f"{books.possibly_charged_usd:,.2f} USD", f"for {answers}")
     if books.in_flight:
         jobs = len(books.jobs_out_there)
-        out_there = f"{_many(jobs, 'job')} still out there" if jobs else ""
-        table.add_row(
-            "reserved",
-            f"{books.reserved_usd:,.2f} USD",
-            f"{books.in_flight:,} in flight or next in line; {out_there}",
-        )
+        unfinished = f"; {_many(jobs, 'unfinished job')}" if jobs else ""
+        what = f"{books.in_flight:,} in flight or about to be sent{unfinished}"
+        table.add_row("reserved", f"{books.reserved_usd:,.2f} USD", what)
     causes = ", ".join(f"{count:,} {cause}" for cause, count in books.failed_by_cause.items())
     table.add_row("failed", f"{books.failed:,}", causes)
     if books.unknown:
-        table.add_row("unknown", f"{books.unknown:,}", "no picture, possibly charged")
+        table.add_row("unknown", f"{books.unknown:,}", "the answer was lost: no picture, possibly charged")
     if books.pending:
-        table.add_row("pending", f"{books.pending:,}", "asked for and without an outcome")
+        table.add_row("pending", f"{books.pending:,}", "without an outcome")
     table.add_row("attempts", f"{books.attempts:,}", "")
     out.print(table)
     days = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -220,7 +229,7 @@ def _show_backend(books: "BackendBooks") -> None:
         )
     out.print(days)
     for job in books.jobs_out_there[:20]:
-        say(f"out there: job {job.request_id}, since {job.started_at}, picture {job.fingerprint[:12]}")
+        say(f"unfinished job {job.request_id}, since {job.started_at}, picture {job.fingerprint[:12]}")
 
 
 def _table() -> Table:
@@ -232,8 +241,6 @@ def _table() -> Table:
 
 
 def _shown(pipeline: "Pipeline", part: str) -> str:
-    from pathlib import Path
-
     path = str(pipeline.data_dir / part)
     with contextlib.suppress(ValueError):
         return str(Path(path).relative_to(Path.cwd()))

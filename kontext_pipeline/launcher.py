@@ -1,6 +1,7 @@
-"""Other programs that a command starts beside itself: a sandbox, the Dagster UI."""
+"""Programs that a command starts: a sandbox, the Dagster UI."""
 
 import contextlib
+import logging
 import os
 import shlex
 import subprocess
@@ -13,8 +14,10 @@ import requests
 
 from kontext_pipeline.settings import Settings, environment_variable
 
+log: Final = logging.getLogger(__name__)
+
 REHEARSAL_SPEED: Final = 20.0
-"""How much faster than real a sandbox runs that a command starts by itself: a generation takes 1.2 s."""
+"""Speed of a sandbox that a command starts: time passes 20 times as fast, so a generation takes 1.2 s."""
 
 DAGSTER_YAML: Final = """\
 # https://docs.dagster.io/deployment/oss/dagster-yaml
@@ -23,14 +26,14 @@ telemetry:
 nux:
   enabled: false
 """
-"""The configuration of an instance that is made here."""
+"""Configuration of a new Dagster instance."""
 
 
 @contextlib.contextmanager
 def sandbox_if_needed(settings: Settings) -> Iterator[Settings]:
-    """Settings whose API is there: for the sandbox backend, one is started here unless one is running.
+    """Yield settings whose API is running. For the sandbox backend, a sandbox is started unless one is running.
 
-    Where `SEGMIND_BASE_URL` is set, that is the sandbox, running or not.
+    If `SEGMIND_BASE_URL` is set, no sandbox is started.
     """
     if settings.paid or settings.base_url or _answers(settings.resolved_base_url):
         yield settings
@@ -38,6 +41,7 @@ def sandbox_if_needed(settings: Settings) -> Iterator[Settings]:
     from kontext_pipeline.sandbox.testing import running_sandbox
 
     with running_sandbox(draw=True, speed=REHEARSAL_SPEED) as sandbox:
+        log.info("A sandbox was started at %s.", sandbox.url)
         yield settings.model_copy(update={"base_url": sandbox.url})
 
 
@@ -49,12 +53,12 @@ def _answers(url: str) -> bool:
 
 
 def dagster_home() -> Path | None:
-    """Where Dagster keeps its instance, if it was told to keep one. The folder is made where it isn't there."""
-    named = os.environ.get("DAGSTER_HOME")
-    return _made(Path(named)) if named else None
+    """Return the folder of the Dagster instance, made if missing; None if `DAGSTER_HOME` is not set."""
+    home = os.environ.get("DAGSTER_HOME")
+    return _with_instance(Path(home)) if home else None
 
 
-def _made(home: Path) -> Path:
+def _with_instance(home: Path) -> Path:
     if not home.exists():
         home.mkdir(parents=True)
         (home / "dagster.yaml").write_text(DAGSTER_YAML)
@@ -62,11 +66,11 @@ def _made(home: Path) -> Path:
 
 
 def open_ui(settings: Settings, *, port: int) -> int:
-    """Run `dagster dev` with these settings until it is interrupted; return its exit status.
+    """Run `dagster dev` with these settings until it is interrupted. Return its exit status.
 
-    Without `DAGSTER_HOME` the instance is kept in `.dagster` in the working directory.
+    Without `DAGSTER_HOME` the instance is in `.dagster` in the working directory.
     """
-    home = dagster_home() or _made(Path.cwd() / ".dagster")
+    home = dagster_home() or _with_instance(Path.cwd() / ".dagster")
     environment = {**os.environ, "DAGSTER_HOME": str(home.absolute()), **_as_environment(settings)}
     command = [
         str(Path(sys.executable).with_name("dagster")),
@@ -81,18 +85,18 @@ def open_ui(settings: Settings, *, port: int) -> int:
             try:
                 return process.wait()
             except KeyboardInterrupt:
-                # The terminal has sent it to Dagster as well, which takes its time to leave in order.
+                # The terminal interrupts Dagster too, which then takes some seconds to end.
                 continue
 
 
 def _as_environment(settings: Settings) -> dict[str, str]:
-    """The settings that were given by option, as the environment variables that say the same."""
+    """Return the settings that were given as options, as environment variables."""
     given = settings.model_dump(exclude_unset=True, exclude={"api_key"})
-    words = {
+    texts = {
         name: shlex.join(str(Path(item).absolute()) for item in value) if name == "manifests" else str(value)
         for name, value in given.items()
         if value is not None
     }
-    if "data_dir" in words and "://" not in words["data_dir"]:
-        words["data_dir"] = str(Path(words["data_dir"]).absolute())
-    return {environment_variable(name): text for name, text in words.items()}
+    if "data_dir" in texts and "://" not in texts["data_dir"]:
+        texts["data_dir"] = str(Path(texts["data_dir"]).absolute())
+    return {environment_variable(name): text for name, text in texts.items()}

@@ -1,20 +1,20 @@
-"""Every setting: its environment variable, default, unit and check, in one place.
+"""Every setting: its environment variable, type, default, unit, check and help text, in one place.
 
-The command line and Dagster read the same settings: options beat environment variables, which beat a
-`.env` file in the working directory, which beats the defaults here.
+The options of the command line and the fields of the Dagster resources are made from `Settings`. Options override
+environment variables, which override a `.env` file in the working directory, which overrides the defaults here.
 """
 
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
+from kontext_pipeline import logs
 from kontext_pipeline.errors import SettingsError
 
 Backend = Literal["segmind", "sandbox"]
@@ -25,7 +25,7 @@ SEGMIND_URL: Final = "https://api.segmind.com"
 SEGMIND_UPLOAD_URL: Final = "https://workflows-api.segmind.com/upload-asset"
 SANDBOX_PORT: Final = 8765
 SANDBOX_KEY: Final = "SG_5a4dba5e5a4dba5e"
-"""The key that is sent to the sandbox, which takes any of the right form: a real one never goes there."""
+"""The key that is sent to the sandbox, which takes any key of the right form. A real key is never sent there."""
 
 
 def _http_url(value: str) -> str:
@@ -60,6 +60,10 @@ def _key(value: SecretStr) -> SecretStr:
 def _ledger_url(value: str | None) -> str | None:
     if not value:
         return None
+    # Imported here: it takes a third of a second, and few users set this.
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(value)
     except ArgumentError as error:
@@ -67,7 +71,7 @@ def _ledger_url(value: str | None) -> str | None:
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg2")
     if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ValueError("a ledger lives in sqlite or postgresql")
+        raise ValueError("a ledger is kept in sqlite or postgresql")
     return url.render_as_string(hide_password=False)
 
 
@@ -92,7 +96,7 @@ Optionally = BeforeValidator(_blank_is_none)
 
 
 class Settings(BaseSettings):
-    """What a run is told, wherever it is told from."""
+    """The settings of one run, from all sources."""
 
     model_config = SettingsConfigDict(
         env_prefix="KONTEXT_",
@@ -105,134 +109,100 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    api_key: Annotated[
-        SecretStr | None,
-        AfterValidator(lambda key: key and _key(key)),
-        Field(
-            validation_alias="SEGMIND_API_KEY",
-            description="The key of the Segmind account. Only ever sent in a header.",
-        ),
-    ] = None
-    base_url: Annotated[
-        Url | None,
-        Optionally,
-        Field(
-            validation_alias="SEGMIND_BASE_URL",
-            description="Where the API is; every other endpoint follows from it.",
-        ),
-    ] = None
-    upload_url: Annotated[
-        Url | None,
-        Optionally,
-        Field(
-            validation_alias="SEGMIND_UPLOAD_URL",
-            description="Where local input pictures are uploaded, if not where the base URL says.",
-        ),
-    ] = None
-    backend: Annotated[
-        Backend,
-        Field(description="`segmind` is the paid API; `sandbox` is the free stand-in on this machine."),
-    ] = "segmind"
-    api_version: Annotated[
-        ApiVersion, Field(description="`v1` waits for each answer; `v2` submits, polls and fetches.")
-    ] = "v1"
-    manifests: Annotated[
-        list[str],
-        NoDecode,
-        BeforeValidator(_words),
-        Field(description="CSV or Parquet files or globs, separated by spaces; quote a name that has some."),
-    ] = ["data/demo.csv"]
-    data_dir: Annotated[
-        str, Field(min_length=1, description="Where the dataset is kept: a path or an fsspec URL.")
-    ] = "data/output"
-    ledger_url: Annotated[
-        str | None,
-        AfterValidator(_ledger_url),
-        Field(
-            description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory."
-        ),
-    ] = None
-    seed: Annotated[
-        int,
-        Field(ge=0, lt=2**63, description="What the seeds of rows without one are derived from."),
-    ] = 0
-    batch_size: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=1_000_000,
-            description="Pictures a batch, one Dagster partition each. Dagster is comfortable with 10,000 partitions and "
-            "slow beyond 100,000: a million rows want 1000 or more.",
-        ),
-    ] = 100
-    concurrency: Annotated[
-        int, Field(ge=1, le=1024, description="Generations in flight at once, a process.")
-    ] = 8
-    rpm: Annotated[
-        Rpm | None,
-        Optionally,
-        Field(
-            description="Requests a minute that the account allows, over all processes on the ledger; "
-            "default: as the API's own answers say.",
-        ),
-    ] = None
-    budget_usd: Annotated[
-        Usd | None, Optionally, Field(description="Cap on what all runs of this ledger may spend, USD.")
-    ] = None
-    budget_period: Annotated[
-        BudgetPeriod,
-        Field(description="What `KONTEXT_BUDGET_USD` is a cap of: `all` time, a UTC `day` or `month`."),
-    ] = "all"
-    clamp_safety_tolerance: Annotated[
-        bool,
-        Field(description="Send 2 where a row with an input picture asks for more; the table records both."),
-    ] = False
-    server_error_retries: Annotated[
-        int, Field(ge=0, le=100, description="Times a row is tried again in a run after 500, 502 or 503.")
-    ] = 6
-    unknown_retries: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=100,
-            description="Times, ever, a row is tried again for each way of losing an answer (none came, a 504 on v1, "
-            "no picture in it): each such attempt may have been charged.",
-        ),
-    ] = 1
-    backoff_base_s: Annotated[
-        float, Field(gt=0, le=3600, description="First pause before a retry, seconds; it doubles each time.")
-    ] = 1.0
-    backoff_cap_s: Annotated[
-        float, Field(gt=0, le=3600, description="Longest pause before a retry, seconds.")
-    ] = 60.0
-    backoff_jitter: Annotated[
-        float, Field(ge=0, le=1, description="Share of each pause that is drawn at random, 0 to 1.")
-    ] = 0.5
-    connect_timeout_s: Annotated[
-        float, Field(gt=0, le=600, description="Wait for a connection, seconds.")
-    ] = 10.0
-    answer_timeout_s: Annotated[
-        float, Field(gt=0, le=7200, description="Wait for an answer, seconds; a typical one takes 24.34.")
-    ] = 300.0
-    job_timeout_s: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=86_400,
-            description="v2: wait for a job to finish before it is left to a later run, seconds.",
-        ),
-    ] = 600.0
-    drain_s: Annotated[
-        float, Field(ge=0, le=7200, description="After a stop: wait for what is in flight, seconds.")
-    ] = 120.0
-    lease_s: Annotated[
-        float,
-        Field(
-            ge=1,
-            le=3600,
-            description="Silence after which another process takes over a run's claims, seconds.",
-        ),
-    ] = 60.0
+    api_key: Annotated[SecretStr | None, AfterValidator(lambda key: key and _key(key))] = Field(
+        None,
+        validation_alias="SEGMIND_API_KEY",
+        description="The key of the Segmind account. Only ever sent in a header.",
+    )
+    base_url: Annotated[Url | None, Optionally] = Field(
+        None,
+        validation_alias="SEGMIND_BASE_URL",
+        description="Base URL of the API; every other endpoint follows from it.",
+    )
+    upload_url: Annotated[Url | None, Optionally] = Field(
+        None,
+        validation_alias="SEGMIND_UPLOAD_URL",
+        description="URL to which local input pictures are uploaded; default: the one that belongs to the base URL.",
+    )
+    backend: Backend = Field(
+        "segmind", description="`segmind` is the paid API; `sandbox` is the free stand-in on this machine."
+    )
+    api_version: ApiVersion = Field(
+        "v1", description="`v1` waits for each answer; `v2` submits, polls and fetches."
+    )
+    manifests: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
+        ["data/demo.csv"],
+        description="CSV or Parquet files or globs, separated by spaces; quote names that contain spaces.",
+    )
+    data_dir: str = Field(
+        "data/output",
+        min_length=1,
+        description="Directory of the dataset: a path or an fsspec URL.",
+        json_schema_extra={"metavar": "DIR"},
+    )
+    ledger_url: Annotated[str | None, AfterValidator(_ledger_url)] = Field(
+        None,
+        description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Number from which the seeds of rows without a seed are derived."
+    )
+    batch_size: int = Field(
+        100,
+        ge=1,
+        le=1_000_000,
+        description="Pictures in a batch; each batch is a Dagster partition. Dagster is fast with 10,000 partitions and "
+        "slow beyond 100,000, so use 1000 or more for a million rows.",
+    )
+    concurrency: int = Field(8, ge=1, le=1024, description="Generations in flight at once, per process.")
+    rpm: Annotated[Rpm | None, Optionally] = Field(
+        None,
+        description="Requests a minute that the account allows, over all processes on the ledger; "
+        "default: no limit but the 429 answers of the API.",
+    )
+    budget_usd: Annotated[Usd | None, Optionally] = Field(
+        None, description="Cap on what all runs of this ledger may spend, USD."
+    )
+    budget_period: BudgetPeriod = Field(
+        "all", description="Period that `KONTEXT_BUDGET_USD` caps: `all` time, a UTC `day` or `month`."
+    )
+    clamp_safety_tolerance: bool = Field(
+        False,
+        description="Send 2 where a row with an input picture asks for more; the table records both values.",
+    )
+    server_error_retries: int = Field(
+        6, ge=0, le=100, description="Times a row is tried again in a run after 500, 502 or 503."
+    )
+    unknown_retries: int = Field(
+        1,
+        ge=0,
+        le=100,
+        description="Times, over all runs, a row is tried again for each way of losing an answer (none came, a 504 on "
+        "v1, no picture in it). Each such attempt may have been charged.",
+    )
+    backoff_base_s: float = Field(
+        1.0, gt=0, le=3600, description="First pause before a retry, seconds; it doubles each time."
+    )
+    backoff_cap_s: float = Field(60.0, gt=0, le=3600, description="Longest pause before a retry, seconds.")
+    backoff_jitter: float = Field(
+        0.5, ge=0, le=1, description="Share of each pause that is drawn at random, 0 to 1."
+    )
+    connect_timeout_s: float = Field(10.0, gt=0, le=600, description="Wait for a connection, seconds.")
+    answer_timeout_s: float = Field(
+        300.0, gt=0, le=7200, description="Wait for an answer, seconds; a typical one takes 24.34."
+    )
+    job_timeout_s: float = Field(
+        600.0, gt=0, le=86_400, description="v2: wait for a job before it is left to a later run, seconds."
+    )
+    drain_s: float = Field(
+        120.0, ge=0, le=7200, description="After a stop: wait for what is in flight, seconds."
+    )
+    lease_s: float = Field(
+        60.0,
+        ge=1,
+        le=3600,
+        description="Time without a heartbeat after which another process takes over a run's claims, seconds.",
+    )
 
     @property
     def paid(self) -> bool:
@@ -241,14 +211,14 @@ class Settings(BaseSettings):
 
     @property
     def resolved_base_url(self) -> str:
-        """Where the API of the chosen backend is."""
+        """The base URL of the chosen backend's API."""
         if self.base_url:
             return self.base_url
         return SEGMIND_URL if self.paid else f"http://127.0.0.1:{SANDBOX_PORT}"
 
     @property
     def resolved_upload_url(self) -> str:
-        """Where local pictures go: beside the API, but for the provider's own, which has a host for it."""
+        """The URL to which local pictures are uploaded: on the API's host, but for the provider, which has another host."""
         if self.upload_url:
             return self.upload_url
         base = self.resolved_base_url
@@ -266,16 +236,23 @@ class Settings(BaseSettings):
         if self.api_key is None or not self.api_key.get_secret_value():
             raise SettingsError(
                 "no API key: set SEGMIND_API_KEY in the environment or in a .env file (a key looks like SG_ and "
-                "16 hex digits), or try everything for nothing with KONTEXT_BACKEND=sandbox. Nothing was sent."
+                "16 hex digits), or try everything at no cost with KONTEXT_BACKEND=sandbox. Nothing was sent."
             )
         return self.api_key.get_secret_value()
+
+    @property
+    def secrets(self) -> list[str]:
+        """Texts that no log may contain: the API key and the password of the ledger's database."""
+        key = self.api_key.get_secret_value() if self.api_key else ""
+        password = urlsplit(self.ledger_url or "").password or ""
+        return [secret for secret in (key, password, unquote(password)) if secret]
 
     @property
     def resolved_ledger_url(self) -> str:
         """SQLAlchemy URL of the ledger.
 
         Raises:
-            SettingsError: the data directory is remote and no ledger is named.
+            SettingsError: the data directory is remote and `KONTEXT_LEDGER_URL` is not set.
         """
         if self.ledger_url:
             return self.ledger_url
@@ -288,29 +265,42 @@ class Settings(BaseSettings):
         return f"sqlite:///{path / 'ledger.db'}"
 
 
-def environment_variable(field: str) -> str:
-    """Return the environment variable of a setting: `SEGMIND_...` where it has one, else `KONTEXT_...`."""
-    alias = Settings.model_fields[field].validation_alias
-    return alias if isinstance(alias, str) else f"KONTEXT_{field.upper()}"
+def environment_variable(name: str) -> str:
+    """Return the environment variable of a setting, `SEGMIND_...` or `KONTEXT_...`."""
+    alias = Settings.model_fields[name].validation_alias
+    return alias if isinstance(alias, str) else f"KONTEXT_{name.upper()}"
+
+
+def plain_type(name: str) -> Any:
+    """Return a setting's type without constraints and without None: `int`, `str`, `Literal[...]`, `list[str]`, ..."""
+    found: Any = Settings.model_fields[name].annotation
+    while get_origin(found) in (Annotated, Union, UnionType):
+        found = next(part for part in get_args(found) if part is not type(None))
+    return found
 
 
 def load_settings(**options: Any) -> Settings:
-    """Read the settings; `options` that are not None beat every other source.
+    """Read the settings from all sources, and hide their secrets from all logs.
+
+    `options` that are not None override every other source.
 
     Raises:
-        SettingsError: one or more values are not allowed; every one is named with its variable.
+        SettingsError: one or more values are not allowed. The message names each with its variable.
     """
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
-        raise SettingsError("\n".join(_fault(fault) for fault in error.errors(include_url=False))) from None
+        problems = error.errors(include_url=False)
+        raise SettingsError("\n".join(_problem(problem) for problem in problems)) from None
+    logs.hide(*settings.secrets)
+    return settings
 
 
-def _fault(fault: Any) -> str:
-    place = str(fault["loc"][0]) if fault["loc"] else ""
-    variable = environment_variable(place) if place in Settings.model_fields else place
+def _problem(problem: Any) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    variable = environment_variable(name) if name in Settings.model_fields else name
     # A ledger's URL may hold a password, and so may one that was refused for it.
-    secret = "KEY" in variable or "LEDGER" in variable or ("URL" in variable and "@" in str(fault["input"]))
-    value = "" if secret else f" is {fault['input']!r}"
-    return f"{variable}{value}: {fault['msg'].removeprefix('Value error, ')}. Nothing was sent."
+    secret = "KEY" in variable or "LEDGER" in variable or ("URL" in variable and "@" in str(problem["input"]))
+    value = "" if secret else f" is {problem['input']!r}"
+    return f"{variable}{value}: {problem['msg'].removeprefix('Value error, ')}. Nothing was sent."

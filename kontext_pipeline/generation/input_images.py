@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.client import SegmindClient, UploadFailed, UploadUnsupported
-from kontext_pipeline.segmind.outcomes import Call, Outcome
+from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from kontext_pipeline.segmind.request import GenerationRequest
 
 
@@ -86,10 +86,10 @@ def _read(request: GenerationRequest) -> bytes:
     try:
         data = Path(request.input_image).read_bytes()
     except OSError as error:
-        raise _unavailable("input_missing", f"{request.input_image}: {error.strerror}") from None
+        raise _unavailable(Cause.INPUT_MISSING, f"{request.input_image}: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != request.input_sha256:
         raise _unavailable(
-            "input_changed",
+            Cause.INPUT_CHANGED,
             f"{request.input_image} was changed since it was planned: plan again, and its rows ask for new pictures",
         )
     return data
@@ -99,5 +99,5 @@ def _media_type(request: GenerationRequest) -> str:
     return mimetypes.guess_type(str(request.input_image))[0] or "image/png"
 
 
-def _unavailable(cause: str, error: str) -> InputUnavailable:
+def _unavailable(cause: Cause, error: str) -> InputUnavailable:
     return InputUnavailable(Answer(call=Call.UPLOAD, outcome=Outcome.REJECTED, cause=cause, error=error))

@@ -36,6 +36,7 @@ from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.generation.work_queue import WorkQueue
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
+from kontext_pipeline.segmind.outcomes import Cause
 
 ITEMS_AHEAD: Final = 64
 """Items that the loop reads from its source ahead of need, at least."""
@@ -159,7 +160,7 @@ class GenerationLoop:
             waiting=self._queue.waiting(),
         )
 
-    def stop(self, cause: str, message: str) -> None:
+    def stop(self, cause: Cause, message: str) -> None:
         """Send nothing more. The first reason given counts."""
         self._run.stop(cause, message)
 
@@ -185,7 +186,7 @@ class GenerationLoop:
             if self._run.stopped is not None:
                 self._collect()
         except BaseException as interruption:  # noqa: BLE001  raised again after what is in flight was collected
-            self.stop("interrupted", "stopped on request. Start it again to continue.")
+            self.stop(Cause.INTERRUPTED, "stopped on request. Start it again to continue.")
             try:
                 self._collect()
             finally:

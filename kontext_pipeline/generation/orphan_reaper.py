@@ -13,7 +13,7 @@ from kontext_pipeline.generation.ledger import Ledger, Orphan, Settlement
 from kontext_pipeline.generation.run_state import RunState
 from kontext_pipeline.generation.work import SentRequest
 from kontext_pipeline.segmind.answers import Job
-from kontext_pipeline.segmind.outcomes import Outcome
+from kontext_pipeline.segmind.outcomes import Cause, Outcome
 
 LONGEST_INTERVAL_S: Final = 2.0
 """Longest time between two looks for dead runs, seconds."""
@@ -76,7 +76,7 @@ class OrphanReaper:
             settlement = Settlement(
                 "unknown",
                 Outcome.LOST.value,
-                cause="run_died",
+                cause=Cause.RUN_DIED,
                 error="the run ended before the answer came; the request may have been charged",
             )
             self._ledger.settle(orphan.attempt, settlement, status="unknown")

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kontext_pipeline.segmind.outcomes import Cause
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a run ended early: a short name for programs, and a sentence for the user."""
+    """Why a run ended early: the cause for programs, and a sentence for the user."""
 
-    cause: str
+    cause: Cause
     message: str
 
 

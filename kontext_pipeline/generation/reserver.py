@@ -30,6 +30,7 @@ from kontext_pipeline.generation.shared_pause import SharedPause
 from kontext_pipeline.generation.slots import Slots
 from kontext_pipeline.generation.work import Reservation, ResolvedRequest, today
 from kontext_pipeline.generation.work_queue import WorkQueue
+from kontext_pipeline.segmind.outcomes import Cause
 
 LARGEST_BATCH: Final = 64
 """Requests in one transaction, at most: others wait for the ledger's write lock meanwhile."""
@@ -210,7 +211,7 @@ class Reserver:
                 return False
             case OverBudget(cap):
                 self._run.stop(
-                    "budget",
+                    Cause.BUDGET,
                     f"the budget of {cap} leaves no room for another image. Raise the budget and start again to "
                     "continue.",
                 )
@@ -227,7 +228,7 @@ class Reserver:
                 reservation.attempt,
                 reservation.item.fingerprint,
                 reservation.item.batch,
-                cause="not_sent",
+                cause=Cause.NOT_SENT,
             )
 
     def _shut_down(self) -> None:

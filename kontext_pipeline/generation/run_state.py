@@ -10,6 +10,7 @@ from kontext_pipeline.generation.image_store import StoreFull
 from kontext_pipeline.generation.ledger import Status
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.work import WorkItem
+from kontext_pipeline.segmind.outcomes import Cause
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class RunState:
         """Call `callback` once, from the thread that stops the run."""
         self._stop_callbacks.append(callback)
 
-    def stop(self, cause: str, message: str) -> None:
+    def stop(self, cause: Cause, message: str) -> None:
         """Send nothing more. The first call counts; later ones change nothing."""
         with self._condition:
             first = self._stop is None
@@ -67,16 +68,16 @@ class RunState:
     def stop_for(self, error: Exception) -> None:
         """Stop because of an error: of the disk, of the ledger, or a defect of ours."""
         if isinstance(error, KontextError):
-            self.stop("disk_full" if isinstance(error, StoreFull) else "ledger", str(error))
+            self.stop(Cause.DISK_FULL if isinstance(error, StoreFull) else Cause.LEDGER, str(error))
             return
         log.error("a defect stops the run", exc_info=error)
         self._keep_error(error)
-        self.stop("fault", f"{type(error).__name__}: {error}")
+        self.stop(Cause.FAULT, f"{type(error).__name__}: {error}")
 
     def source_failed(self, error: BaseException) -> None:
         """Stop because the source of items raised `error`; the caller of the run gets it."""
         self._keep_error(error)
-        self.stop("manifest", str(error))
+        self.stop(Cause.MANIFEST, str(error))
 
     def _keep_error(self, error: BaseException) -> None:
         with self._condition:

@@ -17,7 +17,7 @@ from kontext_pipeline.generation.slots import Slots
 from kontext_pipeline.generation.work import SentRequest, WorkItem
 from kontext_pipeline.generation.work_queue import WorkQueue
 from kontext_pipeline.segmind.answers import Answer, Picture
-from kontext_pipeline.segmind.outcomes import Charge, Outcome
+from kontext_pipeline.segmind.outcomes import Cause, Charge, Outcome
 
 OUTAGE_ROWS: Final = 10
 """Requests in a row that used up their tries on server errors, after which the run takes the provider to be down."""
@@ -94,7 +94,8 @@ class Settler:
             self._settle_without_image(sent, answer)
         if answer.spilled:
             self._run.stop(
-                "disk_full", f"{self._store.spool} can't be written. Make room and start again to continue."
+                Cause.DISK_FULL,
+                f"{self._store.spool} can't be written. Make room and start again to continue.",
             )
 
     # --- with an image --------------------------------------------------------------------------
@@ -174,7 +175,7 @@ class Settler:
         """Stop the run for an answer that concerns the account, or for an API that can't be reached."""
         if answer.outcome is Outcome.UNREACHABLE:
             self._run.stop(
-                "unreachable", f"the API can't be reached: {answer.error}. Start again to continue."
+                Cause.UNREACHABLE, f"the API can't be reached: {answer.error}. Start again to continue."
             )
         else:
             self._run.stop(answer.cause, _account_message(answer))
@@ -183,7 +184,7 @@ class Settler:
         self._exhausted_in_a_row += 1
         if self._exhausted_in_a_row >= OUTAGE_ROWS:
             self._run.stop(
-                "outage",
+                Cause.OUTAGE,
                 f"{OUTAGE_ROWS} rows in a row used up their tries on server errors (the latest: {answer.status_code} "
                 f"{answer.error}). The provider seems to be down; start again later to continue.",
             )
@@ -223,13 +224,13 @@ def _reason(answer: Answer) -> str:
 
 
 _ACCOUNT_HELP: Final = {
-    "bad_key": "Check SEGMIND_API_KEY.",
-    "no_permission": "This key may not use the model: check the account's permissions.",
-    "no_such_model": "Check SEGMIND_BASE_URL.",
-    "insufficient_credits": "Top up the account.",
-    "spend_limit": "Raise the team's spend limit.",
-    "model_retired": "The provider has retired the model.",
-    "redirected": "Check SEGMIND_BASE_URL: redirects are not followed, as the key would go along.",
+    Cause.BAD_KEY: "Check SEGMIND_API_KEY.",
+    Cause.NO_PERMISSION: "This key may not use the model: check the account's permissions.",
+    Cause.NO_SUCH_MODEL: "Check SEGMIND_BASE_URL.",
+    Cause.INSUFFICIENT_CREDITS: "Top up the account.",
+    Cause.SPEND_LIMIT: "Raise the team's spend limit.",
+    Cause.MODEL_RETIRED: "The provider has retired the model.",
+    Cause.REDIRECTED: "Check SEGMIND_BASE_URL: redirects are not followed, as the key would go along.",
 }
 
 

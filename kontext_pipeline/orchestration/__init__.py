@@ -1,5 +1,5 @@
-"""Dagster: assets, checks, partitions, jobs, schedules, sensors, resources and IO managers. No other room imports it.
+"""Dagster: assets, checks, partitions, jobs, schedules, sensors, resources and IO managers. No other room imports Dagster.
 
-Loading a code location must be quick, so what is slow to import (Arrow, SQLAlchemy and what needs them) is
-imported by the functions that use it.
+A code location must load quickly, so functions import what is slow to import (Arrow, SQLAlchemy, and modules that need
+them) when they are called.
 """

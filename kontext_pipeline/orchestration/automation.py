@@ -1,8 +1,8 @@
-"""What runs without being asked: two sensors and a schedule. All are off until they are switched on.
+"""Automation: two sensors and a schedule. All are off until a person switches them on.
 
-`manifests_changed` plans again when a manifest changes. `new_batches` then augments the batches that this brought,
-each once. `unfinished_batches` comes every night for what is missing still: rows that were edited, and what a
-stop left behind. The last two spend money: set KONTEXT_BUDGET_USD before switching them on.
+`manifests_changed` plans again when a manifest changes. `new_batches` then generates the new batches, once each.
+`unfinished_batches` generates what is missing every night: edited rows, and what a stopped run left. The last two spend
+money: set KONTEXT_BUDGET_USD before switching them on.
 """
 
 import hashlib
@@ -27,12 +27,13 @@ from dagster import (
     sensor,
 )
 
-from kontext_pipeline.orchestration.assets import images, metadata, missing_pictures
-from kontext_pipeline.orchestration.jobs import augment_job, plan_job
+from kontext_pipeline.orchestration.asset_jobs import augment_job, plan_job
+from kontext_pipeline.orchestration.assets import images, metadata
+from kontext_pipeline.orchestration.image_step import missing_pictures
 from kontext_pipeline.orchestration.partitions import BATCH
 from kontext_pipeline.orchestration.resources import KontextResource
 
-UNDER_WAY: Final = [
+IN_PROGRESS: Final = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.STARTING,
@@ -40,18 +41,20 @@ UNDER_WAY: Final = [
     DagsterRunStatus.CANCELING,
 ]
 EVERY_NIGHT: Final = "0 2 * * *"
+RANGE: Final = "dagster/asset_partition_range"
+"""Beginning of the tags with a range's first and last partition."""
 
 
 @sensor(
     job=plan_job,
     minimum_interval_seconds=60,
     default_status=DefaultSensorStatus.STOPPED,
-    description="Plan again when a manifest or a setting that the plan follows from changes. Sends nothing.",
+    description="Plan again when a manifest changes, or a setting on which the plan depends. Sends nothing.",
 )
 def manifests_changed(
     context: SensorEvaluationContext, kontext: KontextResource
 ) -> SensorResult | SkipReason:
-    """Request a run of `plan_manifests` when the manifests are not those of the last one."""
+    """Request a run of `plan_manifests` if the manifests changed since the last request."""
     from kontext_pipeline.errors import KontextError
     from kontext_pipeline.planning.manifest import read_manifests
 
@@ -60,13 +63,13 @@ def manifests_changed(
         manifests = read_manifests(settings.manifests)
     except KontextError as error:
         return SkipReason(str(error))
-    follows_from = [
+    depends_on = [
         sorted((manifest.name, manifest.digest) for manifest in manifests),
         [settings.backend, settings.seed, settings.clamp_safety_tolerance, settings.data_dir],
     ]
-    digest = hashlib.sha256(json.dumps(follows_from).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
     if digest == context.cursor:
-        return SkipReason("The manifests are as they were planned.")
+        return SkipReason("The manifests have not changed.")
     return SensorResult(run_requests=[RunRequest()], cursor=digest)
 
 
@@ -74,7 +77,7 @@ new_batches = AutomationConditionSensorDefinition(
     name="new_batches",
     target=AssetSelection.assets(images, metadata),
     default_status=DefaultSensorStatus.STOPPED,
-    description="Augment each batch once that the plan brings from now on. Spends money.",
+    description="Generate each new batch of the plan once. Spends money.",
 )
 
 
@@ -82,16 +85,16 @@ new_batches = AutomationConditionSensorDefinition(
     job=augment_job,
     cron_schedule=EVERY_NIGHT,
     default_status=DefaultScheduleStatus.STOPPED,
-    description="Augment every batch that lacks a picture, by the ledger: new ones, those with edited rows, and what "
-    "a stop left behind. One run for each row of neighbouring batches. Spends money.",
+    description="Generate every batch that lacks a picture: new batches, edited rows, and what a stopped run left. "
+    "One run for each unbroken range of batches. Spends money.",
 )
 def unfinished_batches(
     context: ScheduleEvaluationContext, kontext: KontextResource
 ) -> list[RunRequest] | SkipReason:
-    """Request runs for the batches that lack a picture or a table, unless one is under way."""
-    runs = context.instance.get_runs(RunsFilter(job_name=augment_job.name, statuses=UNDER_WAY), limit=1)
+    """Request runs for the batches that lack a picture or a table, unless a run is in progress."""
+    runs = context.instance.get_runs(RunsFilter(job_name=augment_job.name, statuses=IN_PROGRESS), limit=1)
     if runs:
-        return SkipReason(f"Run {runs[0].run_id} is under way.")
+        return SkipReason(f"Run {runs[0].run_id} is in progress.")
     keys = context.instance.get_dynamic_partitions(BATCH)
     try:
         with kontext.pipeline() as pipeline:
@@ -105,18 +108,13 @@ def unfinished_batches(
     if not unfinished:
         return SkipReason("Every picture has its outcome.")
     return [
-        RunRequest(
-            tags={
-                "dagster/asset_partition_range_start": first,
-                "dagster/asset_partition_range_end": last,
-            }
-        )
+        RunRequest(tags={f"{RANGE}_start": first, f"{RANGE}_end": last})
         for first, last in ranges(context.instance.get_dynamic_partitions(BATCH), unfinished)
     ]
 
 
 def ranges(keys: Sequence[str], wanted: set[str]) -> list[tuple[str, str]]:
-    """Return first and last key of each unbroken row of `wanted` ones in `keys`."""
+    """Return the first and last key of each unbroken range of `wanted` keys in `keys`."""
     found: list[tuple[str, str]] = []
     unbroken = False
     for key in keys:

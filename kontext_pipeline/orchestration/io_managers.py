@@ -1,4 +1,4 @@
-"""Where Dagster keeps tables: the dataset's own files, so that Dagster and the command line share them."""
+"""IO managers: Dagster reads and writes the dataset's own files, which it shares with the command line."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from dagster import (
     UPathIOManager,
 )
 
-from kontext_pipeline.orchestration.failures import told_to_dagster
 from kontext_pipeline.orchestration.resources import KontextResource
+from kontext_pipeline.orchestration.step_failures import as_failures
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class MetadataTables(UPathIOManager):
-    """Metadata tables as a hive-partitioned Parquet dataset, one file a batch, in a data directory.
+    """Metadata tables as a hive-partitioned Parquet dataset in a data directory, one file for each batch.
 
-    An output is a mapping of batch keys to `BatchTable`, with one entry for each partition of the run. An
-    input is a `pyarrow.Table` where it is one partition, and a dict of them by key where there are several.
+    An output is a mapping of batch keys to `BatchTable`, one for each partition of the run. An input is a
+    `pyarrow.Table` for one partition, and a dict of tables by key for several.
     """
 
     def get_path_for_partition(
@@ -38,8 +38,8 @@ class MetadataTables(UPathIOManager):
         return batch_path(self._base_path, partition)
 
     def handle_output(self, context: OutputContext, obj: "Mapping[str, BatchTable]") -> None:
-        """Write each partition's table. Those that would not change are left alone."""
-        with told_to_dagster():
+        """Write each partition's table, except those that would not change."""
+        with as_failures():
             paths = self._get_paths_for_partitions(context)
             if missing := paths.keys() - obj.keys():
                 raise ValueError(f"no table was given for {', '.join(sorted(missing))}")
@@ -60,23 +60,23 @@ class MetadataTables(UPathIOManager):
         """Read one batch's table.
 
         Raises:
-            FileNotFoundError: it was not written yet.
+            FileNotFoundError: the table was not written yet.
         """
         from kontext_pipeline.dataset.storage import read_batch
 
         key = path.parent.name.removeprefix("batch=")
         if not path.exists():
             raise FileNotFoundError(
-                f"Batch {key} has no metadata yet: {path} is not there. Materialize it first."
+                f"Batch {key} has no metadata yet: {path} does not exist. Materialize metadata first."
             )
-        with told_to_dagster():
+        with as_failures():
             return read_batch(self._base_path, key)
 
 
 class MetadataIOManager(ConfigurableIOManager):
-    """Keeps metadata tables as Parquet in the data directory: the files that the command line writes."""
+    """Reads and writes metadata tables as Parquet in the data directory, like the command line."""
 
-    # Settings are read when a table is, so that a wrong one is a step's failure, and said as such.
+    # The settings are read with each table, so that a wrong setting fails the step with its message.
     kontext: ResourceDependency[KontextResource]
 
     def handle_output(self, context: OutputContext, obj: "Mapping[str, BatchTable]") -> None:
@@ -84,11 +84,11 @@ class MetadataIOManager(ConfigurableIOManager):
         self._tables().handle_output(context, obj)
 
     def load_input(self, context: InputContext) -> Any:
-        """Read one partition's table, or several by their keys."""
+        """Read one partition's table, or a dict of several by key."""
         return self._tables().load_input(context)
 
     def _tables(self) -> MetadataTables:
-        with told_to_dagster():
+        with as_failures():
             from kontext_pipeline.pipeline import data_dir_of
 
             return MetadataTables(base_path=data_dir_of(self.kontext.settings()))

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from dagster import DagsterInstance, DynamicPartitionsDefinition
 
 BATCH = "batch"
-"""The partitions' name in the Dagster instance."""
+"""Name of the partitions in the Dagster instance."""
 
 batches = DynamicPartitionsDefinition(name=BATCH)
 
 
 def register(instance: DagsterInstance, keys: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Make the instance's batches those of the plan; return which are new and which are gone.
+    """Make the instance's batches those of the plan. Return the new ones and the ones that are gone.
 
-    Batches that stay keep their order and what was recorded of them. What was recorded of a batch that is
-    gone stays too, should it come back.
+    Batches that stay keep their order and their records. The records of a batch that is gone stay too, in case
+    it comes back.
     """
     known = instance.get_dynamic_partitions(BATCH)
-    new = sorted_out(keys, known)
-    gone = sorted_out(known, keys)
+    new = _without(keys, known)
+    gone = _without(known, keys)
     if new:
         instance.add_dynamic_partitions(BATCH, new)
     for key in gone:
@@ -26,7 +26,6 @@ def register(instance: DagsterInstance, keys: Sequence[str]) -> tuple[list[str],
     return new, gone
 
 
-def sorted_out(keys: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Return those of `keys` that are not among `others`, in their order."""
+def _without(keys: Sequence[str], others: Sequence[str]) -> list[str]:
     known = set(others)
     return [key for key in keys if key not in known]

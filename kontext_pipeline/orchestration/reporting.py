@@ -1,15 +1,23 @@
-"""Telling Dagster what was done without it, so that its pages show a dataset that the command line made."""
+"""Reports to Dagster what the command line did, so that Dagster's pages show it."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
+from kontext_pipeline.orchestration.event_metadata import (
+    batch_metadata,
+    figures,
+    plan_metadata,
+    thumbnails_for,
+)
 from kontext_pipeline.orchestration.partitions import register
-from kontext_pipeline.orchestration.shown import batch_metadata, figures, plan_metadata, thumbnails_for
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
+
+log: Final = logging.getLogger(__name__)
 
 PLAN: Final = AssetKey("plan")
 IMAGES: Final = AssetKey("images")
@@ -19,10 +27,10 @@ METADATA: Final = AssetKey("metadata")
 def report_batches(
     pipeline: "Pipeline", keys: Sequence[str], *, instance: DagsterInstance | None = None
 ) -> int:
-    """Register the plan's batches and record these as materialized, as they are now; return how many were new.
+    """Register the plan's batches and record the batches `keys` as materialized. Return how many were recorded.
 
-    A batch whose figures are on record already is left out. Images count as materialized when every
-    row has its outcome. The instance is the one of `DAGSTER_HOME` unless another is given.
+    A batch whose figures are recorded already is left out. Images count as materialized when every row has its
+    outcome. `instance`: default is the one of `DAGSTER_HOME`.
     """
     from kontext_pipeline.dataset.storage import read_batch
     from kontext_pipeline.dataset.summary import summarize
@@ -34,12 +42,13 @@ def report_batches(
     register(instance, planned.batch_keys)
     tables = {key: read_batch(pipeline.data_dir, key) for key in keys}
     summaries = {key: summarize(table) for key, table in tables.items()}
-    new = [key for key in keys if not _is_on_record(instance, key, figures(summaries[key]))]
+    new = [key for key in keys if not _is_recorded(instance, key, figures(summaries[key]))]
     if new:
         estimate = pipeline.estimate(planned)
         instance.report_runless_asset_event(
             AssetMaterialization(PLAN, metadata=plan_metadata(planned, estimate))
         )
+    log.info("%d of %d batches are recorded as materialized in Dagster.", len(new), len(keys))
     for key in new:
         summary = summaries[key]
         if not summary.by_status["pending"]:
@@ -51,7 +60,7 @@ def report_batches(
     return len(new)
 
 
-def _is_on_record(instance: DagsterInstance, key: str, now: dict[str, Any]) -> bool:
+def _is_recorded(instance: DagsterInstance, key: str, now: dict[str, Any]) -> bool:
     found = instance.fetch_materializations(
         AssetRecordsFilter(asset_key=METADATA, asset_partitions=[key]), limit=1
     )

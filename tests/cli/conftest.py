@@ -1,19 +1,36 @@
-"""Runs `kontext` as a process of its own, against a provider on loopback, in a folder of its own."""
+"""Runs `kontext` against a provider on loopback, in a folder of its own.
+
+`kontext` runs it in this process, which saves the second that imports take; `kontext_process` in a process of its own, as
+a user does.
+"""
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from kontext_pipeline.cli import main
 from tests.cli.provider import KEY, Provider, running_provider
 
 KONTEXT = Path(sys.executable).with_name("kontext")
 
-Kontext = Callable[..., "subprocess.CompletedProcess[str]"]
+Kontext = Callable[..., "Done"]
+
+
+@dataclass
+class Done:
+    """What a command ended with."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture
@@ -41,9 +58,33 @@ def environment(provider: Provider) -> dict[str, str]:
 
 
 @pytest.fixture
-def kontext(tmp_path: Path, environment: dict[str, str]) -> Kontext:
-    def run(*arguments: str, **changes: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
+def kontext(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Kontext]:
+    def run(*arguments: str, **changes: str) -> Done:
+        with monkeypatch.context() as patched:
+            patched.chdir(tmp_path)
+            for name in os.environ.keys() - environment.keys():
+                patched.delenv(name)
+            for name, text in {**environment, **changes}.items():
+                patched.setenv(name, text)
+            done = CliRunner().invoke(main, arguments)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Done(done.exit_code, done.stdout, done.stderr)
+
+    # The command takes these for itself.
+    handler, memory = signal.getsignal(signal.SIGTERM), dict(os.environ)
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+    for name in os.environ.keys() - memory.keys():
+        del os.environ[name]
+
+
+@pytest.fixture
+def kontext_process(tmp_path: Path, environment: dict[str, str]) -> Kontext:
+    def run(*arguments: str, **changes: str) -> Done:
+        done = subprocess.run(
             [str(KONTEXT), *arguments],
             cwd=tmp_path,
             env={**environment, **changes},
@@ -53,6 +94,7 @@ def kontext(tmp_path: Path, environment: dict[str, str]) -> Kontext:
             timeout=120,
             check=False,
         )
+        return Done(done.returncode, done.stdout, done.stderr)
 
     return run
 
@@ -61,7 +103,7 @@ def kontext(tmp_path: Path, environment: dict[str, str]) -> Kontext:
 def manifest(tmp_path: Path) -> Callable[..., Path]:
     """Writes rows as a CSV file; columns are the union of the rows' keys."""
 
-    def write(rows: Sequence[dict[str, object]], name: str = "wishes.csv") -> Path:
+    def write(rows: Sequence[dict[str, object]], name: str = "rows.csv") -> Path:
         path = tmp_path / name
         columns = list(dict.fromkeys(column for row in rows for column in row))
         with path.open("w", newline="", encoding="utf-8") as file:

@@ -35,7 +35,7 @@ def test_a_refused_key_is_found_before_anything_is_asked_for(
     kontext: Kontext, sandbox: Sandbox, manifest: Manifest
 ) -> None:
     manifest([{"prompt": "one"}])
-    done = kontext("run", "wishes.csv", "--yes", SEGMIND_API_KEY="not-a-key")
+    done = kontext("run", "rows.csv", "--yes", SEGMIND_API_KEY="not-a-key")
     assert done.returncode == 2
     assert "refuses the key" in done.stderr
     assert "not-a-key" not in done.stderr
@@ -48,18 +48,18 @@ def test_a_short_balance_is_said_and_bought_up_to_only_if_asked(
 ) -> None:
     sandbox.set_account(balance=0.35)
     manifest([{"prompt": f"number {n}"} for n in range(6)])
-    within = kontext("run", "wishes.csv", "--budget", "0", "--yes")
+    within = kontext("run", "rows.csv", "--budget", "0", "--yes")
     assert within.returncode == 3, "a budget of nothing buys nothing, and asks nothing of the balance"
     assert sandbox.books()["totals"]["posts"] == 0
 
-    done = kontext("run", "wishes.csv", "--yes", "--concurrency", "1")
+    done = kontext("run", "rows.csv", "--yes", "--concurrency", "1")
     assert done.returncode == 3
     assert "buys 3 of the 6 pictures" in done.stderr
     assert "406" in done.stderr
     assert sandbox.books()["totals"]["billed"] == 3
 
     sandbox.set_account(balance=10.0)
-    assert kontext("run", "wishes.csv", "--yes").returncode == 0
+    assert kontext("run", "rows.csv", "--yes").returncode == 0
     assert sandbox.books()["totals"]["billed"] == 6
     found = pd.read_parquet(tmp_path / "out" / "metadata")
     assert round(found["cost_usd"].sum(), 6) == sandbox.books()["totals"]["cost"] == 0.6
@@ -68,7 +68,7 @@ def test_a_short_balance_is_said_and_bought_up_to_only_if_asked(
 @pytest.mark.usefixtures("at_sandbox")
 def test_v2_does_the_same(kontext: Kontext, sandbox: Sandbox, manifest: Manifest, tmp_path: Path) -> None:
     manifest([{"prompt": f"number {n}", "output_format": "jpg"} for n in range(12)])
-    done = kontext("run", "wishes.csv", "--api-version", "v2", "--yes")
+    done = kontext("run", "rows.csv", "--api-version", "v2", "--yes")
     assert done.returncode == 0, done.stderr
     found = pd.read_parquet(tmp_path / "out" / "metadata")
     assert set(found["status"]) == {"succeeded"}
@@ -96,7 +96,7 @@ def test_an_interruption_collects_what_is_in_flight(
 ) -> None:
     sandbox.set_account(balance=100.0)
     manifest([{"prompt": f"number {n}"} for n in range(200)])
-    command = [str(KONTEXT), "run", "wishes.csv", "--yes", "--concurrency", "4", "--api-version", version]
+    command = [str(KONTEXT), "run", "rows.csv", "--yes", "--concurrency", "4", "--api-version", version]
     with subprocess.Popen(
         command, cwd=tmp_path, env=at_sandbox, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -125,7 +125,7 @@ def test_a_person_is_asked_before_money_is_spent(
     def answer(words: bytes) -> tuple[int, str]:
         mine, theirs = pty.openpty()
         with subprocess.Popen(
-            [str(KONTEXT), "run", "wishes.csv"],
+            [str(KONTEXT), "run", "rows.csv"],
             cwd=tmp_path,
             env={**at_sandbox, "COLUMNS": "120", "TERM": "xterm"},
             stdin=theirs,
@@ -159,7 +159,7 @@ def test_the_sandbox_backend_needs_nothing_else(kontext: Kontext, manifest: Mani
     manifest([{"prompt": "a lighthouse at dusk", "aspect_ratio": "1:1"}])
     done = kontext(
         "run",
-        "wishes.csv",
+        "rows.csv",
         "--backend",
         "sandbox",
         SEGMIND_API_KEY="",

@@ -33,10 +33,10 @@ def table(folder: Path) -> pd.DataFrame:
 
 
 def test_sixty_rows_give_sixty_pictures_and_the_bill(
-    kontext: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
+    kontext_process: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
 ) -> None:
     manifest(rows(60))
-    done = kontext("run", "wishes.csv", "--batch-size", "25", *PAID)
+    done = kontext_process("run", "rows.csv", "--batch-size", "25", *PAID)
     assert done.returncode == 0, done.stderr
     found = table(tmp_path)
     assert len(found) == 60
@@ -44,7 +44,7 @@ def test_sixty_rows_give_sixty_pictures_and_the_bill(
     assert round(found["cost_usd"].sum(), 6) == provider.bill_usd == 6.0
     assert found["cost_estimated"].all(), "the provider sends no x-cost, so the list price is an estimate"
     assert sorted(found["label"]) == [f"{n:03d}" for n in range(60)], "own columns are carried untouched"
-    assert sorted(found["batch"].astype(str).unique()) == [f"wishes-0000{n}" for n in range(3)]
+    assert sorted(found["batch"].astype(str).unique()) == [f"rows-0000{n}" for n in range(3)]
     for row in found.itertuples():
         path = tmp_path / "out" / str(row.image_path)
         assert path.stat().st_size == row.bytes
@@ -55,7 +55,7 @@ def test_sixty_rows_give_sixty_pictures_and_the_bill(
     )
     assert not any("input_image" in body for body in provider.billed), "no demo picture by default"
 
-    again = kontext("run", "wishes.csv", "--batch-size", "25", *PAID)
+    again = kontext_process("run", "rows.csv", "--batch-size", "25", *PAID)
     assert again.returncode == 0
     assert "Nothing to generate" in again.stdout
     assert provider.posted == 60
@@ -65,8 +65,8 @@ def test_the_same_manifest_elsewhere_asks_for_the_same_pictures(
     kontext: Kontext, manifest: Manifest, tmp_path: Path
 ) -> None:
     manifest(rows(5))
-    kontext("run", "wishes.csv", *PAID)
-    kontext("run", "wishes.csv", "--data-dir", "other", *PAID)
+    kontext("run", "rows.csv", *PAID)
+    kontext("run", "rows.csv", "--data-dir", "other", *PAID)
     mine, other = table(tmp_path), pd.read_parquet(tmp_path / "other" / "metadata")
     assert list(mine["fingerprint"]) == list(other["fingerprint"])
     assert list(mine["image_sha256"]) == list(other["image_sha256"])
@@ -78,7 +78,7 @@ def test_bad_rows_fail_with_the_servers_words_and_the_others_go_on(
     bad = {"Make it number 3", "Make it number 7"}
     provider.fault = lambda body, _: error(400, "prompt was flagged") if body["prompt"] in bad else None
     manifest(rows(12))
-    done = kontext("run", "wishes.csv", *PAID)
+    done = kontext("run", "rows.csv", *PAID)
     assert done.returncode == 1
     found = table(tmp_path).set_index("prompt")
     assert set(found.index[found["status"] == "failed"]) == bad
@@ -88,10 +88,10 @@ def test_bad_rows_fail_with_the_servers_words_and_the_others_go_on(
     assert found["cost_usd"].sum().round(6) == provider.bill_usd
 
     posted = provider.posted
-    assert kontext("run", "wishes.csv", *PAID).returncode == 1, "they stay failed"
+    assert kontext("run", "rows.csv", *PAID).returncode == 1, "they stay failed"
     assert provider.posted == posted
     provider.fault = lambda _body, _times: None
-    assert kontext("run", "wishes.csv", "--retry-failed", *PAID).returncode == 0
+    assert kontext("run", "rows.csv", "--retry-failed", *PAID).returncode == 0
     assert provider.posted == posted + 2
 
 
@@ -110,7 +110,7 @@ def test_account_errors_stop_the_run_and_it_resumes(
     provider.latency_s = 0.1
     provider.fault = lambda _body, _times: error(status, words) if len(provider.billed) >= 10 else None
     manifest(rows(100))
-    done = kontext("run", "wishes.csv", "--concurrency", "4", *PAID)
+    done = kontext("run", "rows.csv", "--concurrency", "4", *PAID)
     assert done.returncode == 3, done.stderr
     assert str(status) in done.stderr
     assert words in done.stderr
@@ -120,7 +120,7 @@ def test_account_errors_stop_the_run_and_it_resumes(
     assert found["cost_usd"].sum().round(6) == provider.bill_usd
 
     provider.fault = lambda _body, _times: None
-    assert kontext("run", "wishes.csv", *PAID).returncode == 0
+    assert kontext("run", "rows.csv", *PAID).returncode == 0
     assert len(provider.billed) == 100
 
 
@@ -130,7 +130,7 @@ def test_every_row_ends_with_its_picture_over_a_flaky_line(
 ) -> None:
     provider.fault = flaky(0.2, seed)
     manifest(rows(60))
-    done = kontext("run", "wishes.csv", *PAID)
+    done = kontext("run", "rows.csv", *PAID)
     assert done.returncode == 0, done.stdout + done.stderr
     found = table(tmp_path)
     assert set(found["status"]) == {"succeeded"}
@@ -141,22 +141,22 @@ def test_what_can_be_known_before_is_said_before(
     kontext: Kontext, provider: Provider, manifest: Manifest
 ) -> None:
     manifest([{"prompt": "", "aspect_ratio": "16x9"}, {"prompt": "fine", "seed": "many"}])
-    done = kontext("run", "wishes.csv", *PAID)
+    done = kontext("run", "rows.csv", *PAID)
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 3, done.stderr
-    assert all("wishes.csv" in line and "row" in line for line in lines)
+    assert all("rows.csv" in line and "row" in line for line in lines)
 
     manifest(rows(2))
-    keyless = kontext("run", "wishes.csv", *PAID, SEGMIND_API_KEY="")
+    keyless = kontext("run", "rows.csv", *PAID, SEGMIND_API_KEY="")
     assert keyless.returncode == 2
     assert "SEGMIND_API_KEY" in keyless.stderr
 
-    unasked = kontext("run", "wishes.csv")
+    unasked = kontext("run", "rows.csv")
     assert unasked.returncode == 2, "no terminal to ask on, and no --yes"
     assert "0.20 USD" in unasked.stderr
 
-    wrong = kontext("run", "wishes.csv", "--concurrency", "0", *PAID)
+    wrong = kontext("run", "rows.csv", "--concurrency", "0", *PAID)
     assert wrong.returncode == 2
     assert "KONTEXT_CONCURRENCY" in wrong.stderr
     assert provider.posted == 0
@@ -167,7 +167,7 @@ def test_what_can_be_known_before_is_said_before(
 
 def test_a_dead_server_is_no_traceback(kontext: Kontext, manifest: Manifest) -> None:
     manifest(rows(2))
-    done = kontext("run", "wishes.csv", *PAID, SEGMIND_BASE_URL="http://127.0.0.1:9")
+    done = kontext("run", "rows.csv", *PAID, SEGMIND_BASE_URL="http://127.0.0.1:9")
     assert done.returncode == 3
     assert "can't be reached" in done.stderr
     assert "Traceback" not in done.stderr
@@ -188,7 +188,7 @@ def test_input_pictures_reach_the_api_as_uris(
             {"prompt": "d", "input_image": ""},
         ]
     )
-    assert kontext("run", "wishes.csv", *PAID).returncode == 0
+    assert kontext("run", "rows.csv", *PAID).returncode == 0
     sent = {body["prompt"]: body.get("input_image") for body in provider.billed}
     assert sent["a"] == url
     assert str(sent["b"]).startswith("data:image/png;base64,"), (
@@ -202,7 +202,7 @@ def test_a_budget_buys_exactly_what_it_pays_for(
     kontext: Kontext, provider: Provider, manifest: Manifest
 ) -> None:
     manifest(rows(20))
-    done = kontext("run", "wishes.csv", "--budget", "0.70", *PAID)
+    done = kontext("run", "rows.csv", "--budget", "0.70", *PAID)
     assert done.returncode == 3
     assert len(provider.billed) == 7
     assert "budget" in done.stderr
@@ -212,7 +212,7 @@ def test_status_tells_the_books(kontext: Kontext, provider: Provider, manifest: 
     assert kontext("status").returncode == 2, "there is no ledger yet, and asking makes none"
     manifest(rows(4))
     provider.fault = lambda body, _: error(400, "no") if body["prompt"] == "Make it number 0" else None
-    kontext("run", "wishes.csv", *PAID)
+    kontext("run", "rows.csv", *PAID)
     told = json.loads(kontext("status", "--json").stdout)
     [books] = told["backends"]
     assert (books["backend"], books["pictures"], books["failed"]) == ("segmind", 3, 1)
@@ -224,13 +224,13 @@ def test_status_tells_the_books(kontext: Kontext, provider: Provider, manifest: 
 
 
 def test_the_key_is_nowhere_but_in_the_header(
-    kontext: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
+    kontext_process: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
 ) -> None:
     provider.fault = lambda _body, times: (
         error(500, f"your key {KEY} is fine, we are not") if times == 1 else None
     )
     manifest(rows(3))
-    done = kontext("run", "wishes.csv", *PAID)
+    done = kontext_process("run", "rows.csv", *PAID)
     assert done.returncode == 0
     assert KEY not in done.stdout + done.stderr
     for path in (tmp_path / "out").rglob("*"):
@@ -250,7 +250,7 @@ def test_plan_sends_nothing_and_says_what_it_would_cost(
     kontext: Kontext, provider: Provider, manifest: Manifest
 ) -> None:
     manifest([*rows(9), {"prompt": "three of them", "variants": 3}])
-    done = kontext("plan", "wishes.csv", SEGMIND_API_KEY="")
+    done = kontext("plan", "rows.csv", SEGMIND_API_KEY="")
     assert done.returncode == 0, "planning needs no key"
     assert "12" in done.stdout
     assert "1.20 USD" in done.stdout
@@ -262,12 +262,12 @@ def test_a_timeout_is_said_to_be_possibly_charged(
 ) -> None:
     provider.fault = lambda body, _: Reply(delay=3) if body["prompt"] == "Make it number 1" else None
     manifest(rows(3))
-    done = kontext("run", "wishes.csv", *PAID, KONTEXT_ANSWER_TIMEOUT_S="0.5")
+    done = kontext("run", "rows.csv", *PAID, KONTEXT_ANSWER_TIMEOUT_S="0.5")
     assert done.returncode == 1
     assert max(provider.posts.values()) == 2, "tried once more, and no more"
     found = table(tmp_path).set_index("prompt")
     assert found.loc["Make it number 1", "status"] == "unknown"
     assert found.loc["Make it number 1", "possibly_charged_usd"] == pytest.approx(0.20)
     assert "possibly charged" in done.stdout
-    assert kontext("run", "wishes.csv", *PAID).returncode == 1
+    assert kontext("run", "rows.csv", *PAID).returncode == 1
     assert max(provider.posts.values()) == 2

@@ -273,7 +273,9 @@ class Stages:
         """Add the name of each of these methods to `events` when it is called."""
         for name in names:
 
-            def traced(*values: Any, _name: str = name, _call: Any = getattr(owner, name), **named: Any) -> Any:
+            def traced(
+                *values: Any, _name: str = name, _call: Any = getattr(owner, name), **named: Any
+            ) -> Any:
                 self.events.append(_name)
                 return _call(*values, **named)
 

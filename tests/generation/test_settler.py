@@ -117,7 +117,9 @@ def test_a_spool_that_was_full_stops_the_run_after_the_answer_is_settled(
 ) -> None:
     s = stages()
     sent = s.sent(s.item(1))
-    s.settler.settle(sent, image(s, 1, spilled=True) if with_image else answer(Outcome.UNUSABLE, spilled=True))
+    s.settler.settle(
+        sent, image(s, 1, spilled=True) if with_image else answer(Outcome.UNUSABLE, spilled=True)
+    )
     assert s.run.stopped is not None
     assert s.run.stopped.cause == "disk_full"
     assert str(s.store.spool) in s.run.stopped.message

@@ -4,12 +4,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from dagster import DagsterInstance, ExecuteInProcessResult, RunConfig
+from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition, RunConfig
 
 from kontext_pipeline.dataset.storage import read_batch
 from kontext_pipeline.definitions import defs
@@ -21,9 +22,15 @@ RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
 
+@cache
+def job_def(name: str) -> JobDefinition:
+    """Resolve a job once for all tests: it takes a good part of a second."""
+    return defs().resolve_job_def(name)
+
+
 @dataclass
-class Desk:
-    """A user's folder, environment and Dagster, with a sandbox in the place of the paid API."""
+class Project:
+    """A user's folder, environment and Dagster instance, with a sandbox instead of the paid API."""
 
     sandbox: Sandbox
     folder: Path
@@ -62,8 +69,7 @@ class Desk:
         config: Any = None,
         check: bool = True,
     ) -> ExecuteInProcessResult:
-        definitions = defs()
-        result = definitions.resolve_job_def(job).execute_in_process(
+        result = job_def(job).execute_in_process(
             instance=self.instance,
             partition_key=partition_key,
             tags=tags,
@@ -92,19 +98,21 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Desk]:
+def project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Project]:
     """A user with a manifest of ten rows in batches of four, set to the paid backend at the sandbox's address.
 
-    `@pytest.mark.parametrize("desk", [{...}], indirect=True)` passes the sandbox's fields.
+    `@pytest.mark.parametrize("project", [{...}], indirect=True)` passes the sandbox's fields.
     """
     with running_sandbox(**getattr(request, "param", {})) as sandbox, DagsterInstance.ephemeral() as instance:
-        desk = Desk(sandbox, tmp_path, instance)
-        desk.write_manifest([f"a lighthouse with number {index}" for index in range(10)])
+        project = Project(sandbox, tmp_path, instance)
+        project.write_manifest([f"a lighthouse with number {index}" for index in range(10)])
         environment = {
             "SEGMIND_API_KEY": KEY,
             "SEGMIND_BASE_URL": sandbox.url,
-            "KONTEXT_MANIFESTS": str(desk.manifest),
-            "KONTEXT_DATA_DIR": str(desk.data_dir),
+            "KONTEXT_MANIFESTS": str(project.manifest),
+            "KONTEXT_DATA_DIR": str(project.data_dir),
             "KONTEXT_BATCH_SIZE": "4",
             "KONTEXT_BACKOFF_BASE_S": "0.01",
             "KONTEXT_BACKOFF_CAP_S": "0.05",
@@ -112,17 +120,17 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.chdir(tmp_path)
-        yield desk
+        yield project
 
 
 @pytest.fixture
-def desk_on_disk(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def project_on_disk(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """The same with Dagster's instance on the disk, in `dagster-home`, where other processes find it."""
     home = tmp_path / "dagster-home"
     home.mkdir()
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    with DagsterInstance.get() as desk.instance:
-        yield desk
+    with DagsterInstance.get() as project.instance:
+        yield project
 
 
 def failure_of(result: ExecuteInProcessResult) -> Any:

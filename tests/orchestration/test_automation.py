@@ -14,7 +14,7 @@ from dagster import (
 
 from kontext_pipeline.definitions import defs
 from kontext_pipeline.orchestration.automation import manifests_changed, ranges, unfinished_batches
-from tests.orchestration.conftest import RANGE_END, RANGE_START, Desk
+from tests.orchestration.conftest import RANGE_END, RANGE_START, Project
 
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
 
@@ -28,63 +28,63 @@ def test_everything_is_off_until_it_is_switched_on() -> None:
     assert [one.default_status for one in repository.schedule_defs] == [DefaultScheduleStatus.STOPPED]
 
 
-def test_a_changed_manifest_is_planned_once(desk: Desk) -> None:
-    first = _sensed(desk, None)
+def test_a_changed_manifest_is_planned_once(project: Project) -> None:
+    first = _sensed(project, None)
     assert isinstance(first, SensorResult)
     assert first.run_requests is not None
     assert len(first.run_requests) == 1
-    assert isinstance(_sensed(desk, first.cursor), SkipReason)
+    assert isinstance(_sensed(project, first.cursor), SkipReason)
 
-    desk.write_manifest(["a red boat"])
-    second = _sensed(desk, first.cursor)
+    project.write_manifest(["a red boat"])
+    second = _sensed(project, first.cursor)
     assert isinstance(second, SensorResult)
     assert second.cursor != first.cursor
 
 
-def test_a_manifest_that_is_missing_is_said(desk: Desk) -> None:
-    desk.manifest.unlink()
-    said = _sensed(desk, None)
+def test_a_manifest_that_is_missing_is_said(project: Project) -> None:
+    project.manifest.unlink()
+    said = _sensed(project, None)
     assert isinstance(said, SkipReason)
     assert "photos.csv" in str(said.skip_message)
 
 
-def test_the_schedule_asks_for_unbroken_ranges_of_what_is_missing(desk_on_disk: Desk) -> None:
-    desk = desk_on_disk
-    assert isinstance(_scheduled(desk), SkipReason)
-    desk.plan()
-    assert _asked(desk) == [(ALL[0], ALL[2])]
+def test_the_schedule_asks_for_unbroken_ranges_of_what_is_missing(project_on_disk: Project) -> None:
+    project = project_on_disk
+    assert isinstance(_scheduled(project), SkipReason)
+    project.plan()
+    assert _asked(project) == [(ALL[0], ALL[2])]
 
-    desk.augment(ALL[1])
-    assert _asked(desk) == [(ALL[0], ALL[0]), (ALL[2], ALL[2])]
+    project.augment(ALL[1])
+    assert _asked(project) == [(ALL[0], ALL[0]), (ALL[2], ALL[2])]
 
-    for first, last in _asked(desk):
-        desk.augment(first, last)
-    assert isinstance(_scheduled(desk), SkipReason)
+    for first, last in _asked(project):
+        project.augment(first, last)
+    assert isinstance(_scheduled(project), SkipReason)
 
-    desk.write_manifest([f"a lighthouse with number {index}" for index in range(9)] + ["a red boat"])
-    desk.plan()
-    assert _asked(desk) == [(ALL[2], ALL[2])]
-
-
-def test_rows_that_failed_for_good_are_not_asked_for_every_night(desk_on_disk: Desk) -> None:
-    desk = desk_on_disk
-    desk.plan()
-    desk.sandbox.set_faults({"kind": "status", "status": 400, "prompt": "number 2"})
-    desk.augment(ALL[0], ALL[2])
-    assert isinstance(_scheduled(desk), SkipReason)
+    project.write_manifest([f"a lighthouse with number {index}" for index in range(9)] + ["a red boat"])
+    project.plan()
+    assert _asked(project) == [(ALL[2], ALL[2])]
 
 
-def test_automation_asks_for_new_batches_only(desk: Desk) -> None:
-    desk.plan()
-    before = evaluate_automation_conditions(defs(), desk.instance)
-    desk.write_manifest([f"a lighthouse with number {index}" for index in range(12)])
-    desk.plan()
-    after = evaluate_automation_conditions(defs(), desk.instance, cursor=before.cursor)
+def test_rows_that_failed_for_good_are_not_asked_for_every_night(project_on_disk: Project) -> None:
+    project = project_on_disk
+    project.plan()
+    project.sandbox.set_faults({"kind": "status", "status": 400, "prompt": "number 2"})
+    project.augment(ALL[0], ALL[2])
+    assert isinstance(_scheduled(project), SkipReason)
+
+
+def test_automation_asks_for_new_batches_only(project: Project) -> None:
+    project.plan()
+    before = evaluate_automation_conditions(defs(), project.instance)
+    project.write_manifest([f"a lighthouse with number {index}" for index in range(12)])
+    project.plan()
+    after = evaluate_automation_conditions(defs(), project.instance, cursor=before.cursor)
     assert after.get_requested_partitions(AssetKey("images")) == {"photos-00003"}
     assert after.get_requested_partitions(AssetKey("metadata")) == {"photos-00003"}
 
-    desk.plan()
-    assert evaluate_automation_conditions(defs(), desk.instance, cursor=after.cursor).total_requested == 0
+    project.plan()
+    assert evaluate_automation_conditions(defs(), project.instance, cursor=after.cursor).total_requested == 0
 
 
 def test_ranges_of_nothing_and_of_everything() -> None:
@@ -93,19 +93,19 @@ def test_ranges_of_nothing_and_of_everything() -> None:
     assert ranges(["a", "b", "c", "d", "e"], {"a", "b", "d", "e"}) == [("a", "b"), ("d", "e")]
 
 
-def _sensed(desk: Desk, cursor: str | None) -> object:
+def _sensed(project: Project, cursor: str | None) -> object:
     resources = _resources()
-    with build_sensor_context(instance=desk.instance, cursor=cursor, resources=resources) as context:
+    with build_sensor_context(instance=project.instance, cursor=cursor, resources=resources) as context:
         return manifests_changed(context)
 
 
-def _scheduled(desk: Desk) -> object:
-    with build_schedule_context(instance=desk.instance, resources=_resources()) as context:
+def _scheduled(project: Project) -> object:
+    with build_schedule_context(instance=project.instance, resources=_resources()) as context:
         return unfinished_batches(context)
 
 
-def _asked(desk: Desk) -> list[tuple[str, str]]:
-    requests = _scheduled(desk)
+def _asked(project: Project) -> list[tuple[str, str]]:
+    requests = _scheduled(project)
     assert isinstance(requests, list)
     assert all(isinstance(request, RunRequest) for request in requests)
     return [(request.tags[RANGE_START], request.tags[RANGE_END]) for request in requests]

@@ -20,7 +20,7 @@ import requests
 from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.report import read_books
 from kontext_pipeline.settings import load_settings
-from tests.orchestration.conftest import REPOSITORY, Desk
+from tests.orchestration.conftest import REPOSITORY, Project
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -83,7 +83,7 @@ class Ui:
 
 
 @pytest.fixture
-def ui(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ui]:
+def ui(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ui]:
     """`dagster dev` as a user starts it, on a free port, with a home of its own."""
     home = tmp_path / "dagster-home"
     home.mkdir()
@@ -106,38 +106,38 @@ def ui(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
                 one.kill()
 
 
-def test_one_batch_then_a_backfill_of_all_then_both_again(desk: Desk, ui: Ui) -> None:
+def test_one_batch_then_a_backfill_of_all_then_both_again(project: Project, ui: Ui) -> None:
     assert ui.end_of(ui.launch("plan_manifests")) == "SUCCESS"
     assert ui.end_of(ui.launch("augment", ALL[1])) == "SUCCESS"
-    assert desk.billed() == 4
+    assert project.billed() == 4
 
     before = len(ui.runs())
     assert ui.backfill(ALL) == "COMPLETED_SUCCESS"
     assert len(ui.runs()) == before + 1
-    assert desk.billed() == desk.posts() == 10
-    assert [desk.table(key)["status"].to_pylist().count("succeeded") for key in ALL] == [4, 4, 2]
+    assert project.billed() == project.posts() == 10
+    assert [project.table(key)["status"].to_pylist().count("succeeded") for key in ALL] == [4, 4, 2]
 
     assert ui.end_of(ui.launch("augment", ALL[1])) == "SUCCESS"
-    assert desk.posts() == 10
+    assert project.posts() == 10
 
 
-@pytest.mark.parametrize("desk", [{"speed": 4}], indirect=True)
-def test_a_run_that_is_terminated_from_the_ui_collects_what_is_in_flight(desk: Desk, ui: Ui) -> None:
+@pytest.mark.parametrize("project", [{"speed": 4}], indirect=True)
+def test_a_run_that_is_terminated_from_the_ui_collects_what_is_in_flight(project: Project, ui: Ui) -> None:
     assert ui.end_of(ui.launch("plan_manifests")) == "SUCCESS"
     run = ui.launch("augment", ALL[0])
-    _wait_for(lambda: "yes" if desk.posts() >= 4 else "no", {"yes"})
+    _wait_for(lambda: "yes" if project.posts() >= 4 else "no", {"yes"})
     ui.ask(
         "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }",
         id=run,
     )
     assert ui.end_of(run) == "CANCELED"
 
-    totals = desk.sandbox.wait_idle()["totals"]
+    totals = project.sandbox.wait_idle()["totals"]
     database = Database(load_settings().resolved_ledger_url, make=False)
     [books] = read_books(database).backends
     database.close()
     assert (books.in_flight, books.pictures, books.possibly_charged_usd) == (0, totals["billed"], 0)
-    assert desk.table(ALL[0])["status"].to_pylist().count("succeeded") == totals["billed"]
+    assert project.table(ALL[0])["status"].to_pylist().count("succeeded") == totals["billed"]
 
 
 def _answers(url: str) -> str:

@@ -7,7 +7,7 @@ from dagster import AssetIn, Definitions, asset
 
 from kontext_pipeline.definitions import defs
 from kontext_pipeline.orchestration.partitions import batches
-from tests.orchestration.conftest import Desk
+from tests.orchestration.conftest import Project
 
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
 SEEN: dict[str, Any] = {}
@@ -23,27 +23,27 @@ def all_labels(metadata: dict[str, Any]) -> None:
     SEEN["all_labels"] = metadata
 
 
-def test_an_asset_of_the_users_gets_the_tables(desk: Desk) -> None:
-    desk.plan()
-    desk.augment(ALL[0], ALL[2])
+def test_an_asset_of_the_users_gets_the_tables(project: Project) -> None:
+    project.plan()
+    project.augment(ALL[0], ALL[2])
     job = Definitions.merge(defs(), Definitions(assets=[labels, all_labels]))
     whole = job.resolve_implicit_global_asset_job_def()
 
     one = whole.get_subset(asset_selection={labels.key})
-    assert one.execute_in_process(instance=desk.instance, partition_key=ALL[2]).success
-    assert SEEN["labels"].equals(desk.table(ALL[2]))
+    assert one.execute_in_process(instance=project.instance, partition_key=ALL[2]).success
+    assert SEEN["labels"].equals(project.table(ALL[2]))
 
     every = whole.get_subset(asset_selection={all_labels.key})
-    assert every.execute_in_process(instance=desk.instance).success
+    assert every.execute_in_process(instance=project.instance).success
     assert sorted(SEEN["all_labels"]) == ALL
-    assert all(SEEN["all_labels"][key].equals(desk.table(key)) for key in ALL)
+    assert all(SEEN["all_labels"][key].equals(project.table(key)) for key in ALL)
 
 
-def test_a_batch_that_was_not_made_is_named(desk: Desk) -> None:
-    desk.plan()
+def test_a_batch_that_was_not_made_is_named(project: Project) -> None:
+    project.plan()
     job = Definitions.merge(defs(), Definitions(assets=[labels])).resolve_implicit_global_asset_job_def()
     result = job.get_subset(asset_selection={labels.key}).execute_in_process(
-        instance=desk.instance, partition_key=ALL[0], raise_on_error=False
+        instance=project.instance, partition_key=ALL[0], raise_on_error=False
     )
     [failed] = [event for event in result.all_events if event.is_step_failure]
     assert f"Batch {ALL[0]} has no metadata yet" in failed.step_failure_data.error_display_string

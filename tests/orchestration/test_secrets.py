@@ -5,22 +5,22 @@ import logging
 import pytest
 
 from kontext_pipeline.definitions import defs
-from tests.orchestration.conftest import KEY, Desk
+from tests.orchestration.conftest import KEY, Project
 
 
 def test_the_key_is_nowhere_in_what_a_run_leaves(
-    desk_on_disk: Desk, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    project_on_disk: Project, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    desk = desk_on_disk
-    desk.plan()
-    desk.augment("photos-00000")
+    project = project_on_disk
+    project.plan()
+    project.augment("photos-00000")
     # A server that repeats what it was sent, in an answer that fails a row and in one that stops the run.
-    desk.sandbox.set_faults({"kind": "status", "status": 400, "message": f"bad header x-api-key: {KEY}"})
-    desk.augment("photos-00001")
-    desk.sandbox.set_faults({"kind": "status", "status": 401, "message": f"no such key: {KEY}"})
-    desk.augment("photos-00002", check=False)
-    files = [path for path in desk.folder.rglob("*") if path.is_file()]
+    project.sandbox.set_faults({"kind": "status", "status": 400, "message": f"bad header x-api-key: {KEY}"})
+    project.augment("photos-00001")
+    project.sandbox.set_faults({"kind": "status", "status": 401, "message": f"no such key: {KEY}"})
+    project.augment("photos-00002", check=False)
+    files = [path for path in project.folder.rglob("*") if path.is_file()]
     assert any(b"STEP_FAILURE" in path.read_bytes() for path in files if path.suffix == ".db")
 
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
@@ -28,7 +28,7 @@ def test_the_key_is_nowhere_in_what_a_run_leaves(
     assert KEY not in captured.out + captured.err + caplog.text
 
 
-def test_the_key_is_no_setting_of_a_resource(desk: Desk) -> None:
+def test_the_key_is_no_setting_of_a_resource(project: Project) -> None:
     resources = defs().resources
     assert resources is not None
     for name, resource in resources.items():

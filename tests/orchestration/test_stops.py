@@ -7,7 +7,7 @@ from dagster import DagsterEventType, EventLogEntry
 
 from tests.orchestration.conftest import (
     REPOSITORY,
-    Desk,
+    Project,
     checks,
     failure_of,
     materialize,
@@ -18,10 +18,10 @@ from tests.orchestration.conftest import (
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
 
 
-def test_rows_that_the_api_refuses_do_not_fail_the_batch(desk: Desk) -> None:
-    desk.plan()
-    desk.sandbox.set_faults({"kind": "status", "status": 400, "prompt": "number 2"})
-    result = desk.augment(ALL[0])
+def test_rows_that_the_api_refuses_do_not_fail_the_batch(project: Project) -> None:
+    project.plan()
+    project.sandbox.set_faults({"kind": "status", "status": 400, "prompt": "number 2"})
+    result = project.augment(ALL[0])
 
     shown = materialized(result, "images")[ALL[0]]
     assert (shown["succeeded"], shown["failed"]) == (3, 1)
@@ -33,113 +33,115 @@ def test_rows_that_the_api_refuses_do_not_fail_the_batch(desk: Desk) -> None:
     assert found["books_balance"].passed
     assert not found["every_row_has_its_picture"].passed
     assert found["every_row_has_its_picture"].severity.value == "WARN"
-    assert desk.table(ALL[0])["status"].to_pylist() == ["succeeded", "succeeded", "failed", "succeeded"]
+    assert project.table(ALL[0])["status"].to_pylist() == ["succeeded", "succeeded", "failed", "succeeded"]
 
-    desk.sandbox.set_faults()
-    desk.augment(ALL[0])
-    assert desk.billed() == 3
-    desk.augment(ALL[0], config={"ops": {"images": {"config": {"retry_failed": True}}}})
-    assert desk.billed() == 4
+    project.sandbox.set_faults()
+    project.augment(ALL[0])
+    assert project.billed() == 3
+    project.augment(ALL[0], config={"ops": {"images": {"config": {"retry_failed": True}}}})
+    assert project.billed() == 4
 
 
 @pytest.mark.parametrize(
     ("status", "cause"), [(401, "bad_key"), (403, "no_permission"), (406, "insufficient_credits")]
 )
 def test_an_account_stop_fails_the_step_without_a_retry_and_the_next_run_goes_on(
-    desk: Desk, status: int, cause: str
+    project: Project, status: int, cause: str
 ) -> None:
-    desk.plan()
+    project.plan()
     fault = {"kind": "status", "status": status, "after": 3}
-    desk.sandbox.set_faults(fault | ({"cause": "credits"} if status == 406 else {}))
-    result = desk.augment(ALL[0], ALL[2], check=False)
+    project.sandbox.set_faults(fault | ({"cause": "credits"} if status == 406 else {}))
+    result = project.augment(ALL[0], ALL[2], check=False)
 
     said = failure_of(result)
     assert said.metadata["cause"].value == cause
     assert str(status) in said.description
     assert said.label == "intentional-failure"
     assert not any(event.is_step_up_for_retry for event in result.all_events)
-    assert desk.billed() < 10
-    assert sum(desk.table(key)["status"].to_pylist().count("succeeded") for key in ALL) == desk.billed()
+    assert project.billed() < 10
+    assert sum(project.table(key)["status"].to_pylist().count("succeeded") for key in ALL) == project.billed()
 
-    desk.sandbox.set_faults()
-    assert checks(desk.augment(ALL[0], ALL[2]))["every_row_has_its_picture"].passed
-    assert desk.billed() == 10
+    project.sandbox.set_faults()
+    assert checks(project.augment(ALL[0], ALL[2]))["every_row_has_its_picture"].passed
+    assert project.billed() == 10
 
 
-def test_the_runs_budget_buys_exactly_what_it_can_and_says_so(desk: Desk) -> None:
-    desk.plan()
-    result = desk.augment(ALL[0], ALL[2], check=False, config=_images(budget_usd=0.7))
+def test_the_runs_budget_buys_exactly_what_it_can_and_says_so(project: Project) -> None:
+    project.plan()
+    result = project.augment(ALL[0], ALL[2], check=False, config=_images(budget_usd=0.7))
 
-    assert desk.billed() == 7
+    assert project.billed() == 7
     said = failure_of(result)
     assert said.metadata["cause"].value == "budget"
     assert "0.70 USD" in said.description
     assert not any(event.is_step_up_for_retry for event in result.all_events)
 
 
-def test_a_key_that_is_not_set_is_said_by_the_run(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_not_set_is_said_by_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEGMIND_API_KEY")
-    desk.plan()
-    said = failure_of(desk.augment(ALL[0], check=False))
+    project.plan()
+    said = failure_of(project.augment(ALL[0], check=False))
 
     assert "SEGMIND_API_KEY" in said.description
-    assert desk.posts() == 0
+    assert project.posts() == 0
 
 
-@pytest.mark.parametrize("desk", [{"keys": ("SG_1111222233334444",)}], indirect=True)
-def test_a_key_that_is_refused_is_found_before_anything_is_asked_for(desk: Desk) -> None:
-    desk.plan()
-    said = failure_of(desk.augment(ALL[0], check=False))
+@pytest.mark.parametrize("project", [{"keys": ("SG_1111222233334444",)}], indirect=True)
+def test_a_key_that_is_refused_is_found_before_anything_is_asked_for(project: Project) -> None:
+    project.plan()
+    said = failure_of(project.augment(ALL[0], check=False))
 
     assert "refuses the key" in said.description
-    assert desk.posts() == 0
+    assert project.posts() == 0
 
 
-def test_a_setting_that_is_not_allowed_is_named(desk: Desk) -> None:
-    desk.plan()
+def test_a_setting_that_is_not_allowed_is_named(project: Project) -> None:
+    project.plan()
     config = {"resources": {"segmind": {"config": {"concurrency": 0}}}}
-    said = failure_of(desk.augment(ALL[0], check=False, config=config))
+    said = failure_of(project.augment(ALL[0], check=False, config=config))
 
     assert "KONTEXT_CONCURRENCY" in said.description
-    assert desk.posts() == 0
+    assert project.posts() == 0
 
 
-def test_a_batch_without_a_plan_says_what_to_do(desk: Desk) -> None:
-    desk.instance.add_dynamic_partitions("batch", ALL[:1])
-    said = failure_of(desk.augment(ALL[0], check=False))
+def test_a_batch_without_a_plan_says_what_to_do(project: Project) -> None:
+    project.instance.add_dynamic_partitions("batch", ALL[:1])
+    said = failure_of(project.augment(ALL[0], check=False))
 
     assert "no plan" in said.description
 
 
-def test_a_plan_for_another_backend_is_not_generated(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.plan()
+def test_a_plan_for_another_backend_is_not_generated(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.plan()
     monkeypatch.setenv("KONTEXT_BACKEND", "sandbox")
-    said = failure_of(desk.augment(ALL[0], check=False))
+    said = failure_of(project.augment(ALL[0], check=False))
 
     assert "another backend than sandbox" in said.description
-    assert desk.posts() == 0
+    assert project.posts() == 0
 
 
-@pytest.mark.parametrize("desk", [{"balance": 0.25}], indirect=True)
-def test_too_little_credit_stops_unless_the_run_config_says_to_go_on(desk: Desk) -> None:
-    desk.plan()
-    said = failure_of(desk.augment(ALL[0], check=False))
+@pytest.mark.parametrize("project", [{"balance": 0.25}], indirect=True)
+def test_too_little_credit_stops_unless_the_run_config_says_to_go_on(project: Project) -> None:
+    project.plan()
+    said = failure_of(project.augment(ALL[0], check=False))
     assert "buys 2 of the 4 pictures" in said.description
     assert "go_on_with_less_credit" in said.description
-    assert desk.posts() == 0
+    assert project.posts() == 0
 
-    result = desk.augment(ALL[0], check=False, config=_images(go_on_with_less_credit=True))
+    result = project.augment(ALL[0], check=False, config=_images(go_on_with_less_credit=True))
     assert failure_of(result).metadata["cause"].value == "insufficient_credits"
-    assert desk.billed() == 2
+    assert project.billed() == 2
 
 
-def test_a_budget_within_the_balance_needs_no_consent(desk: Desk) -> None:
-    desk.sandbox.set_account(balance=0.35)
-    desk.plan()
-    result = desk.augment(ALL[0], check=False, config=_images(budget_usd=0.3))
+def test_a_budget_within_the_balance_needs_no_consent(project: Project) -> None:
+    project.sandbox.set_account(balance=0.35)
+    project.plan()
+    result = project.augment(ALL[0], check=False, config=_images(budget_usd=0.3))
 
     assert failure_of(result).metadata["cause"].value == "budget"
-    assert desk.billed() == 3
+    assert project.billed() == 3
 
 
 def _images(**config: object) -> dict[str, object]:
@@ -148,29 +150,29 @@ def _images(**config: object) -> dict[str, object]:
 
 @pytest.mark.long
 def test_a_provider_that_is_down_is_tried_again_and_the_run_heals(
-    desk_on_disk: Desk, monkeypatch: pytest.MonkeyPatch
+    project_on_disk: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = desk_on_disk
-    desk.write_manifest([f"a lighthouse with number {index}" for index in range(16)])
-    desk.plan()
-    desk.sandbox.set_faults({"kind": "status", "status": 503})
+    project = project_on_disk
+    project.write_manifest([f"a lighthouse with number {index}" for index in range(16)])
+    project.plan()
+    project.sandbox.set_faults({"kind": "status", "status": 503})
     monkeypatch.setenv("KONTEXT_SERVER_ERROR_RETRIES", "0")
     with subprocess.Popen(materialize(ALL[0], "photos-00003"), cwd=REPOSITORY) as process:
         try:
-            wait_until(lambda: bool(_up_for_retry(desk)))
-            desk.sandbox.set_faults()
+            wait_until(lambda: bool(_up_for_retry(project)))
+            project.sandbox.set_faults()
             assert process.wait(180) == 0
         finally:
             process.kill()
 
-    [said] = _up_for_retry(desk)
+    [said] = _up_for_retry(project)
     assert "used up their tries" in str(said.dagster_event)
-    assert desk.billed() == 16
+    assert project.billed() == 16
 
 
-def _up_for_retry(desk: Desk) -> list[EventLogEntry]:
+def _up_for_retry(project: Project) -> list[EventLogEntry]:
     return [
         entry
-        for run in desk.instance.get_runs()
-        for entry in desk.instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_UP_FOR_RETRY)
+        for run in project.instance.get_runs()
+        for entry in project.instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_UP_FOR_RETRY)
     ]

@@ -10,28 +10,28 @@ from dagster import AssetKey, DagsterRunStatus
 from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.report import read_books
 from kontext_pipeline.settings import load_settings
-from tests.orchestration.conftest import RANGE_START, REPOSITORY, Desk, materialize, wait_until
+from tests.orchestration.conftest import RANGE_START, REPOSITORY, Project, materialize, wait_until
 
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
 
 
-@pytest.mark.parametrize("desk", [{"speed": 12}], indirect=True)
+@pytest.mark.parametrize("project", [{"speed": 12}], indirect=True)
 @pytest.mark.parametrize("api_version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
 def test_sigterm_collects_what_is_in_flight(
-    desk_on_disk: Desk, api_version: str, monkeypatch: pytest.MonkeyPatch
+    project_on_disk: Project, api_version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = desk_on_disk
-    desk.plan()
+    project = project_on_disk
+    project.plan()
     monkeypatch.setenv("KONTEXT_CONCURRENCY", "3")
     monkeypatch.setenv("KONTEXT_API_VERSION", api_version)
     with subprocess.Popen(materialize(ALL[0], ALL[2]), cwd=REPOSITORY, env=dict(os.environ)) as process:
         try:
-            wait_until(lambda: desk.posts() >= 5)
+            wait_until(lambda: project.posts() >= 5)
             process.send_signal(signal.SIGTERM)
             process.wait(60)
         finally:
             process.kill()
-    totals = desk.sandbox.wait_idle()["totals"]
+    totals = project.sandbox.wait_idle()["totals"]
 
     assert 5 <= totals["posts"] < 10
     database = Database(load_settings().resolved_ledger_url, make=False)
@@ -42,10 +42,10 @@ def test_sigterm_collects_what_is_in_flight(
     assert books.pictures == totals["billed"] == totals["posts"]
     assert books.possibly_charged_usd == 0
     assert books.spent_usd == pytest.approx(totals["cost"])
-    assert sum(desk.table(key)["status"].to_pylist().count("succeeded") for key in ALL) == books.pictures
-    [run] = [run for run in desk.instance.get_runs() if RANGE_START in run.tags]
+    assert sum(project.table(key)["status"].to_pylist().count("succeeded") for key in ALL) == books.pictures
+    [run] = [run for run in project.instance.get_runs() if RANGE_START in run.tags]
     assert run.status in (DagsterRunStatus.CANCELED, DagsterRunStatus.FAILURE)
-    assert ALL[0] in desk.instance.get_materialized_partitions(AssetKey("images"))
+    assert ALL[0] in project.instance.get_materialized_partitions(AssetKey("images"))
 
-    desk.augment(ALL[0], ALL[2])
-    assert desk.billed() == 10
+    project.augment(ALL[0], ALL[2])
+    assert project.billed() == 10

@@ -15,7 +15,7 @@ def faults_of(*patterns: Path | str) -> list[str]:
     """Return the faults of manifests, without the folder that they are in."""
     with pytest.raises(ManifestError) as caught:
         check_manifests(read_manifests(patterns))
-    return [line.removeprefix(f"{Path(patterns[0]).parent}/") for line in caught.value.faults]
+    return [line.removeprefix(f"{Path(patterns[0]).parent}/") for line in caught.value.problems]
 
 
 def csv(folder: Path, text: str | bytes, name: str = "m.csv") -> Path:
@@ -169,9 +169,9 @@ def test_only_the_first_faults_are_put_into_words(tmp_path: Path) -> None:
     path = csv(tmp_path, "prompt,seed\n" + "x,a\n" * 1000 + ",1\n")
     with pytest.raises(ManifestError) as caught:
         check_manifests(read_manifests([path]))
-    assert len(caught.value.faults) == 100
+    assert len(caught.value.problems) == 100
     assert caught.value.more == 901
-    assert "row 100, " in caught.value.faults[-1]
+    assert "row 100, " in caught.value.problems[-1]
     assert str(caught.value).endswith("... and 901 more")
 
 

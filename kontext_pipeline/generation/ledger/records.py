@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from kontext_pipeline.generation.ledger.money import Cap
+from kontext_pipeline.segmind.outcomes import Cause
 
 Status = Literal["pending", "succeeded", "failed", "unknown"]
 
@@ -87,7 +88,7 @@ class Settlement:
     cost: int = 0
     """What was charged, millionths of a USD."""
     cost_estimated: bool = False
-    cause: str = ""
+    cause: Cause = Cause.NONE
     status_code: int | None = None
     error: str | None = None
     request_id: str | None = None
@@ -96,7 +97,7 @@ class Settlement:
     """When the request was sent, microseconds since 1970; None keeps the time of the reservation."""
 
 
-NOT_SENT: Final = Settlement("released", "not_sent", cause="not_sent")
+NOT_SENT: Final = Settlement("released", "not_sent", cause=Cause.NOT_SENT)
 """The end of an attempt that was reserved and never sent."""
 
 

@@ -1,7 +1,7 @@
-"""What went wrong, as Dagster is told it: what is worth another try by itself, and what waits for a person.
+"""Failures of a step, as Dagster gets them: which ones are retried, and which ones wait for a person.
 
-A retry asks for what is missing only, so it never pays twice; but where the account, the budget or a
-setting is the cause, trying again can't help.
+A retried step requests only missing pictures, so it never pays twice. Where the account, the budget or a setting is the
+cause, a retry can't help.
 """
 
 import contextlib
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
     from kontext_pipeline.pipeline import RunReport
 
 PASSING_CAUSES: Final = frozenset({"unreachable", "outage", "ledger", "still_out_there"})
-"""Causes of a stop that tend to pass by themselves: the network, the provider, the ledger's database."""
+"""Causes of a stop that tend to pass without help: the network, the provider, the ledger's database."""
 
 RETRIES: Final = RetryPolicy(max_retries=3, delay=30, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
-"""For faults of the infrastructure: after about 30, 60 and 120 seconds. Answers of the API have a policy of
-their own, in the resource `segmind`."""
+"""For failures of the infrastructure. Retries of single requests are the policy in the resource `segmind`."""
 
 
 @contextlib.contextmanager
-def told_to_dagster() -> Iterator[None]:
-    """Turn errors that are meant to be read by the user into failures that carry their words alone."""
+def as_failures() -> Iterator[None]:
+    """Turn errors that the user can correct into failures with the same message, without a traceback."""
     try:
         yield
     except KontextError as error:
@@ -39,20 +38,23 @@ def told_to_dagster() -> Iterator[None]:
 
 
 def stop_of(report: "RunReport") -> "Stop | None":
-    """Say why a run left something to a later one; None where it didn't."""
+    """Return why a run left requests to a later run; None if it left none."""
     from kontext_pipeline.generation.progress import Stop
+    from kontext_pipeline.segmind.outcomes import Cause
 
     if report.stopped is not None:
         return report.stopped
     if report.left:
         return Stop(
-            "still_out_there", f"{report.left:,} jobs are still out there; start again to collect them."
+            Cause.STILL_OUT_THERE,
+            f"{report.left:,} jobs are not finished; start again to collect their pictures.",
         )
     return None
 
 
-def failure(stop: "Stop", *, finished: int, batches: int, generated: int, spent_usd: float) -> Failure:
-    """Make the failure of a step that was stopped, with what was done till then."""
+def failure_of(stop: "Stop", report: "RunReport", *, batches: int) -> Failure:
+    """Return the failure of a step that was stopped, with what was done until then."""
+    finished, generated = len(report.finished), report.progress.succeeded
     kept = f"{finished:,} of {batches:,} batches are finished" if batches > 1 else "The batch is not finished"
     return Failure(
         description=f"Stopped: {stop.message} {kept}; {generated:,} pictures were generated and are kept.",
@@ -61,7 +63,7 @@ def failure(stop: "Stop", *, finished: int, batches: int, generated: int, spent_
             "finished_batches": finished,
             "batches": batches,
             "generated": generated,
-            "spent_usd": spent_usd,
+            "spent_usd": report.progress.spent / 1e6,
         },
         allow_retries=stop.cause in PASSING_CAUSES,
     )

@@ -1,5 +1,6 @@
-"""What Dagster shows of a plan, a batch and a table: its metadata values, made of figures that others compute."""
+"""Metadata of materializations: what Dagster shows of a plan, a batch and a table."""
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dagster import MetadataValue, TableColumn, TableRecord, TableSchema
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 SHEET_PICTURES: Final = 24
 """Most thumbnails on a batch's contact sheet."""
 SHEET_PICTURES_A_RUN: Final = 1200
-"""Most thumbnails of a run, over all its batches: each takes about 20 ms."""
+"""Most thumbnails in a run, over all its batches; each takes about 20 ms."""
 ROWS_SHOWN: Final = 20
 """Most rows of a table in the metadata of one event."""
 
 
 def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
-    """Return what the plan's materialization says."""
+    """Return the plan's counts, estimated cost and time, warnings, and its manifests."""
     by_manifest: dict[str, list[int]] = {}
     for batch in plan.batches:
         by_manifest.setdefault(batch.manifest, []).append(batch.rows)
@@ -36,28 +37,28 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
         "batches": len(plan.batches),
         "backend": plan.backend,
         "warnings": MetadataValue.md("\n".join(f"- {text}" for text in plan.warnings) or "none"),
-        "manifests": MetadataValue.table(
-            [
-                TableRecord({"manifest": name, "batches": len(sizes), "pictures": sum(sizes)})
+        "manifests": table_value(
+            (
+                {"manifest": name, "batches": len(sizes), "pictures": sum(sizes)}
                 for name, sizes in list(by_manifest.items())[:ROWS_SHOWN]
-            ],
-            schema=TableSchema(
-                [
-                    TableColumn("manifest", "string"),
-                    TableColumn("batches", "int"),
-                    TableColumn(
-                        "pictures",
-                        "int",
-                        description="work_items of its rows, those for the same picture too",
-                    ),
-                ]
+            ),
+            TableColumn("manifest", "string"),
+            TableColumn("batches", "int"),
+            TableColumn(
+                "pictures", "int", description="requested by its rows; shared pictures count for each"
             ),
         ),
     }
 
 
+def table_value(rows: Iterable[Mapping[str, Any]], *columns: TableColumn) -> MetadataValue:
+    """Return rows as a table for the UI. Without `columns`, names and types are those of the first row."""
+    schema = TableSchema(list(columns)) if columns else None
+    return MetadataValue.table([TableRecord(row) for row in rows], schema=schema)
+
+
 def figures(summary: "BatchSummary") -> dict[str, Any]:
-    """Return a batch's figures: counts by status and status code, money, seconds and bytes."""
+    """Return a batch's figures: counts by status and status code, USD, seconds and bytes."""
     shown: dict[str, Any] = {
         "rows": summary.rows,
         "pictures": summary.pictures,
@@ -68,18 +69,15 @@ def figures(summary: "BatchSummary") -> dict[str, Any]:
         "bytes": summary.bytes,
     }
     if summary.latency_s is not None:
-        shown |= {
-            "latency_p50_s": round(summary.latency_s.p50, 3),
-            "latency_p90_s": round(summary.latency_s.p90, 3),
-            "latency_p99_s": round(summary.latency_s.p99, 3),
-        }
+        for name in ("p50", "p90", "p99"):
+            shown[f"latency_{name}_s"] = round(getattr(summary.latency_s, name), 3)
     return shown
 
 
 def batch_metadata(pipeline: "Pipeline", table: "pa.Table", *, thumbnails: int) -> dict[str, Any]:
-    """Return what the materialization of a batch's images says: figures, a contact sheet, rows without a picture.
+    """Return a batch's figures, its contact sheet and its rows without a picture.
 
-    `thumbnails` bounds the sheet; 0 leaves it out.
+    `thumbnails`: the most on the sheet; 0: no sheet.
     """
     from kontext_pipeline.dataset.summary import summarize
 
@@ -92,36 +90,42 @@ def batch_metadata(pipeline: "Pipeline", table: "pa.Table", *, thumbnails: int) 
 
 
 def thumbnails_for(batches: int) -> int:
-    """Return how many thumbnails each batch may show in a run over so many batches."""
+    """Return the most thumbnails for each batch in a run of `batches` batches."""
     return min(SHEET_PICTURES, SHEET_PICTURES_A_RUN // max(1, batches))
 
 
-def column_schema(schema: "pa.Schema") -> TableSchema:
-    """Return the columns of a metadata table with their meanings, the manifest's own ones last."""
+def table_metadata(table: "pa.Table") -> dict[str, Any]:
+    """Return the figures, the row count and the columns of a batch's metadata table."""
+    from kontext_pipeline.dataset.summary import summarize
+
+    return {
+        **figures(summarize(table)),
+        "dagster/partition_row_count": table.num_rows,
+        "dagster/column_schema": _column_schema(table.schema),
+    }
+
+
+def _column_schema(schema: "pa.Schema") -> TableSchema:
     from kontext_pipeline.columns import TABLE_COLUMNS
 
     meanings = {column.name: column.meaning for column in TABLE_COLUMNS}
+    own = "the manifest's own column"
     return TableSchema(
-        [
-            TableColumn(
-                field.name, str(field.type), description=meanings.get(field.name, "the manifest's own column")
-            )
-            for field in schema
-        ]
+        [TableColumn(one.name, str(one.type), description=meanings.get(one.name, own)) for one in schema]
     )
 
 
 def _contact_sheet(pipeline: "Pipeline", table: "pa.Table", most: int) -> str | None:
     from kontext_pipeline.dataset.contact_sheet import contact_sheet
 
-    there = table.select(["image_path", "id", "variant"]).filter(table["image_path"].is_valid())
+    rows = table.select(["image_path", "id", "variant"]).filter(table["image_path"].is_valid())
     captions: dict[str, str] = {}
-    for row in there.to_pylist():
+    for row in rows.to_pylist():
         name = row["id"] if row["variant"] == 1 else f"{row['id']} · {row['variant']}"
         captions.setdefault(row["image_path"], name)
     chosen = list(captions.items())
     if len(chosen) > most:
-        # Spread over the batch: its first rows often ask for much the same.
+        # Spread over the batch, because its first rows are often alike.
         chosen = [chosen[index * len(chosen) // most] for index in range(most)] if most else []
     return contact_sheet([(pipeline.data_dir / path, caption) for path, caption in chosen])
 
@@ -133,19 +137,13 @@ def _rows_without_picture(table: "pa.Table") -> MetadataValue | None:
     if not rows.num_rows:
         return None
     names = ("id", "status", "status_code", "error")
-    return MetadataValue.table(
-        [
-            TableRecord({name: "" if row[name] is None else row[name] for name in names})
+    return table_value(
+        (
+            {name: "" if row[name] is None else row[name] for name in names}
             for row in rows.select(names).slice(0, ROWS_SHOWN).to_pylist()
-        ],
-        schema=TableSchema(
-            [
-                TableColumn("id", "string"),
-                TableColumn("status", "string"),
-                TableColumn("status_code", "string", description="HTTP status of the last answer"),
-                TableColumn(
-                    "error", "string", description=f"the server's words; the first {ROWS_SHOWN} rows"
-                ),
-            ]
         ),
+        TableColumn("id", "string"),
+        TableColumn("status", "string"),
+        TableColumn("status_code", "string", description="HTTP status of the last answer"),
+        TableColumn("error", "string", description=f"message of the server; the first {ROWS_SHOWN} rows"),
     )

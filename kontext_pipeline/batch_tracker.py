@@ -1,0 +1,114 @@
+"""Batches of a run: which requests of each still need a picture, and which batches are finished."""
+
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Final
+
+import pyarrow as pa
+
+from kontext_pipeline.generation.ledger import Status
+from kontext_pipeline.generation.work import WorkItem
+from kontext_pipeline.planning.plan import Plan, requests_of
+
+log: Final = logging.getLogger(__name__)
+
+Settled = Callable[[Sequence[str]], tuple[Set[str], Set[str]]]
+"""Given fingerprints: those that succeeded, and those that a run doesn't try again. May contain other fingerprints too."""
+
+
+class BatchTracker:
+    """Gives a run its work items, and writes a batch's table when the last of its items has its outcome.
+
+    A thread writes the tables, so that no request waits for them.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        keys: Sequence[str],
+        *,
+        read_settled: Callable[[], Settled],
+        write_table: Callable[[str], None],
+    ) -> None:
+        """`keys`: the batches to generate. `write_table` is given a batch's key."""
+        self.finished: list[str] = []
+        """Batches of which every request has its outcome."""
+        self._plan = plan
+        self._keys = list(keys)
+        self._read_settled = read_settled
+        self._write_table = write_table
+        self._lock = threading.Lock()
+        self._left: Counter[str] = Counter()
+        self._written: set[str] = set()
+        self._error: BaseException | None = None
+        self._to_write: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_tables, name="tables", daemon=True)
+        self._writer.start()
+
+    @property
+    def left(self) -> int:
+        """Work items that were handed out and have no outcome."""
+        return self._left.total()
+
+    def work_items(self) -> Iterator[WorkItem]:
+        """Yield every request that has no outcome yet, batch after batch, once per batch."""
+        nothing_to_do = []
+        # Read now, not earlier: before it asks for the first item, a run settles what dead runs left.
+        settled = self._read_settled()
+        for key in self._keys:
+            items = self._items_of(key, settled)
+            with self._lock:
+                self._left[key] = len(items)
+                if not items:
+                    self.finished.append(key)
+                    nothing_to_do.append(key)
+            yield from items
+        # Their tables are written last: requests should not wait for them.
+        for key in nothing_to_do:
+            self._to_write.put(key)
+
+    def has_outcome(self, item: WorkItem, _status: Status) -> None:
+        """Count an item's outcome. May be called from any thread."""
+        with self._lock:
+            self._left[item.batch] -= 1
+            if self._left[item.batch]:
+                return
+            self.finished.append(item.batch)
+        log.debug("Every request of the batch has its outcome.", extra={"batch": item.batch})
+        self._to_write.put(item.batch)
+
+    def close(self) -> None:
+        """Write the tables that are not written yet, also of unfinished batches.
+
+        Raises:
+            Exception: the first one that writing a table has raised.
+        """
+        self._to_write.put(None)
+        self._writer.join()
+        for key in self._keys:
+            if key not in self._written:
+                self._write_table(key)
+        if self._error is not None:
+            raise self._error
+
+    def _items_of(self, key: str, settled: Settled) -> list[WorkItem]:
+        batch = self._plan.batch_table(key)
+        fingerprints = batch["fingerprint"].to_pylist()
+        succeeded, given_up = settled(fingerprints)
+        left = [one not in succeeded and one not in given_up for one in fingerprints]
+        if not any(left):
+            return []
+        # Rows of a batch may share a request.
+        requests = dict(requests_of(batch.filter(pa.array(left))))
+        return [WorkItem(fingerprint, key, request) for fingerprint, request in requests.items()]
+
+    def _write_tables(self) -> None:
+        while (key := self._to_write.get()) is not None:
+            try:
+                self._write_table(key)
+                self._written.add(key)
+            except Exception as error:  # noqa: BLE001  raised again by close()
+                self._error = self._error or error

@@ -1,0 +1,77 @@
+"""The check before a run: does the account accept the key, and does its balance pay for the plan?"""
+
+import logging
+from typing import Final
+
+from kontext_pipeline.errors import KontextError
+from kontext_pipeline.generation.ledger.money import micros
+from kontext_pipeline.segmind.answers import Credits
+from kontext_pipeline.segmind.client import SegmindClient
+from kontext_pipeline.segmind.model import LIST_PRICE_USD
+from kontext_pipeline.segmind.outcomes import Outcome
+
+log: Final = logging.getLogger(__name__)
+
+
+class PreflightError(KontextError):
+    """The account can't do what the plan asks for. Nothing that costs money was sent."""
+
+    def __init__(self, message: str, *, reachable: bool) -> None:
+        """`reachable`: the API answered, so trying again later doesn't help by itself."""
+        super().__init__(message)
+        self.reachable = reachable
+
+
+def check_account(
+    client: SegmindClient,
+    pictures: int,
+    *,
+    remaining_budget: int | None,
+    base_url: str,
+    go_on_with_less: bool,
+) -> str | None:
+    """Ask the account for its balance, which is free. Return a warning for the user, if there is one.
+
+    The balance need not pay for more than `remaining_budget` (millionths of a USD; None: no cap) allows.
+
+    Raises:
+        PreflightError: the key is refused, the API can't be reached, or the balance pays for fewer than `pictures`
+            and `go_on_with_less` is False.
+    """
+    if remaining_budget is not None:
+        pictures = min(pictures, max(0, remaining_budget) // micros(LIST_PRICE_USD))
+    balance = client.credits()
+    if balance.outcome is Outcome.STOPPED:
+        raise PreflightError(
+            f"the API refuses the key: {balance.status_code} {balance.error or ''}. Check SEGMIND_API_KEY. "
+            "Nothing was sent.",
+            reachable=True,
+        )
+    if balance.outcome is Outcome.UNREACHABLE:
+        raise PreflightError(
+            f"{base_url} can't be reached: {balance.error}. Nothing was sent.", reachable=False
+        )
+    return _compare(balance, pictures, go_on_with_less=go_on_with_less)
+
+
+def _compare(balance: Credits, pictures: int, *, go_on_with_less: bool) -> str | None:
+    if balance.total is None:
+        log.info("The API doesn't say what the account's balance is.")
+        return None
+    log.info("The account's balance is %.2f USD.", balance.total)
+    affordable = max(0, micros(balance.total) // micros(LIST_PRICE_USD))
+    if affordable >= pictures:
+        return None
+    shortage = (
+        f"the account's balance of {balance.total:.2f} USD buys {affordable:,} of the {pictures:,} pictures "
+        f"({pictures * LIST_PRICE_USD:.2f} USD)"
+    )
+    if affordable == 0:
+        raise PreflightError(f"{shortage}. Top it up. Nothing was sent.", reachable=True)
+    if not go_on_with_less:
+        raise PreflightError(
+            f"{shortage}. Top it up, or let the run go on to that point (--yes, or go_on_with_less_credit in Dagster). "
+            "Nothing was sent.",
+            reachable=True,
+        )
+    return f"{shortage}; the run goes on to that point"

@@ -1,0 +1,118 @@
+"""What all subcommands have: options made from `Settings`, options for logs, and errors printed as messages.
+
+Importing `Settings` takes longer than `kontext --help` should, so a command makes these options when it needs them.
+"""
+
+import sys
+from enum import IntEnum
+from functools import cache, partial
+from typing import Any, Final, Literal, get_args, get_origin
+
+import click
+
+from kontext_pipeline import logs
+from kontext_pipeline.errors import KontextError
+
+PLANNING: Final = ("manifests", "data_dir", "backend", "batch_size", "seed")
+"""Settings that decide what is planned, and where."""
+GENERATION: Final = ("api_version", "concurrency", "rpm")
+"""Settings that decide how pictures are generated."""
+
+_LOGS: Final = f"{__name__}.logs"
+"""Key in click's `meta`, which the command and its subcommand share."""
+
+
+class Exit(IntEnum):
+    """Exit statuses of `kontext run`; other commands use `DONE` and `NOTHING_SENT`."""
+
+    DONE = 0
+    """Every row has its picture."""
+    SOME_FAILED = 1
+    """Some rows failed for good, or may have been charged without a picture; the other rows have theirs."""
+    NOTHING_SENT = 2
+    """The manifest, the settings or the key was wrong."""
+    STOPPED = 3
+    """Stopped early by the account, the budget, the disk or the user; start again to go on."""
+
+
+class Command(click.Command):
+    """A subcommand with the options of `settings` and the log options. Errors of the user end it with a message."""
+
+    def __init__(self, *arguments: Any, settings: tuple[str, ...] = (), **attributes: Any) -> None:
+        """`settings`: names in `Settings`; `manifests` becomes the command's arguments."""
+        super().__init__(*arguments, **attributes)
+        self.settings = settings
+        self.params += _log_options()
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return all parameters: of settings first, then the command's own."""
+        return [*map(_of_setting, self.settings), *super().get_params(ctx)]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Configure the logs as the options before and after the subcommand say, then run the command."""
+        try:
+            logs.configure(**ctx.meta.get(_LOGS, {}))
+            return super().invoke(ctx)
+        except KontextError as error:
+            from kontext_pipeline import console
+
+            console.complain(str(error))
+            sys.exit(Exit.NOTHING_SENT)
+        except KeyboardInterrupt:
+            sys.exit(Exit.STOPPED)
+
+
+class Group(click.Group):
+    """The `kontext` command itself, which takes the log options as its subcommands do."""
+
+    command_class = Command
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        """Take what `click.Group` takes."""
+        super().__init__(*arguments, **attributes)
+        self.params += _log_options()
+
+
+@cache
+def _of_setting(name: str) -> click.Parameter:
+    from kontext_pipeline.settings import Settings, plain_type
+
+    field, kind = Settings.model_fields[name], plain_type(name)
+    if get_origin(kind) is list:
+        return click.Argument([name], nargs=-1, metavar=f"{name.removesuffix('s').upper()}...")
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    metavar = extra.get("metavar", "N" if kind in (int, float) else None)
+    return click.Option(
+        [f"--{name.replace('_', '-')}"],
+        type=click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind,
+        metavar=str(metavar) if metavar else None,
+        help=(field.description or "").replace("`", ""),
+    )
+
+
+def _choose_logs(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    chosen = context.meta.setdefault(_LOGS, {"verbosity": 0})
+    if parameter.name == "verbosity":
+        # `kontext -v run -v` is as verbose as `kontext run -vv`.
+        chosen["verbosity"] += value
+    elif value is not None:
+        chosen[parameter.name] = value
+
+
+def _log_options() -> list[click.Parameter]:
+    option = partial(click.Option, expose_value=False, callback=_choose_logs)
+    return [
+        option(
+            ["-v", "--verbose", "verbosity"],
+            count=True,
+            help="Log more to the terminal: -v what a run does, -vv every step of every request.",
+        ),
+        option(
+            ["--log-file"], metavar="PATH", help="Append a log of every step of every request to this file."
+        ),
+        option(
+            ["--log-format"],
+            type=click.Choice(get_args(logs.LogFormat)),
+            help="Format of the log, on the terminal and in the file; default: text.",
+        ),
+    ]

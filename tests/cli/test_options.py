@@ -1,0 +1,84 @@
+"""Options of the commands: they follow from the settings, and log options stand before or after the subcommand."""
+
+import logging
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kontext_pipeline.cli import main
+from kontext_pipeline.settings import Settings
+
+PLANNED = ["data_dir", "backend", "batch_size", "seed", "api_version", "concurrency", "rpm"]
+EXPECTED = {
+    "plan": ["manifests", *PLANNED],
+    "run": ["manifests", *PLANNED, "budget", "retry_failed", "yes"],
+    "ui": ["manifests", *PLANNED, "port"],
+    "status": ["data_dir", "as_json"],
+}
+LOG_OPTIONS = ["verbosity", "log_file", "log_format"]
+
+
+def parameters(command: str) -> dict[str, click.Parameter]:
+    found = main.commands[command].get_params(click.Context(main.commands[command]))
+    return {str(one.name): one for one in found if "--help" not in one.opts}
+
+
+@pytest.mark.parametrize("command", EXPECTED)
+def test_a_command_has_the_options_of_its_settings(command: str) -> None:
+    found = parameters(command)
+    assert sorted(found) == sorted([*EXPECTED[command], *LOG_OPTIONS])
+    for name, option in found.items():
+        if name in Settings.model_fields and isinstance(option, click.Option):
+            assert option.opts == [f"--{name.replace('_', '-')}"]
+            assert option.help == str(Settings.model_fields[name].description).replace("`", "")
+            assert option.default is None or option.to_info_dict()["default"] is None, (
+                "the settings have the default"
+            )
+
+
+def test_types_and_choices_are_those_of_the_settings() -> None:
+    found = parameters("plan")
+    assert isinstance(found["backend"].type, click.Choice)
+    assert tuple(found["backend"].type.choices) == get_args(Settings.model_fields["backend"].annotation)
+    assert found["seed"].type is click.INT
+    assert found["rpm"].type is click.FLOAT
+    assert found["manifests"].nargs == -1
+    assert found["data_dir"].metavar == "DIR"
+    assert found["seed"].metavar == "N"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "level", "lines"),
+    [
+        (["status"], logging.WARNING, None),
+        (["status", "-v"], logging.INFO, None),
+        (["-v", "status"], logging.INFO, None),
+        (["-v", "status", "-v"], logging.DEBUG, None),
+        (["status", "-vv"], logging.DEBUG, None),
+        (["status", "--log-file", "log"], logging.DEBUG, "text"),
+        (["--log-file", "log", "status", "--log-format", "json"], logging.DEBUG, "json"),
+        (["--log-format", "json", "status", "--log-file", "log"], logging.DEBUG, "json"),
+    ],
+)
+def test_log_options_stand_before_or_after_the_subcommand(
+    arguments: list[str], level: int, lines: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KONTEXT_DATA_DIR", str(tmp_path / "nothing"))
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2, "there is no ledger"
+    logger = logging.getLogger("kontext_pipeline")
+    assert logger.level == level
+    logger.warning("a line")
+    if lines:
+        [line] = (tmp_path / "log").read_text().splitlines()
+        assert line.startswith("{") == (lines == "json")
+
+
+def test_a_log_file_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["plan", "--log-file", str(tmp_path / "nowhere" / "log")])
+    assert done.exit_code == 2
+    assert "can't be written" in done.stderr
