@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final
 from dagster import Backoff, Failure, Jitter, RetryPolicy
 
 from kontext_pipeline.errors import KontextError, LedgerError
+from kontext_pipeline.segmind.outcomes import Cause
 
 if TYPE_CHECKING:
     from kontext_pipeline.generation.progress import Stop
     from kontext_pipeline.pipeline import RunReport
 
-PASSING_CAUSES: Final = frozenset({"unreachable", "outage", "ledger", "still_out_there"})
+PASSING_CAUSES: Final = frozenset({Cause.UNREACHABLE, Cause.OUTAGE, Cause.LEDGER, Cause.STILL_OUT_THERE})
 """Causes of a stop that tend to pass without help: the network, the provider, the ledger's database."""
 
 RETRIES: Final = RetryPolicy(max_retries=3, delay=30, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
@@ -40,7 +41,6 @@ def as_failures() -> Iterator[None]:
 def stop_of(report: "RunReport") -> "Stop | None":
     """Return why a run left requests to a later run; None if it left none."""
     from kontext_pipeline.generation.progress import Stop
-    from kontext_pipeline.segmind.outcomes import Cause
 
     if report.stopped is not None:
         return report.stopped
