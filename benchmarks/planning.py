@@ -55,8 +55,8 @@ def report(plan, seconds):
 _PLAN = """
 start = time.perf_counter()
 from pathlib import Path
-from kontext_pipeline.planning.manifest import read_manifests
-from kontext_pipeline.planning.plan import make_plan
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.planner import make_plan
 plan = make_plan(read_manifests([sys.argv[1]]), data_dir=Path(sys.argv[2]), backend="sandbox", seed=0,
                  batch_size=int(sys.argv[3]), clamp_safety_tolerance=False)
 report(plan, time.perf_counter() - start)

@@ -31,8 +31,9 @@ from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.generation.store import ImageStore
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.planning.estimate import Estimate, estimate
-from kontext_pipeline.planning.manifest import read_manifests
-from kontext_pipeline.planning.plan import Plan, load_plan, make_plan, requests_of
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.plan import Plan, load_plan, requests_of
+from kontext_pipeline.planning.planner import make_plan
 from kontext_pipeline.segmind.answers import Credits
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD

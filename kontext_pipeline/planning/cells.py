@@ -1,12 +1,14 @@
-"""What the cells of a manifest say: Arrow columns of any kind made into text, choices and whole numbers.
+"""The values of a manifest's cells: columns of any type, read as text, choices or whole numbers.
 
-Everything works on whole columns and knows neither files nor messages: each function returns the values
-and where it could not make sense of them. "Not given" is null, whatever the file wrote for it.
+These functions know neither files nor messages. Each returns the values of a whole column, and where it has none
+that is allowed. A value that is not given is null in the result, however the file has it.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,11 +17,11 @@ _EXACT_IN_FLOAT64: Final = 2**53
 
 
 class UnreadableColumnError(Exception):
-    """The column's type can't hold what is asked of it; its text says what it holds."""
+    """The column has an unsuitable type. The text of the error says which."""
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column without its encoding: dictionaries and runs spelled out, values untouched."""
+    """Return the column without dictionary or run-end encoding; the values are the same."""
     if pa.types.is_dictionary(column.type):
         return column.cast(column.type.value_type)
     if pa.types.is_run_end_encoded(column.type):
@@ -28,16 +30,17 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def each_chunk(function: Callable[[pa.Array], pa.Array], column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Apply `function` chunk by chunk, so that what it makes on the way is never as large as the column."""
+    """Apply `function` to each chunk, so that intermediate arrays are small."""
     if column.num_chunks == 0:
         return pa.chunked_array([function(pa.array([], column.type))])
     return pa.chunked_array([function(chunk) for chunk in column.chunks])
 
 
 def text(column: pa.ChunkedArray, *, trim: bool) -> pa.ChunkedArray:
-    """Return the column as strings, blank ones null; with `trim`, without surrounding white space.
+    """Return the column as strings, blank ones as null; with `trim`, without surrounding white space.
 
-    Raises `UnreadableColumnError` when the column holds neither text nor nothing.
+    Raises:
+        UnreadableColumnError: The column has values that aren't text.
     """
     column = plain(column)
     kind = column.type
@@ -60,10 +63,11 @@ def text(column: pa.ChunkedArray, *, trim: bool) -> pa.ChunkedArray:
     return each_chunk(without_blanks, column)
 
 
-def names(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column as ids: trimmed text, or whole numbers written without a fraction.
+def ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column as ids: trimmed text, or whole numbers as text.
 
-    Raises `UnreadableColumnError` when they are neither.
+    Raises:
+        UnreadableColumnError: The column has other values.
     """
     column = plain(column)
     if pa.types.is_floating(column.type):
@@ -80,9 +84,12 @@ def names(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def choices(column: pa.ChunkedArray, spellings: Mapping[str, str]) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return the column with each value replaced by what `spellings` says, and where it has no such value.
+    """Return the column with each value replaced as `spellings` says, and a mask of the values it doesn't have.
 
-    Case and surrounding white space don't matter. Both columns are as long as the given one.
+    Ignores case and surrounding white space.
+
+    Raises:
+        UnreadableColumnError: The column has values that aren't text.
     """
     given = each_chunk(pc.utf8_lower, text(column, trim=True))
     known = pa.array(list(spellings), pa.string())
@@ -93,10 +100,12 @@ def choices(column: pa.ChunkedArray, spellings: Mapping[str, str]) -> tuple[pa.C
 
 
 def whole_numbers(column: pa.ChunkedArray, allowed: range) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return the column as int64, and where its value is no whole number in `allowed`.
+    """Return the column as int64, and a mask of the values that aren't whole numbers in `allowed`.
 
-    A whole number may have arrived as 3.0; NaN and blank text are null. Raises `UnreadableColumnError`
-    when the column's type has no numbers in it.
+    3.0 is a whole number; NaN and blank text are null.
+
+    Raises:
+        UnreadableColumnError: The type of the column has no numbers.
     """
     column = plain(column)
     kind = column.type
@@ -118,6 +127,22 @@ def whole_numbers(column: pa.ChunkedArray, allowed: range) -> tuple[pa.ChunkedAr
         number, bad = _parsed(column)
     outside = pc.or_(pc.less(number, allowed.start), pc.greater_equal(number, allowed.stop))
     return number, pc.or_(bad, pc.fill_null(outside, False))
+
+
+def matches(column: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
+    """Return a mask of the strings in which a regular expression has a match."""
+    return pc.fill_null(pc.match_substring_regex(column, pattern), False)
+
+
+def is_blank(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Return a mask of the values that are not given: null, NaN or blank text."""
+    column = plain(column)
+    if pa.types.is_floating(column.type):
+        return np.asarray(pc.is_null(column, nan_is_null=True))
+    try:
+        return np.asarray(pc.is_null(text(column, trim=True)))
+    except UnreadableColumnError:
+        return np.asarray(pc.is_null(column))
 
 
 def _parsed(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from kontext_pipeline.planning.estimate import Estimate, estimate, seconds_for
-from kontext_pipeline.planning.manifest import read_manifests
-from kontext_pipeline.planning.plan import Plan, make_plan
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.plan import Plan
+from kontext_pipeline.planning.planner import make_plan
 
 
 @pytest.fixture

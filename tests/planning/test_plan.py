@@ -17,17 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from kontext_pipeline.errors import ManifestError
-from kontext_pipeline.planning.manifest import read_manifests
-from kontext_pipeline.planning.plan import (
-    PLAN_COLUMNS,
-    BatchInfo,
-    Plan,
-    PlanError,
-    load_plan,
-    make_plan,
-    requests_of,
-)
+from kontext_pipeline.columns import PLAN_SCHEMA
+from kontext_pipeline.errors import ManifestError, PlanError
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.plan import BatchInfo, Plan, load_plan, requests_of
+from kontext_pipeline.planning.planner import make_plan
 
 Row = dict[str, Any]
 
@@ -72,7 +66,7 @@ def test_a_plan(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
     assert plan.batches == [BatchInfo("m-00000", "m", 3, 0)]
     assert (plan.rows, plan.requested, plan.pictures, plan.text_to_image) == (2, 3, 3, 1)
     table = plan.batch_table("m-00000")
-    assert table.schema == pa.schema([*PLAN_COLUMNS, ("label", pa.string())])
+    assert table.schema == pa.schema([*PLAN_SCHEMA, ("label", pa.string())])
     first, second, third = table.to_pylist()
     assert first == {
         "manifest": "m",
@@ -263,7 +257,7 @@ def test_other_settings_ask_for_other_pictures_in_the_same_batches(tmp_path: Pat
     assert prints_of(plan_of(tmp_path)) == prints
 
 
-def test_the_same_wish_twice_is_one_picture(tmp_path: Path) -> None:
+def test_two_equal_requests_are_one_picture(tmp_path: Path) -> None:
     csv(tmp_path, ["a,x", "b,x", "a,y", "a,z"], "prompt,label")
     plan = plan_of(tmp_path)
     assert (plan.requested, plan.pictures) == (4, 2)
@@ -271,10 +265,7 @@ def test_the_same_wish_twice_is_one_picture(tmp_path: Path) -> None:
     base = rows[0]["id"]
     assert [row["id"] for row in rows if row["prompt"] == "a"] == [base, f"{base}-2", f"{base}-3"]
     assert [row["label"] for row in rows] == ["x", "x", "y", "z"]
-    assert (
-        "4 pictures are wished for and 2 of them differ; what is wished for twice is generated once"
-        in plan.warnings
-    )
+    assert "4 pictures are requested and 2 of them differ; equal requests are generated once" in plan.warnings
 
 
 def test_ids_stay_unique_beside_ids_that_look_derived(tmp_path: Path) -> None:
@@ -375,7 +366,7 @@ def test_an_open_plan_stays_readable_when_it_is_replaced(tmp_path: Path) -> None
     assert prompts_by_batch(second) == {"m-00000": ["x"], "m-00001": ["d"]}
 
 
-def test_a_faulty_manifest_leaves_the_plan_as_it_was(tmp_path: Path) -> None:
+def test_a_manifest_with_problems_leaves_the_plan_as_it_was(tmp_path: Path) -> None:
     csv(tmp_path, ["a"])
     plan_of(tmp_path)
     path = tmp_path / "data" / "plan" / "m.parquet"
