@@ -5,7 +5,7 @@ that is allowed. A value that is not given is null in the result, however the fi
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _INT64_DIGITS: Final = 18
-_EXACT_IN_FLOAT64: Final = 2**53
 
 
 class UnreadableColumnError(Exception):
@@ -46,7 +45,7 @@ def text(column: pa.ChunkedArray, *, trim: bool) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_null(kind):
         return column.cast(pa.string())
-    if pa.types.is_floating(kind) and column.null_count + _count(pc.is_nan(column)) == len(column):
+    if pa.types.is_floating(kind) and pc.all(pc.is_null(column, nan_is_null=True)).as_py():
         return pa.chunked_array([pa.nulls(len(column), pa.string())])
     if not _holds_text(kind):
         raise UnreadableColumnError(f"holds {kind}; text is needed")
@@ -94,9 +93,8 @@ def choices(column: pa.ChunkedArray, spellings: Mapping[str, str]) -> tuple[pa.C
     given = each_chunk(pc.utf8_lower, text(column, trim=True))
     known = pa.array(list(spellings), pa.string())
     meant = pa.array(list(spellings.values()), pa.string())
-    index = pc.index_in(given, value_set=known)
-    bad = pc.and_(pc.is_valid(given), pc.is_null(index))
-    return _chunked(meant.take(_one_chunk(index))), bad
+    values = each_chunk(lambda chunk: meant.take(pc.index_in(chunk, value_set=known)), given)
+    return values, pc.and_(pc.is_valid(given), pc.is_null(values))
 
 
 def whole_numbers(column: pa.ChunkedArray, allowed: range) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
@@ -109,24 +107,20 @@ def whole_numbers(column: pa.ChunkedArray, allowed: range) -> tuple[pa.ChunkedAr
     """
     column = plain(column)
     kind = column.type
-    if pa.types.is_null(kind):
-        return column.cast(pa.int64()), pa.chunked_array([pa.array([False] * len(column), pa.bool_())])
-    if pa.types.is_integer(kind):
-        bad = (
-            pc.greater(column, pa.scalar(2**63 - 1, kind)) if pa.types.is_uint64(kind) else pc.is_null(column)
-        )
-        number = column.cast(pa.int64(), safe=False)
-        bad = pc.and_(bad, pc.is_valid(column))
-    elif pa.types.is_floating(kind):
+    if pa.types.is_floating(kind):
         column = column.cast(pa.float64())
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
-        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), _EXACT_IN_FLOAT64))
-        bad = pc.invert(pc.fill_null(whole, True))
-        number = pc.if_else(bad, pa.scalar(None, pa.float64()), column).cast(pa.int64())
-    else:
-        number, bad = _parsed(column)
-    outside = pc.or_(pc.less(number, allowed.start), pc.greater_equal(number, allowed.stop))
-    return number, pc.or_(bad, pc.fill_null(outside, False))
+    if (pa.types.is_primitive(kind) and not pa.types.is_temporal(kind)) or pa.types.is_decimal(kind):
+        column = column.cast(pa.string())
+    elif not (pa.types.is_null(kind) or _holds_text(kind)):
+        raise UnreadableColumnError(f"holds {kind}; whole numbers are needed")
+    given = text(column, trim=True)
+    not_given = pc.match_substring_regex(given, "^(?i:nan|<na>)$")
+    given = pc.if_else(not_given, pa.scalar(None, pa.string()), given)
+    reads = pc.match_substring_regex(given, rf"^[+-]?0*[0-9]{{1,{_INT64_DIGITS}}}(\.0*)?$")
+    digits = pc.replace_substring_regex(given, r"^\+?(-?)0*([0-9]+?)(\.0*)?$", r"\1\2")
+    numbers = pc.if_else(reads, digits, pa.scalar(None, pa.string())).cast(pa.int64())
+    is_allowed = pc.and_(pc.greater_equal(numbers, allowed.start), pc.less(numbers, allowed.stop))
+    return numbers, pc.and_(pc.is_valid(given), pc.invert(pc.fill_null(is_allowed, False)))
 
 
 def matches(column: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
@@ -136,46 +130,13 @@ def matches(column: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
 
 def is_blank(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     """Return a mask of the values that are not given: null, NaN or blank text."""
-    column = plain(column)
-    if pa.types.is_floating(column.type):
-        return np.asarray(pc.is_null(column, nan_is_null=True))
     try:
         return np.asarray(pc.is_null(text(column, trim=True)))
     except UnreadableColumnError:
-        return np.asarray(pc.is_null(column))
-
-
-def _parsed(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    if not _holds_text(column.type):
-        if not (pa.types.is_decimal(column.type) or pa.types.is_boolean(column.type)):
-            raise UnreadableColumnError(f"holds {column.type}; whole numbers are needed")
-        column = column.cast(pa.string())
-    given = text(column, trim=True)
-    not_given = pc.match_substring_regex(given, "^(?i:nan|<na>)$")
-    given = pc.if_else(not_given, pa.scalar(None, pa.string()), given)
-    reads = pc.match_substring_regex(given, rf"^[+-]?0*[0-9]{{1,{_INT64_DIGITS}}}(\.0*)?$")
-    digits = pc.replace_substring_regex(given, r"^\+?(-?)0*([0-9]+?)(\.0*)?$", r"\1\2")
-    number = pc.if_else(reads, digits, pa.scalar(None, pa.string())).cast(pa.int64())
-    return number, pc.fill_null(pc.invert(reads), False)
+        column = plain(column)
+        return np.asarray(pc.is_null(column, nan_is_null=pa.types.is_floating(column.type)))
 
 
 def _holds_text(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-    )
-
-
-def _count(mask: pa.ChunkedArray) -> int:
-    return int(pc.sum(mask).as_py() or 0)
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-
-
-def _chunked(array: Any) -> pa.ChunkedArray:
-    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+    kinds = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary())
+    return kind in kinds

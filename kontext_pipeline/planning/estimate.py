@@ -1,4 +1,4 @@
-"""What a plan will cost, in money and time, given what is there already. Pure: asks nobody."""
+"""What the rest of a plan will cost, in money and time."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,17 @@ from kontext_pipeline.segmind.model import LIST_PRICE_USD, TYPICAL_LATENCY_S
 _ASKED_AT_ONCE: Final = 20_000
 
 Fingerprints = Container[str] | Callable[[pa.Array], Sequence[bool] | pa.BooleanArray]
-"""Some fingerprints: a set of them, or a function that takes a string array of fingerprints and says of each
-whether it is one of them (a boolean array or sequence of the same length). The array that is asked about is
-the same object for `settled` and then for `failed`."""
+"""A set of fingerprints, or a function that takes a string array and returns for each element whether it is in the
+set. The function for `settled` and then the one for `failed` get the same array object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is there and what is to come.
+    """What exists and what will be generated.
 
-    `rows` are manifest rows, `requested` the pictures they wish for, `pictures` the different ones among those;
-    these are `already_there`, `failed_for_good` or `to_generate`. `cost_usd` is the list price of what is to
-    be generated, `seconds` how long that takes without retries.
+    `rows` are rows of manifests, `requested` their pictures, `pictures` the different ones of these. Each of these is
+    `already_there`, `failed_for_good` or `to_generate`. `cost_usd` is the list price of `to_generate`, `seconds` the
+    time without retries.
     """
 
     rows: int
@@ -47,19 +46,23 @@ def estimate(
     concurrency: int,
     rpm: float | None = None,
 ) -> Estimate:
-    """Estimate the rest of a plan: `settled` pictures are there, `failed` ones won't be tried again.
+    """Estimate the rest of a plan.
 
-    `concurrency` is how many generations are in flight at once, `rpm` the requests a minute that the account
-    allows (None: no limit). The price and the time of one generation are the source document's.
+    Args:
+        plan: The plan.
+        settled: Requests whose picture exists.
+        failed: Requests that won't be tried again.
+        concurrency: Requests in flight at once.
+        rpm: Requests a minute that the account allows; None: no limit.
     """
     there: list[pa.Array] = []
     lost: list[pa.Array] = []
-    for prints in _in_larger_pieces(array for _, array in plan.fingerprints()):
+    for prints in _joined(array for _, array in plan.fingerprints()):
         is_there = _mask(settled, prints)
         is_lost = _mask(failed, prints) & ~is_there
         there.append(prints.filter(pa.array(is_there)))
         lost.append(prints.filter(pa.array(is_lost)))
-    already_there, failed_for_good = _distinct(there), _distinct(lost)
+    already_there, failed_for_good = _count_distinct(there), _count_distinct(lost)
     to_generate = plan.pictures - already_there - failed_for_good
     return Estimate(
         rows=plan.rows,
@@ -74,23 +77,21 @@ def estimate(
 
 
 def seconds_for(pictures: int, *, concurrency: int, rpm: float | None = None) -> float:
-    """Return how many seconds so many generations take: bounded by those in flight, or by the rate limit."""
+    """Return the seconds that generations take: limited by the concurrency or by the rate."""
     if pictures <= 0:
         return 0.0
     in_flight = pictures * TYPICAL_LATENCY_S / min(concurrency, pictures)
     return max(in_flight, pictures * 60 / rpm if rpm else 0.0)
 
 
-def _in_larger_pieces(arrays: Iterable[pa.Array]) -> Iterator[pa.Array]:
-    """Join small arrays, because who is asked about fingerprints answers many nearly as fast as one."""
+def _joined(arrays: Iterable[pa.Array]) -> Iterator[pa.Array]:
+    """Join arrays to larger ones, because the ledger answers for many fingerprints nearly as fast as for one."""
     waiting: list[pa.Array] = []
-    count = 0
     for array in arrays:
         waiting.append(array)
-        count += len(array)
-        if count >= _ASKED_AT_ONCE:
+        if sum(map(len, waiting)) >= _ASKED_AT_ONCE:
             yield pa.concat_arrays(waiting)
-            waiting, count = [], 0
+            waiting = []
     if waiting:
         yield pa.concat_arrays(waiting)
 
@@ -101,5 +102,5 @@ def _mask(fingerprints: Fingerprints, prints: pa.Array) -> npt.NDArray[np.bool_]
     return np.fromiter((text in fingerprints for text in prints.to_pylist()), bool, len(prints))
 
 
-def _distinct(arrays: list[Any]) -> int:
+def _count_distinct(arrays: list[Any]) -> int:
     return int(pc.count_distinct(pa.chunked_array(arrays, pa.string())).as_py())

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from kontext_pipeline.planning.sources import Manifest, absolute
 
 _WEB_URL: Final = r"^(?i:https?)://[^\s/?#\x00-\x1f\x7f]+[^\s\x00-\x1f\x7f]*$"
 _SCHEME: Final = r"^[A-Za-z][A-Za-z0-9+.-]+:"
+_DATA_SCHEME: Final = "^(?i:data):"
 _DATA_URI: Final = re.compile(r"data:image/[a-z0-9.+-]+(?:;[a-z0-9-]+=[^;,]*)*;base64,", re.IGNORECASE)
 _ALLOWED: Final = (
     "a whole http:// or https:// URL without spaces, a data:image/...;base64, URI, or the path of a file, relative "
@@ -40,72 +41,48 @@ def check_input_images(
     known: Mapping[str, InputFile],
     problems: FileProblems,
 ) -> tuple[pa.ChunkedArray, dict[str, InputFile]]:
-    """Check a column of input images; what is not allowed is a problem.
+    """Check a column of input images, null where there is none; what is not allowed is a problem.
 
     Args:
-        images: The values, null where there is none.
+        images: The column.
         numbers: The row numbers.
-        manifest: The manifest; local paths are relative to its folder.
+        manifest: Local paths are relative to its folder.
         known: Local files that are known already, by path.
         problems: Collects the problems.
 
     Returns:
         A column with the absolute path of each local file (else null), and those files by path.
     """
-    nowhere = pa.chunked_array([pa.nulls(len(images), pa.string())])
-    if images.null_count == len(images):
-        return nowhere, {}
     is_web = matches(images, _WEB_URL)
-    is_data = matches(images, "^(?i:data):")
+    is_data = matches(images, _DATA_SCHEME)
     is_other = pc.and_not(matches(images, _SCHEME), pc.or_(is_web, is_data))
-    is_local = pc.and_not(pc.is_valid(images), pc.or_(pc.or_(is_web, is_data), is_other))
-
-    def add_where(mask: pa.ChunkedArray, text: Callable[[int], str]) -> None:
-        problems.add_where(mask, numbers, text, "input_image")
-
-    add_where(is_other, lambda index: f"{quoted(images[index].as_py())} is not allowed; allowed: {_ALLOWED}")
-    files: dict[str, InputFile] = {}
-
-    def check_local(value: str) -> str:
-        file = inspect(_path(value, manifest), known)
-        files[file.path] = file
-        return file.path
-
-    _, reasons = _checked(images, is_data, _check_data_uri)
-    add_where(pc.is_valid(reasons), lambda index: str(reasons[index]))
-    paths, reasons_local = _checked(images, is_local, check_local)
-    add_where(
-        pc.is_valid(reasons_local),
-        lambda index: f"{quoted(images[index].as_py())}: {reasons_local[index]}",
+    problems.add_where(
+        is_other,
+        numbers,
+        lambda index: f"{quoted(images[index].as_py())} is not allowed; allowed: {_ALLOWED}",
+        "input_image",
     )
-    return pa.chunked_array([paths]), files
-
-
-def _checked(
-    values: pa.ChunkedArray, mask: pa.ChunkedArray, check: Callable[[str], str | None]
-) -> tuple[pa.Array, pa.Array]:
-    """Call `check` for each different value where `mask` is true.
-
-    Returns:
-        Two string columns as long as `values`: what `check` returned, and the text of the `NotAPictureError` that
-        it raised.
-    """
-    different = pc.unique(values.filter(mask))
-    results: list[str | None] = []
+    different = pc.unique(images.filter(pc.and_not(pc.is_valid(images), pc.or_(is_web, is_other))))
+    files: dict[str, InputFile] = {}
+    paths: list[str | None] = []
     reasons: list[str | None] = []
     for value in different.to_pylist():
+        path = reason = None
         try:
-            results.append(check(value))
-            reasons.append(None)
+            if re.match(_DATA_SCHEME, value):
+                _check_data_uri(value)
+            else:
+                file = inspect(_path(value, manifest), known)
+                path = file.path
+                files[path] = file
         except NotAPictureError as error:
-            results.append(None)
-            reasons.append(str(error))
-    indices = pc.if_else(mask, pc.index_in(values, value_set=different), pa.scalar(None, pa.int32()))
-    indices = indices.combine_chunks()
-    return (
-        pa.array(results, pa.string()).take(indices),
-        pa.array(reasons, pa.string()).take(indices),
-    )
+            reason = f"{quoted(value)}: {error}"
+        paths.append(path)
+        reasons.append(reason)
+    indices = pc.index_in(images, value_set=different.drop_null()).combine_chunks()
+    why = pa.array(reasons, pa.string()).take(indices)
+    problems.add_where(pc.is_valid(why), numbers, lambda index: str(why[index]), "input_image")
+    return pa.chunked_array([pa.array(paths, pa.string()).take(indices)]), files
 
 
 def _path(value: str, manifest: Manifest) -> Path:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def read_manifests(patterns: Sequence["str | Path | UPath"]) -> list[Manifest]:
     """Return the manifests that `patterns` name: paths, globs (also with `**`) or fsspec URLs, in their order.
 
-    The contents are checked by `make_plan`, which needn't read files that it knows, or by `check_manifests`. Only
-    where a file can't be found or used, the other files are checked here, to report all problems together.
+    `make_plan` checks the contents, because it needn't read files that it knows. They are only checked here if a
+    file can't be found or used, to report all problems together.
 
     Raises:
         ManifestError: A file is missing, has an unknown type, or the same name as another one.
@@ -36,15 +36,6 @@ def read_manifests(patterns: Sequence["str | Path | UPath"]) -> list[Manifest]:
     if problems:
         read_rows(manifests, {}, problems)
     return manifests
-
-
-def check_manifests(manifests: Sequence[Manifest]) -> None:
-    """Check the contents.
-
-    Raises:
-        ManifestError: There are problems.
-    """
-    read_rows(manifests, {})
 
 
 def read_rows(

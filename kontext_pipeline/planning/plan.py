@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.errors import PlanError
 from kontext_pipeline.planning.batches import COMFORTABLE_BATCHES, MOST_BATCHES, batch_key
-from kontext_pipeline.planning.plan_file import Footer, PlanFile, RowNumbers
+from kontext_pipeline.planning.plan_file import Footer, PlanFile
 from kontext_pipeline.planning.problems import listed
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
 from kontext_pipeline.segmind.request import GenerationRequest
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from upath import UPath
+
+_REQUEST_COLUMNS: Final = (
+    *("fingerprint", "prompt", "seed", "input_sha256"),
+    *("aspect_ratio", "output_format", "safety_tolerance"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,12 @@ class Plan:
         Raises:
             PlanError: There is no such batch.
         """
-        batch = self._batch(key)
+        batch = self._batches.get(key)
+        if batch is None:
+            raise PlanError(
+                f"there is no batch {key} in the plan of {', '.join(self.manifests)}; it has "
+                f"{len(self.batches):,}, from {self.batches[0].key} to {self.batches[-1].key}"
+            )
         with self._lock:
             return self._files[batch.manifest].row_group(batch.row_group)
 
@@ -103,20 +113,6 @@ class Plan:
             with self._lock:
                 table = self._files[batch.manifest].row_group(batch.row_group, ["fingerprint"])
             yield batch.key, table["fingerprint"].combine_chunks()
-
-    def close(self) -> None:
-        """Close the files. The plan can't be read any more."""
-        for file in self._files.values():
-            file.close()
-
-    def _batch(self, key: str) -> BatchInfo:
-        try:
-            return self._batches[key]
-        except KeyError:
-            raise PlanError(
-                f"there is no batch {key} in the plan of {', '.join(self.manifests)}; it has "
-                f"{len(self.batches):,}, from {self.batches[0].key} to {self.batches[-1].key}"
-            ) from None
 
 
 def load_plan(
@@ -159,32 +155,14 @@ def requests_of(table: pa.Table) -> Iterator[tuple[str, GenerationRequest]]:
 
     The input image of a request is a URI, or the absolute path of a local file.
     """
-    image = pc.coalesce(table["input_path"], table["input_image"])
-    names = (
-        "fingerprint",
-        "prompt",
-        "seed",
-        "input_sha256",
-        "aspect_ratio",
-        "output_format",
-        "safety_tolerance",
+    requests = pa.table(
+        {
+            **{name: table[name] for name in _REQUEST_COLUMNS},
+            "input_image": pc.coalesce(table["input_path"], table["input_image"]),
+        }
     )
-    columns = [table[name].to_pylist() for name in names]
-    for fingerprint, prompt, seed, sha256, ratio, output_format, tolerance, uri in zip(
-        *columns, image.to_pylist(), strict=True
-    ):
-        yield (
-            fingerprint,
-            GenerationRequest(
-                prompt=prompt,
-                seed=seed,
-                input_image=uri,
-                input_sha256=sha256,
-                aspect_ratio=ratio,
-                output_format=output_format,
-                safety_tolerance=tolerance,
-            ),
-        )
+    for row in requests.to_pylist():
+        yield row.pop("fingerprint"), GenerationRequest(**row)
 
 
 def _warnings(plan: Plan, footers: Sequence[Footer]) -> list[str]:
@@ -221,12 +199,11 @@ def _warnings(plan: Plan, footers: Sequence[Footer]) -> list[str]:
     return found
 
 
-def _rows_named(found: Iterator[tuple[str, dict[str, object]]]) -> str:
+def _rows_named(found: Iterator[tuple[str, dict[str, Any]]]) -> str:
     """Return the rows of each manifest for a sentence, or nothing where no manifest has any."""
     parts = []
-    for shown, stored in found:
-        numbers = RowNumbers(**stored)  # type: ignore[arg-type]
-        if numbers.count:
-            rows = "row" if numbers.count == 1 else "rows"
-            parts.append(f"{shown} {rows} {listed(numbers.first, numbers.count)}")
+    for shown, rows in found:
+        if rows["count"]:
+            word = "row" if rows["count"] == 1 else "rows"
+            parts.append(f"{shown} {word} {listed(rows['first'], rows['count'])}")
     return "; ".join(parts)

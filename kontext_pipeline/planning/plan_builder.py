@@ -1,8 +1,7 @@
 """Building the plan of one manifest: seeds, fingerprints, ids and batches of its rows."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ from kontext_pipeline.planning import input_files
 from kontext_pipeline.planning.batches import Numbers, assign, batch_key
 from kontext_pipeline.planning.hashing import Digests, all_different, count_different, hex_of
 from kontext_pipeline.planning.input_files import InputFile
-from kontext_pipeline.planning.plan_file import Footer, Origin, PlanFile, RowNumbers, write_plan_file
+from kontext_pipeline.planning.plan_file import Footer, Origin, PlanFile, write_plan_file
 from kontext_pipeline.planning.rows import ManifestRows, release_memory
 from kontext_pipeline.planning.seeds import (
     SHORT_ID_DIGITS,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from upath import UPath
 
+_MOST_ROWS_NAMED: Final = 20
 _BYTES_AT_ONCE: Final = 2 * 2**20
 
 
@@ -191,8 +191,8 @@ class PlanBuilder:
             count = int(sizes.sum())
             requests = np.repeat(self._starts[indices] - (np.cumsum(sizes) - sizes), sizes) + np.arange(count)
             yield {
-                "manifest": _repeated(rows.manifest.name, count),
-                "batch": _repeated(batch_key(rows.manifest.name, number), count),
+                "manifest": pa.repeat(rows.manifest.name, count),
+                "batch": pa.repeat(batch_key(rows.manifest.name, number), count),
                 **per_row.pick(np.repeat(indices, sizes) if count > len(indices) else indices),
                 **per_request.pick(requests),
                 "fingerprint": hex_of(self._fingerprints[requests]),
@@ -213,10 +213,14 @@ class PlanBuilder:
             rows=len(rows.numbers),
             pictures=self._different,
             text_to_image=int(pc.sum(without).as_py() or 0),
-            above_tolerance=asdict(RowNumbers.where(self._above, rows)),
-            match_without_image=asdict(RowNumbers.where(matching, rows)),
+            above_tolerance=self._rows_where(self._above),
+            match_without_image=self._rows_where(matching),
             notes=rows.notes,
         )
+
+    def _rows_where(self, mask: pa.ChunkedArray) -> dict[str, Any]:
+        indices = pc.indices_nonzero(mask).to_numpy()
+        return {"first": self._rows.numbers[indices[:_MOST_ROWS_NAMED]].tolist(), "count": len(indices)}
 
 
 class _Picker:
@@ -267,7 +271,3 @@ def _unique_ids(given: pa.Array, identities: Digests) -> pa.Array:
             name = base if times[base] == 1 else f"{base}-{times[base]}"
         names.append(name)
     return pc.replace_with_mask(ids, mask, pa.array(names, pa.string()))
-
-
-def _repeated(value: str, length: int) -> pa.Array:
-    return pa.repeat(pa.scalar(value, pa.string()), length)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from kontext_pipeline.columns import PLAN_SCHEMA
 from kontext_pipeline.errors import PlanError
 from kontext_pipeline.planning.batches import Assigned
-from kontext_pipeline.planning.rows import ManifestRows
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 """Version of the file format, a part of `Footer.origin`."""
 _FOOTER_KEY: Final = b"kontext_plan"
-_MOST_ROWS_NAMED: Final = 20
 _WITHOUT_DICTIONARY: Final = frozenset({"row", "id", "prompt", "input_image", "seed", "fingerprint"})
 
 Origin = dict[str, str | int | bool]
@@ -35,36 +33,18 @@ Origin = dict[str, str | int | bool]
 
 
 @dataclass(frozen=True, slots=True)
-class RowNumbers:
-    """The first row numbers of a warning, and how many rows it concerns."""
-
-    first: list[int]
-    count: int
-
-    @classmethod
-    def where(cls, mask: Any, rows: ManifestRows) -> Self:
-        """Return the numbers of the rows where `mask` is true."""
-        indices = pc.indices_nonzero(mask)
-        return cls(rows.numbers[indices[:_MOST_ROWS_NAMED].to_numpy()].tolist(), len(indices))
-
-
-@dataclass(frozen=True, slots=True)
 class Footer:
     """The footer of a plan file, stored as JSON in its key-value metadata.
 
     Attributes:
-        origin: From what the plan was made.
-        source: Absolute path or URL of the manifest.
-        shown: The path as the user gave it.
-        pictures_digest: Digest of the facts about the local input pictures.
-        numbers: The number of each batch, in the order of the row groups.
-        sizes: Requested pictures of each batch.
+        source, shown: The manifest's absolute path or URL, and the path as the user gave it.
+        pictures_digest: `input_files.digest_of` the local input pictures.
+        numbers, sizes: Number and requested pictures of each batch, in the order of the row groups.
         next_number: Number of the next new batch. Numbers of batches that are gone are not used again.
-        rows: Rows of the manifest.
-        pictures: Different requests.
-        text_to_image: Rows without an input image.
-        above_tolerance: `RowNumbers` with a higher safety tolerance than the provider allows beside an input image.
-        match_without_image: `RowNumbers` with the input image's aspect ratio and no input image.
+        rows, pictures, text_to_image: Rows of the manifest, different requests, rows without an input image.
+        above_tolerance: Rows (`first` numbers and `count`) with an input image and a higher safety tolerance than the
+            provider allows beside one.
+        match_without_image: Rows (the same) with the aspect ratio of their input image, but without one.
         notes: Sentences about the manifest.
     """
 

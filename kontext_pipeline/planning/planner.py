@@ -41,14 +41,9 @@ def make_plan(
     A plan that was made from the same files and settings is returned as it is. Otherwise rows keep their batches, as
     `batches.assign` describes.
 
-    Args:
-        manifests: What `read_manifests` returned.
-        data_dir: The data directory.
-        backend: What makes the pictures.
-        seed: Seed of the project (`KONTEXT_SEED`).
-        batch_size: Most requested pictures of a new batch. The variants of a row are in the same batch.
-        clamp_safety_tolerance: Whether to lower the safety tolerance of rows with an input image to the most that the
-            provider allows for them.
+    `seed` is the project's (`KONTEXT_SEED`), `batch_size` the most requested pictures of a new batch; the variants of a
+    row stay together. `clamp_safety_tolerance` lowers the tolerance of rows with an input image to the most that the
+    provider allows for them.
 
     Raises:
         ManifestError: The manifests have problems. The earlier plan is untouched.

@@ -34,10 +34,10 @@ class ManifestProblems:
         """Return a collector for one file. Problems are shown by `order`, then by name of the file and row."""
         return FileProblems(self, file, order)
 
-    def add(self, file: str, text: str, *, order: int, row: int = 0, column: str = "") -> None:
-        """Add a problem of a file (`row` 0), a column, a row or a cell."""
+    def add(self, file: str, order: int, row: int, line: str) -> None:
+        """Add a problem; see `FileProblems`."""
         self._count += 1
-        self._shown.append((order, file, row, location(file, row, column) + ": " + text))
+        self._shown.append((order, file, row, line))
         if len(self._shown) > 4 * MOST_SHOWN:
             self._shown = sorted(self._shown)[:MOST_SHOWN]
 
@@ -46,11 +46,7 @@ class ManifestProblems:
         self._count += number
 
     def raise_if_any(self) -> None:
-        """Raise the problems.
-
-        Raises:
-            ManifestError: There is a problem.
-        """
+        """Raise a `ManifestError` with the problems, if there is any."""
         if self._count:
             shown = [line for *_, line in sorted(self._shown)[:MOST_SHOWN]]
             raise ManifestError(shown, more=self._count - len(shown))
@@ -68,12 +64,13 @@ class FileProblems:
 
     def add(self, text: str, *, row: int = 0, column: str = "") -> None:
         """Add a problem of the file, a column, a row or a cell."""
-        self._problems.add(self._file, text, order=self._order, row=row, column=column)
+        line = location(self._file, row, column) + ": " + text
+        self._problems.add(self._file, self._order, row, line)
 
     def add_rows(self, rows: Sequence[int], text: Callable[[int], str], column: str = "") -> None:
         """Add a problem for each of `rows` (ascending row numbers), whose text is `text(index into rows)`."""
         for index, row in enumerate(rows[:MOST_SHOWN]):
-            self.add(text(index), row=int(row), column=column)
+            self.add(text(index), row=row, column=column)
         self._problems.count(max(0, len(rows) - MOST_SHOWN))
 
     def add_where(
@@ -83,7 +80,7 @@ class FileProblems:
 
         `numbers` are the row numbers of the table, `text` takes an index into the table.
         """
-        indices = np.asarray(pc.indices_nonzero(mask)).astype(np.int64)
+        indices = pc.indices_nonzero(mask).to_numpy()
         self.add_rows(numbers[indices].tolist(), lambda index: text(int(indices[index])), column)
 
     def note(self, text: str) -> None:

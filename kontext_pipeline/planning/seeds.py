@@ -27,22 +27,16 @@ def canonical_images(input_image: pa.ChunkedArray, input_sha256: pa.ChunkedArray
 
 
 def identities_of_ids(row_ids: Any) -> Any:
-    """Return the identities of rows that have an id; null stays null.
-
-    Such a row may be edited and keeps its seeds.
-    """
+    """Return the identities of rows that have an id; null stays null. An edited row keeps its seeds."""
     return pc.binary_join_element_wise("id:", row_ids, "")
 
 
 def identities_of_content(rows: pa.Table) -> Digests:
     """Return the identities of rows without an id: a sha256 of what they request.
 
-    Rows with equal columns have the same identity. The column `variants` has no influence, so a row that requests
-    more pictures keeps those that it has.
-
-    Args:
-        rows: The columns `prompt`, `canonical_image` (see `canonical_images`), `aspect_ratio`, `output_format`
-            (strings), `safety_tolerance` and `seed` (integers, as the manifest has them).
+    `rows` has the columns `prompt`, `canonical_image` (see `canonical_images`), `aspect_ratio`, `output_format`
+    (strings), `safety_tolerance` and `seed` (integers), as in the manifest. `variants` is left out, so a row that
+    requests more pictures keeps those that it has.
     """
     return sha256_of(canonical_json(_members(rows)))
 
@@ -50,9 +44,7 @@ def identities_of_content(rows: pa.Table) -> Digests:
 def fingerprints(requests: pa.Table, backend: str) -> Digests:
     """Return the fingerprints of requests. The hex digits are those of `GenerationRequest.fingerprint`.
 
-    Args:
-        requests: The columns of `identities_of_content`, as they are sent.
-        backend: What makes the pictures.
+    `requests` has the columns of `identities_of_content`, as they are sent.
     """
     return sha256_of(canonical_json({**_members(requests), "backend": backend}))
 
@@ -60,16 +52,10 @@ def fingerprints(requests: pa.Table, backend: str) -> Digests:
 def seeds_of_variants(
     *, given: pa.ChunkedArray, project_seed: int, identities: pa.ChunkedArray, variants: pa.ChunkedArray
 ) -> npt.NDArray[np.int64]:
-    """Return the seeds of pictures, one for each element of the columns.
+    """Return the seeds of pictures. All columns have an element for each picture.
 
-    A given seed increases by one with each variant and wraps at the end of `SEEDS`. Otherwise the seed is derived from
-    the project's seed, the identity and the variant, and is in `DERIVED_SEEDS`.
-
-    Args:
-        given: Seeds in the manifest, or null.
-        project_seed: `KONTEXT_SEED`.
-        identities: Identities of the rows: `identities_of_ids`, or the hex digits of `identities_of_content`.
-        variants: Numbers of the pictures among those of their row, from 1.
+    A seed in the manifest increases by one with each variant (from 1) and wraps at the end of `SEEDS`. Otherwise the
+    seed is derived from the project's seed (`KONTEXT_SEED`), the row's identity and the variant.
     """
     counted: npt.NDArray[np.int64] = (
         np.asarray(pc.fill_null(given, 0)) + np.asarray(variants) - 1

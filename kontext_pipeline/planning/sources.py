@@ -88,7 +88,7 @@ def find_manifests(
     or has the same name as another one.
     """
     if not patterns:
-        problems.add("manifests", "none is given; name a CSV or Parquet file, or a glob of them", order=0)
+        problems.of("manifests", 0).add("none is given; name a CSV or Parquet file, or a glob of them")
     by_source: dict[str, Manifest] = {}
     by_name: dict[str, Manifest] = {}
     for order, path, shown in _paths(patterns, problems):

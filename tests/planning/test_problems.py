@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from kontext_pipeline.errors import ManifestError
-from kontext_pipeline.planning.manifests import check_manifests, read_manifests
+from kontext_pipeline.planning.manifests import read_manifests, read_rows
 
 
 def problems_of(*patterns: Path | str) -> list[str]:
     """Return the problems of manifests, without the folder that they are in."""
     with pytest.raises(ManifestError) as caught:
-        check_manifests(read_manifests(patterns))
+        read_rows(read_manifests(patterns), {})
     return [line.removeprefix(f"{Path(patterns[0]).parent}/") for line in caught.value.problems]
 
 
@@ -168,7 +168,7 @@ def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
 def test_only_the_first_problems_are_put_into_words(tmp_path: Path) -> None:
     path = csv(tmp_path, "prompt,seed\n" + "x,a\n" * 1000 + ",1\n")
     with pytest.raises(ManifestError) as caught:
-        check_manifests(read_manifests([path]))
+        read_rows(read_manifests([path]), {})
     assert len(caught.value.problems) == 100
     assert caught.value.more == 901
     assert "row 100, " in caught.value.problems[-1]
