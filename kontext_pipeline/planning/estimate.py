@@ -1,22 +1,17 @@
 """What the rest of a plan will cost, in money and time."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.segmind.model import LIST_PRICE_USD, TYPICAL_LATENCY_S
 
-_ASKED_AT_ONCE: Final = 20_000
-
-Fingerprints = Container[str] | Callable[[pa.Array], Sequence[bool] | pa.BooleanArray]
-"""A set of fingerprints, or a function that takes a string array and returns for each element whether it is in the
-set. The function for `settled` and then the one for `failed` get the same array object."""
+Selection = Callable[[pa.Array], Sequence[bool]]
+"""Takes an array of fingerprints and returns for each whether it is selected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +36,8 @@ class Estimate:
 def estimate(
     plan: Plan,
     *,
-    settled: Fingerprints,
-    failed: Fingerprints = frozenset(),
+    settled: Selection,
+    failed: Selection,
     concurrency: int,
     rpm: float | None = None,
 ) -> Estimate:
@@ -50,16 +45,16 @@ def estimate(
 
     Args:
         plan: The plan.
-        settled: Requests whose picture exists.
-        failed: Requests that won't be tried again.
+        settled: Selects the requests whose picture exists.
+        failed: Selects requests that won't be tried again. Gets the same array objects, after `settled`.
         concurrency: Requests in flight at once.
         rpm: Requests a minute that the account allows; None: no limit.
     """
     there: list[pa.Array] = []
     lost: list[pa.Array] = []
-    for prints in _joined(array for _, array in plan.fingerprints()):
-        is_there = _mask(settled, prints)
-        is_lost = _mask(failed, prints) & ~is_there
+    for prints in plan.fingerprints():
+        is_there = np.asarray(settled(prints), bool)
+        is_lost = np.asarray(failed(prints), bool) & ~is_there
         there.append(prints.filter(pa.array(is_there)))
         lost.append(prints.filter(pa.array(is_lost)))
     already_there, failed_for_good = _count_distinct(there), _count_distinct(lost)
@@ -84,23 +79,5 @@ def seconds_for(pictures: int, *, concurrency: int, rpm: float | None = None) ->
     return max(in_flight, pictures * 60 / rpm if rpm else 0.0)
 
 
-def _joined(arrays: Iterable[pa.Array]) -> Iterator[pa.Array]:
-    """Join arrays to larger ones, because the ledger answers for many fingerprints nearly as fast as for one."""
-    waiting: list[pa.Array] = []
-    for array in arrays:
-        waiting.append(array)
-        if sum(map(len, waiting)) >= _ASKED_AT_ONCE:
-            yield pa.concat_arrays(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_arrays(waiting)
-
-
-def _mask(fingerprints: Fingerprints, prints: pa.Array) -> npt.NDArray[np.bool_]:
-    if callable(fingerprints):
-        return np.asarray(fingerprints(prints), dtype=bool)
-    return np.fromiter((text in fingerprints for text in prints.to_pylist()), bool, len(prints))
-
-
-def _count_distinct(arrays: list[Any]) -> int:
+def _count_distinct(arrays: list[pa.Array]) -> int:
     return int(pc.count_distinct(pa.chunked_array(arrays, pa.string())).as_py())

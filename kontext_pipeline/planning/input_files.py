@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from upath import UPath
 
 PICTURE_FORMATS: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
-HEAD_BYTES: Final = 16
+_HEAD_BYTES: Final = 16
+_HEIF_BRANDS: Final = {b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1"}
 _CLOCK_GRAIN_NS: Final = 2_000_000_000
 
 
@@ -66,28 +67,26 @@ def inspect(path: Path, known: Mapping[str, InputFile]) -> InputFile:
         if before and (before.size, before.mtime_ns) == (file.size, file.mtime_ns):
             return before
         with path.open("rb") as opened:
-            head = opened.read(HEAD_BYTES)
+            head = opened.read(_HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise NotAPictureError(f"no file is there ({path})") from None
     except (OSError, ValueError) as error:
         raise NotAPictureError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
-    if not is_picture(head):
-        raise NotAPictureError(f"the file is no picture of a known format ({PICTURE_FORMATS})")
+    check_head(head, "the file")
     return file
 
 
-def is_picture(head: bytes) -> bool:
-    """Return whether a file that starts with `head` (16 bytes) has one of the `PICTURE_FORMATS`."""
-    return (
-        head.startswith(
-            (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
-        )
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (
-            head[4:8] == b"ftyp"
-            and head[8:12] in {b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1"}
-        )
-    )
+def check_head(head: bytes, what: str) -> None:
+    """Check that content that starts with `head` (at least 16 bytes) has one of the `PICTURE_FORMATS`.
+
+    Raises:
+        NotAPictureError: It has not. `what` is the content's name in the message.
+    """
+    simple = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    is_heif = head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+    if not (head.startswith(simple) or is_webp or is_heif):
+        raise NotAPictureError(f"{what} is no picture of a known format ({PICTURE_FORMATS})")
 
 
 def with_digests(files: Iterable[InputFile]) -> list[InputFile]:
@@ -96,18 +95,15 @@ def with_digests(files: Iterable[InputFile]) -> list[InputFile]:
     Raises:
         OSError: A file can't be read any more.
     """
+
+    def with_digest(file: InputFile) -> InputFile:
+        if file.sha256:
+            return file
+        with Path(file.path).open("rb") as opened:
+            return replace(file, sha256=hashlib.file_digest(opened, "sha256").hexdigest())
+
     with ThreadPoolExecutor(max_workers=4) as pool:
-        return list(pool.map(_with_digest, files))
-
-
-def _with_digest(file: InputFile) -> InputFile:
-    if file.sha256:
-        return file
-    with Path(file.path).open("rb") as opened:
-        return replace(file, sha256=hashlib.file_digest(opened, "sha256").hexdigest())
-
-
-# ---- the cache
+        return list(pool.map(with_digest, files))
 
 
 def cacheable(files: Iterable[InputFile]) -> list[InputFile]:
@@ -140,11 +136,7 @@ def read_cache(folder: "Path | UPath", manifest: str) -> dict[str, InputFile]:
 
 
 def write_cache(folder: "Path | UPath", manifest: str, files: Iterable[InputFile]) -> None:
-    """Replace what the plan folder knows of a manifest's files.
-
-    Raises:
-        OSError: The cache can't be written.
-    """
+    """Replace what the plan folder knows of a manifest's files."""
     path = _cache_path(folder, manifest)
     rows = [asdict(file) for file in files]
     if rows:

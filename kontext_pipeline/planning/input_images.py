@@ -13,14 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.planning.cells import matches
-from kontext_pipeline.planning.input_files import (
-    HEAD_BYTES,
-    PICTURE_FORMATS,
-    InputFile,
-    NotAPictureError,
-    inspect,
-    is_picture,
-)
+from kontext_pipeline.planning.input_files import InputFile, NotAPictureError, check_head, inspect
 from kontext_pipeline.planning.problems import FileProblems, quoted
 from kontext_pipeline.planning.sources import Manifest, absolute
 
@@ -101,5 +94,4 @@ def _check_data_uri(uri: str) -> None:
         content = base64.b64decode(uri[head.end() :], validate=True)
     except (binascii.Error, ValueError) as error:
         raise NotAPictureError(f"the base64 data of the URI is broken: {error}") from None
-    if not is_picture(content[:HEAD_BYTES]):
-        raise NotAPictureError(f"the data of the URI is no picture of a known format ({PICTURE_FORMATS})")
+    check_head(content, "the data of the URI")

@@ -74,13 +74,7 @@ class Plan:
     def pictures(self) -> int:
         """How many requests differ, whether their pictures exist or not."""
         if self._pictures is None:
-            with self._lock:
-                chunks = [
-                    chunk
-                    for file in self._files.values()
-                    for chunk in file.columns(["fingerprint"])["fingerprint"].chunks
-                ]
-            self._pictures = int(pc.count_distinct(pa.chunked_array(chunks)).as_py())
+            self._pictures = int(pc.count_distinct(pa.chunked_array(self.fingerprints())).as_py())
         return self._pictures
 
     @property
@@ -107,12 +101,16 @@ class Plan:
         with self._lock:
             return self._files[batch.manifest].row_group(batch.row_group)
 
-    def fingerprints(self) -> Iterator[tuple[str, pa.Array]]:
-        """Yield key and fingerprints of each batch, in the order of its rows, one batch in memory at a time."""
-        for batch in self.batches:
-            with self._lock:
-                table = self._files[batch.manifest].row_group(batch.row_group, ["fingerprint"])
-            yield batch.key, table["fingerprint"].combine_chunks()
+    def fingerprints(self) -> Iterator[pa.Array]:
+        """Yield the fingerprints of all requests, in arrays of a size that a ledger can look up at once."""
+        for file in self._files.values():
+            pieces = file.fingerprints()
+            while True:
+                with self._lock:
+                    piece = next(pieces, None)
+                if piece is None:
+                    break
+                yield piece
 
 
 def load_plan(

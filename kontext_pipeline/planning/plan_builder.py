@@ -9,20 +9,12 @@ import pyarrow.compute as pc
 
 from kontext_pipeline.errors import ManifestError, PlanError
 from kontext_pipeline.files import write_atomically
-from kontext_pipeline.planning import input_files
+from kontext_pipeline.planning import input_files, seeds
 from kontext_pipeline.planning.batches import Numbers, assign, batch_key
 from kontext_pipeline.planning.hashing import Digests, all_different, count_different, hex_of
 from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.plan_file import Footer, Origin, PlanFile, write_plan_file
 from kontext_pipeline.planning.rows import ManifestRows, release_memory
-from kontext_pipeline.planning.seeds import (
-    SHORT_ID_DIGITS,
-    canonical_images,
-    fingerprints,
-    identities_of_content,
-    identities_of_ids,
-    seeds_of_variants,
-)
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
 
 if TYPE_CHECKING:
@@ -79,7 +71,7 @@ class PlanBuilder:
         table = self._rows.table
         columns = table.select(["prompt", "aspect_ratio", "output_format", "safety_tolerance", "seed"])
         columns = columns.append_column(
-            "canonical_image", canonical_images(table["input_image"], self._sha256)
+            "canonical_image", seeds.canonical_images(table["input_image"], self._sha256)
         )
         columns = columns.append_column("sent", self._sent)
         columns = columns.append_column("id", table["id"]).append_column("variants", table["variants"])
@@ -90,23 +82,25 @@ class PlanBuilder:
             self._derived(columns.slice(start, rows_at_once))
             for start in range(0, columns.num_rows, rows_at_once)
         ]
-        identities, variants, seeds, prints = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+        identities, variants, seed, prints = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
         self._ids = _unique_ids(table["id"].combine_chunks(), identities)
         self._fingerprints = prints
         self._different = count_different(prints)
-        self._requests = pa.table({"variant": pa.array(variants, pa.int32()), "seed": pa.array(seeds)})
+        self._requests = pa.table({"variant": pa.array(variants, pa.int32()), "seed": pa.array(seed)})
 
     def _derived(self, rows: pa.Table) -> tuple[Digests, Numbers, Numbers, Digests]:
         """Return the rows' identities by content, and the variants, seeds and fingerprints of their requests."""
-        content = identities_of_content(rows)
-        rows = rows.append_column("identity", pc.coalesce(identities_of_ids(rows["id"]), hex_of(content)))
+        content = seeds.identities_of_content(rows)
+        rows = rows.append_column(
+            "identity", pc.coalesce(seeds.identities_of_ids(rows["id"]), hex_of(content))
+        )
         sizes = np.asarray(rows["variants"]).astype(np.int64)
         variants = np.ones(len(sizes), np.int64)
         if sizes.max() > 1:
             repeated = np.repeat(np.arange(len(sizes)), sizes)
             variants = np.arange(len(repeated)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
             rows = rows.take(pa.array(repeated))
-        seeds = seeds_of_variants(
+        given_or_derived = seeds.seeds_of_variants(
             given=rows["seed"],
             project_seed=int(self._origin["seed"]),
             identities=rows["identity"],
@@ -114,9 +108,10 @@ class PlanBuilder:
         )
         requests = rows.drop_columns(["seed", "safety_tolerance"])
         requests = requests.append_column("safety_tolerance", rows["sent"]).append_column(
-            "seed", pa.chunked_array([seeds])
+            "seed", pa.chunked_array([given_or_derived])
         )
-        return content, variants, seeds, fingerprints(requests, str(self._origin["backend"]))
+        prints = seeds.fingerprints(requests, str(self._origin["backend"]))
+        return content, variants, given_or_derived, prints
 
     def assign(self, earlier: PlanFile | None, batch_size: int) -> None:
         """Put each row into its batch, given the earlier plan of the manifest, if there is one.
@@ -251,13 +246,13 @@ def _unique_ids(given: pa.Array, identities: Digests) -> pa.Array:
     The second row with the same identity gets `-2` appended, the third `-3`, and so on. An id that the manifest
     gives to another row is skipped.
     """
-    short = hex_of(identities, SHORT_ID_DIGITS)
-    if given.null_count == len(given) and all_different(identities, SHORT_ID_DIGITS):
+    short = hex_of(identities, seeds.SHORT_ID_DIGITS)
+    if given.null_count == len(given) and all_different(identities, seeds.SHORT_ID_DIGITS):
         return short
     ids = pc.coalesce(given, short)
     if pc.count_distinct(ids).as_py() == len(ids):
         return ids
-    alike = pc.match_substring_regex(given, rf"^[0-9a-f]{{{SHORT_ID_DIGITS}}}(-\d+)?$")
+    alike = pc.match_substring_regex(given, rf"^[0-9a-f]{{{seeds.SHORT_ID_DIGITS}}}(-\d+)?$")
     reserved = set(given.filter(alike).to_pylist())
     counts = pc.value_counts(ids)
     repeated = counts.field(0).filter(pc.greater(counts.field(1), 1))

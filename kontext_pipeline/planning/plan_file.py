@@ -6,7 +6,7 @@ edited is planned against its file.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 """Version of the file format, a part of `Footer.origin`."""
 _FOOTER_KEY: Final = b"kontext_plan"
+_FINGERPRINTS_AT_ONCE: Final = 20_000
 _WITHOUT_DICTIONARY: Final = frozenset({"row", "id", "prompt", "input_image", "seed", "fingerprint"})
 
 Origin = dict[str, str | int | bool]
@@ -90,17 +91,18 @@ class PlanFile:
                 "plan again: pictures that were generated are kept, but rows may come into other batches"
             ) from error
 
-    def columns(self, names: list[str]) -> pa.Table:
-        """Return some columns of all rows."""
-        return self._file.read(columns=names)
+    def row_group(self, index: int) -> pa.Table:
+        """Return a batch."""
+        return self._file.read_row_group(index).replace_schema_metadata(None)
 
-    def row_group(self, index: int, names: list[str] | None = None) -> pa.Table:
-        """Return a batch, or some of its columns."""
-        return self._file.read_row_group(index, columns=names).replace_schema_metadata(None)
+    def fingerprints(self) -> Iterator[pa.Array]:
+        """Yield the fingerprints of all rows, some at a time."""
+        for batch in self._file.iter_batches(_FINGERPRINTS_AT_ONCE, columns=["fingerprint"]):
+            yield batch["fingerprint"]
 
     def assigned(self) -> Assigned:
         """Return which row is in which batch."""
-        table = self.columns(["row", "id", "variant"])
+        table = self._file.read(columns=["row", "id", "variant"])
         numbers = np.repeat(np.array(self.footer.numbers, np.int64), np.array(self.footer.sizes, np.int64))
         first = np.asarray(pc.equal(table["variant"], 1))
         rows = np.asarray(table["row"])[first]
@@ -116,13 +118,9 @@ class PlanFile:
 def write_plan_file(
     path: Path, own: pa.Schema, batches: Iterable[Mapping[str, pa.Array]], footer: Footer
 ) -> None:
-    """Write a plan file.
+    """Write a plan file to a local path.
 
-    Args:
-        path: A local path.
-        own: The user's own columns.
-        batches: The columns of each batch, in the order of `footer.numbers`.
-        footer: The footer.
+    `own` are the user's own columns, `batches` the columns of each batch in the order of `footer.numbers`.
     """
     schema = pa.schema([*PLAN_SCHEMA, *own])
     with pq.ParquetWriter(

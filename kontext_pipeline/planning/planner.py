@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from kontext_pipeline.errors import ManifestError, PlanError
 from kontext_pipeline.files import is_local
@@ -89,8 +90,6 @@ def _locked(folder: "Path | UPath") -> Iterator[None]:
     if not is_local(folder):
         yield
         return
-    from filelock import FileLock, Timeout
-
     try:
         with FileLock(str(folder / ".lock"), timeout=_LOCK_WAIT_S):
             yield

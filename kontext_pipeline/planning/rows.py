@@ -16,20 +16,12 @@ from kontext_pipeline.planning.input_images import check_input_images
 from kontext_pipeline.planning.problems import FileProblems, quoted
 from kontext_pipeline.planning.sources import Manifest
 from kontext_pipeline.planning.tables import RawTable, read_table
-from kontext_pipeline.segmind.model import (
-    ASPECT_RATIOS,
-    DEFAULT_ASPECT_RATIO,
-    DEFAULT_OUTPUT_FORMAT,
-    DEFAULT_SAFETY_TOLERANCE,
-    OUTPUT_FORMATS,
-    SAFETY_TOLERANCES,
-    SEEDS,
-)
+from kontext_pipeline.segmind import model
 
 VARIANTS: Final = range(1, 1001)
 """How many pictures a row may request. A larger number is probably a mistake."""
-_FORMAT_SPELLINGS: Final = {**{name: name for name in OUTPUT_FORMATS}, "jpeg": "jpg"}
-_RATIO_SPELLINGS: Final = {name: name for name in ASPECT_RATIOS}
+_FORMAT_SPELLINGS: Final = {**{name: name for name in model.OUTPUT_FORMATS}, "jpeg": "jpg"}
+_RATIO_SPELLINGS: Final = {name: name for name in model.ASPECT_RATIOS}
 _CONTROL_CHARACTER: Final = r"[\x00-\x1f\x7f]"
 _T = TypeVar("_T")
 
@@ -59,16 +51,10 @@ class ManifestRows:
 def check_rows(
     manifest: Manifest, known: Mapping[str, InputFile], problems: FileProblems
 ) -> ManifestRows | None:
-    """Read and check one manifest.
+    """Read and check one manifest. Returns None if the file is not a table of prompts.
 
-    Args:
-        manifest: The manifest.
-        known: Local input pictures that are known already, by path.
-        problems: Collects the problems. If there are any, the rows are not usable, but can be compared with those
-            of other manifests.
-
-    Returns:
-        None if the file is not a table of prompts.
+    `known` are local input pictures that are known already, by path. If there are problems, the rows are unusable, but
+    can be compared with those of other manifests.
     """
     raw = read_table(manifest, problems)
     if raw is None:
@@ -132,17 +118,16 @@ class _Cells:
         ids = self._read("id", cells.ids, self._nothing)
         self._add_where(cells.matches(ids, _CONTROL_CHARACTER), "id", "holds a control character; remove it")
         images = self._read("input_image", lambda column: cells.text(column, trim=True), self._nothing)
-        tolerances = pc.fill_null(
-            self._whole_numbers("safety_tolerance", SAFETY_TOLERANCES), DEFAULT_SAFETY_TOLERANCE
-        )
+        tolerances = self._whole_numbers("safety_tolerance", model.SAFETY_TOLERANCES)
+        tolerances = pc.fill_null(tolerances, model.DEFAULT_SAFETY_TOLERANCE)
         return {
             "id": ids,
             "prompt": prompts,
             "input_image": images,
-            "aspect_ratio": self._choices("aspect_ratio", _RATIO_SPELLINGS, DEFAULT_ASPECT_RATIO),
-            "output_format": self._choices("output_format", _FORMAT_SPELLINGS, DEFAULT_OUTPUT_FORMAT),
+            "aspect_ratio": self._choices("aspect_ratio", _RATIO_SPELLINGS, model.DEFAULT_ASPECT_RATIO),
+            "output_format": self._choices("output_format", _FORMAT_SPELLINGS, model.DEFAULT_OUTPUT_FORMAT),
             "safety_tolerance": tolerances.cast(pa.int32()),
-            "seed": self._whole_numbers("seed", SEEDS),
+            "seed": self._whole_numbers("seed", model.SEEDS),
             "variants": pc.fill_null(self._whole_numbers("variants", VARIANTS), 1).cast(pa.int32()),
         }
 

@@ -56,19 +56,11 @@ class Manifest:
         return self.path.suffix.lower()
 
     def open(self) -> IO[bytes]:
-        """Open the file for reading.
-
-        Raises:
-            OSError: The file can't be read.
-        """
+        """Open the file for reading."""
         return self.path.open("rb")
 
     def for_arrow(self) -> str | io.BytesIO:
-        """Return what Arrow's readers take: the path of a local file, or the content of a remote one.
-
-        Raises:
-            OSError: The file can't be read.
-        """
+        """Return what Arrow's readers take: the path of a local file, or the content of a remote one."""
         return str(self.path) if isinstance(self.path, Path) else io.BytesIO(self.path.read_bytes())
 
     def has_changed(self) -> bool:
@@ -105,7 +97,9 @@ def find_manifests(
             continue
         try:
             mtime_ns = path.stat().st_mtime_ns if isinstance(path, Path) else None
-            digest, size = _digest(path)
+            with path.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
+                size = opened.tell()
         except OSError as error:
             file.add(f"can't be read: {error.strerror or error}")
             continue
@@ -189,9 +183,3 @@ def _remote_glob(pattern: Any) -> list["Path | UPath"]:
     found = pattern.fs.glob(pattern.path)
     kind = type(pattern)
     return [kind(start + str(match).removeprefix(start), **pattern.storage_options) for match in found]
-
-
-def _digest(path: "Path | UPath") -> tuple[str, int]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
-        return digest.hexdigest(), file.tell()

@@ -114,11 +114,13 @@ def test_the_file_has_one_row_group_a_batch(tmp_path: Path) -> None:
     assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [3, 3, 2]
     for batch in plan.batches:
         assert set(file.read_row_group(batch.row_group)["batch"].to_pylist()) == {batch.key}
-    assert [(key, len(prints)) for key, prints in plan.fingerprints()] == [
+    assert [(batch.key, batch.rows) for batch in plan.batches] == [
         ("m-00000", 3),
         ("m-00001", 3),
         ("m-00002", 2),
     ]
+    prints = [text for piece in plan.fingerprints() for text in piece.to_pylist()]
+    assert prints == [row["fingerprint"] for row in rows_of(plan)]
 
 
 def test_an_unchanged_manifest_is_not_planned_again(
