@@ -1,7 +1,7 @@
 """The registry of columns: every column that the plan, the ledger's result and the metadata table have.
 
-A new column is one line, the last one of `COLUMNS`. The schemas below follow from it. Names, types and the order
-of existing columns never change: users' files have them.
+A new column is one line at the end of `COLUMNS`, with `Position.LAST` if the metadata table has it. The schemas below
+follow from it. Names, types and order of existing columns never change: users' files have them.
 """
 
 from dataclasses import dataclass
@@ -60,12 +60,12 @@ class Column:
     billed: bool = False
 
 
-def _manifest(name: str, kind: pa.DataType, meaning: str) -> Column:
-    return Column(name, kind, Source.MANIFEST, meaning, in_plan=True)
+def _manifest(name: str, kind: pa.DataType, meaning: str, **options: Any) -> Column:
+    return Column(name, kind, Source.MANIFEST, meaning, in_plan=True, **options)
 
 
-def _plan(name: str, kind: pa.DataType, meaning: str, position: Position = Position.REGISTERED) -> Column:
-    return Column(name, kind, Source.PLAN, meaning, position, in_plan=True)
+def _plan(name: str, kind: pa.DataType, meaning: str, **options: Any) -> Column:
+    return Column(name, kind, Source.PLAN, meaning, in_plan=True, **options)
 
 
 def _ledger(name: str, kind: pa.DataType, meaning: str, **options: Any) -> Column:
@@ -76,15 +76,20 @@ _STRING: Final = pa.string()
 _TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
 COLUMNS: Final = (
-    _plan("manifest", _STRING, "name of the manifest", Position.LAST),
-    _plan("row", pa.int64(), "data row in that manifest, from 1, header not counted", Position.LAST),
+    _plan("manifest", _STRING, "name of the manifest", position=Position.LAST),
+    _plan("row", pa.int64(), "data row in that manifest, from 1, header not counted", position=Position.LAST),
     _manifest("id", _STRING, "the manifest's id of the row, or the one that planning gave"),
     _plan("batch", _STRING, "key of the batch; in files, the name of the folder has it (see storage)"),
     _plan("variant", pa.int32(), "number of this picture among those of its row, from 1"),
     _manifest("prompt", _STRING, "as sent"),
     _manifest("input_image", _STRING, "as in the manifest; null is text-to-image"),
-    _plan("input_path", _STRING, "absolute path of a local input image; null for a URL", Position.ABSENT),
-    _plan("input_sha256", _STRING, "sha256 of a local input image; null for a URL", Position.LAST),
+    _plan(
+        "input_path",
+        _STRING,
+        "absolute path of a local input image; null for a URL",
+        position=Position.ABSENT,
+    ),
+    _plan("input_sha256", _STRING, "sha256 of a local input image; null for a URL", position=Position.LAST),
     _manifest("aspect_ratio", _STRING, "as sent"),
     _manifest("output_format", _STRING, "png or jpg"),
     _manifest("safety_tolerance", pa.int32(), "as sent, 1 (strict) to 6"),

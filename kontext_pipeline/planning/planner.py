@@ -108,9 +108,8 @@ def _is_current(
         if name not in earlier or earlier[name].footer.origin != origin:
             return False
         files = input_files.read_cache(folder, name).values()
-        if input_files.digest_of(files) != earlier[name].footer.pictures_digest:
-            return False
-        if not all(file.is_unchanged() for file in files):
+        is_same = input_files.digest_of(files) == earlier[name].footer.pictures_digest
+        if not is_same or not all(file.is_unchanged() for file in files):
             return False
     return True
 

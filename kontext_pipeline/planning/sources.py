@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kontext_pipeline.files import is_local
 from kontext_pipeline.planning.problems import ManifestProblems, quoted
@@ -49,15 +49,6 @@ class Manifest:
     def source(self) -> str:
         """The absolute path or URL as text."""
         return str(self.path)
-
-    @property
-    def file_type(self) -> str:
-        """The extension in lower case, with its dot."""
-        return self.path.suffix.lower()
-
-    def open(self) -> IO[bytes]:
-        """Open the file for reading."""
-        return self.path.open("rb")
 
     def for_arrow(self) -> str | io.BytesIO:
         """Return what Arrow's readers take: the path of a local file, or the content of a remote one."""
@@ -111,8 +102,8 @@ def find_manifests(
 def manifest_name(stem: str) -> str:
     """Return the name of a manifest from the name of its file without the extension.
 
-    Other characters than ASCII letters, digits, `_` and `-` are replaced or dropped. If letters were dropped or the
-    name was too long, it ends in a digest of `stem`, so that different files have different names.
+    The name has ASCII letters, digits, `_` and `-`. If other letters were dropped or the name was too long, it ends in
+    a digest of `stem`, so that different files have different names.
     """
     folded = unicodedata.normalize("NFKD", stem.casefold())
     ascii_only = folded.encode("ascii", "ignore").decode()

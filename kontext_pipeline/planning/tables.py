@@ -41,7 +41,7 @@ class RawTable:
 def read_table(manifest: Manifest, problems: FileProblems) -> RawTable | None:
     """Return the content of the file, or None where it can't be read, which is a problem."""
     try:
-        return READERS[manifest.file_type](manifest, problems)
+        return READERS[manifest.path.suffix.lower()](manifest, problems)
     except OSError as error:
         problems.add(f"can't be read: {error.strerror or error}")
         return None
@@ -127,14 +127,14 @@ def _ends_in_open_quote(manifest: Manifest, table: pa.Table) -> bool:
     if "\n" not in last and "\r" not in last:
         return False
     # A cell with a line break is in quotes. If it is the last one, its closing quote ends the file.
-    with manifest.open() as file:
+    with manifest.path.open("rb") as file:
         file.seek(max(0, manifest.size - _BLOCK_BYTES))
         return not file.read().rstrip().endswith(b'"')
 
 
 def _add_undecodable(manifest: Manifest, problems: FileProblems) -> None:
     """Add where the first bytes are that aren't UTF-8."""
-    with manifest.open() as file:
+    with manifest.path.open("rb") as file:
         content = file.read()
     try:
         content.decode()

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ from kontext_pipeline.columns import PLAN_SCHEMA
 from kontext_pipeline.errors import ManifestError, PlanError
 from kontext_pipeline.planning.manifests import read_manifests
 from kontext_pipeline.planning.plan import BatchInfo, Plan, load_plan, requests_of
+from kontext_pipeline.planning.plan_file import PlanFile, write_plan_file
 from kontext_pipeline.planning.planner import make_plan
 
 Row = dict[str, Any]
@@ -456,12 +458,27 @@ def test_too_many_batches(tmp_path: Path) -> None:
 
 
 def test_more_batches_than_are_comfortable(tmp_path: Path) -> None:
-    csv(tmp_path, [f"p{n}" for n in range(10_001)])
-    plan = plan_of(tmp_path, batch_size=1)
+    csv(tmp_path, ["p"])
+    plan_of(tmp_path)
+    path = tmp_path / "data" / "plan" / "m.parquet"
+    file = PlanFile("m", path)
+    # Only the footer counts batches: 10,001 row groups would take seconds.
+    footer = replace(file.footer, numbers=list(range(10_001)), sizes=[1] * 10_001)
+    table = file.row_group(0)
+    write_plan_file(path, pa.schema([]), [dict(zip(table.column_names, table.columns, strict=True))], footer)
+    plan = load_plan(tmp_path / "data")
     assert len(plan.batches) == 10_001
     assert any(
         "the plan has 10,001 batches; above 10,000 Dagster's pages get slow" in w for w in plan.warnings
     )
+
+
+@pytest.mark.long
+def test_ten_thousand_batches_are_written_and_read(tmp_path: Path) -> None:
+    csv(tmp_path, [f"p{n}" for n in range(10_001)])
+    plan = plan_of(tmp_path, batch_size=1)
+    assert len(plan.batches) == 10_001
+    assert rows_of(plan, "m-10000")[0]["prompt"] == "p10000"
 
 
 def test_a_data_directory_in_memory_of_fsspec(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
@@ -517,15 +534,15 @@ def test_whatever_is_edited(start: list[int], rounds: list[Any], with_ids: bool)
         seen = {row["batch"] for row in before}
         for edits in rounds:
             for kind, where, what in edits:
-                place = where % len(rows)
+                position = where % len(rows)
                 if kind == "insert":
-                    rows.insert(place, (f"id{next(counter)}" if with_ids else "", f"p{what}"))
+                    rows.insert(position, (f"id{next(counter)}" if with_ids else "", f"p{what}"))
                 elif kind == "delete" and len(rows) > 1:
-                    del rows[place]
+                    del rows[position]
                 elif kind == "edit":
-                    rows[place] = (rows[place][0], f"q{what}")
+                    rows[position] = (rows[position][0], f"q{what}")
                 elif kind == "swap":
-                    rows[place], rows[0] = rows[0], rows[place]
+                    rows[position], rows[0] = rows[0], rows[position]
             csv(folder, [f"{prompt},{row_id}" for row_id, prompt in rows], "prompt,id")
             plan = plan_of(folder)
             after = rows_of(plan)

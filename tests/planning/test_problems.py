@@ -109,8 +109,8 @@ def test_a_table_with_another_separator(tmp_path: Path) -> None:
 def test_all_problems_come_together_ordered_by_file_and_row(tmp_path: Path) -> None:
     first = csv(tmp_path, "prompt,seed,output_format\nx,a,gif\n,1,\ny,b,\n", "first.csv")
     second = csv(tmp_path, "prompt,variants\nx,0\n", "second.csv")
-    places = [problem.split(": ")[0] for problem in problems_of(first, second)]
-    assert [place.removeprefix(f"{tmp_path}/") for place in places] == [
+    locations = [problem.split(": ")[0] for problem in problems_of(first, second)]
+    assert [one.removeprefix(f"{tmp_path}/") for one in locations] == [
         "first.csv, row 1, column output_format",
         "first.csv, row 1, column seed",
         "first.csv, row 2, column prompt",
@@ -175,7 +175,7 @@ def test_only_the_first_problems_are_put_into_words(tmp_path: Path) -> None:
     assert str(caught.value).endswith("... and 901 more")
 
 
-def test_an_id_given_twice_names_both_places(tmp_path: Path) -> None:
+def test_an_id_given_twice_names_both_locations(tmp_path: Path) -> None:
     one = csv(tmp_path, "prompt,id\nx,a\ny,\nz,\nw, b \n", "one.csv")
     two = csv(tmp_path, "prompt,id\nx,c\ny,b\nz,c\n", "two.csv")
     problems = [problem.replace(f"{tmp_path}/", "") for problem in problems_of(one, two)]
@@ -204,7 +204,7 @@ def test_rows_are_counted_across_blocks_of_a_large_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "place"),
+    ("content", "location"),
     [
         (
             b'prompt,label\nx,1\n"a\n""b"" c",ok\n\nz,caf\xe9\n',
@@ -218,9 +218,9 @@ def test_rows_are_counted_across_blocks_of_a_large_file(tmp_path: Path) -> None:
         ("prompt\nx\n".encode("utf-16"), "m.csv, column number 1: byte 0 of the file (0xff)"),
     ],
 )
-def test_bytes_that_are_not_utf_8(tmp_path: Path, content: bytes, place: str) -> None:
+def test_bytes_that_are_not_utf_8(tmp_path: Path, content: bytes, location: str) -> None:
     (problem,) = problems_of(csv(tmp_path, content))
-    assert problem.startswith(place)
+    assert problem.startswith(location)
     assert problem.endswith("isn't UTF-8; save the file as CSV in UTF-8 encoding")
 
 
