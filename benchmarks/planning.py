@@ -55,8 +55,8 @@ def report(plan, seconds):
 _PLAN = """
 start = time.perf_counter()
 from pathlib import Path
-from kontext_pipeline.planning.manifest import read_manifests
-from kontext_pipeline.planning.plan import make_plan
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.planner import make_plan
 plan = make_plan(read_manifests([sys.argv[1]]), data_dir=Path(sys.argv[2]), backend="sandbox", seed=0,
                  batch_size=int(sys.argv[3]), clamp_safety_tolerance=False)
 report(plan, time.perf_counter() - start)
@@ -69,7 +69,8 @@ from pathlib import Path
 from kontext_pipeline.planning.estimate import estimate
 from kontext_pipeline.planning.plan import load_plan, requests_of
 plan = load_plan(Path(sys.argv[2]))
-rest = estimate(plan, settled=settled, concurrency=8)
+rest = estimate(plan, settled=lambda prints: [one in settled for one in prints.to_pylist()],
+                failed=lambda prints: [False] * len(prints), concurrency=8)
 assert rest.to_generate == 100, rest
 key = plan.batch_keys[-1]
 first = next(requests_of(plan.batch_table(key)))

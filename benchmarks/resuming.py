@@ -31,8 +31,8 @@ _PLANNED = """
 import sys
 from pathlib import Path
 from kontext_pipeline.generation.ledger import Ledger
-from kontext_pipeline.planning.manifest import read_manifests
-from kontext_pipeline.planning.plan import make_plan
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.planner import make_plan
 folder = Path(sys.argv[1])
 make_plan(read_manifests([str(folder / "rows.parquet")]), data_dir=folder, backend="segmind", seed=0,
           batch_size=int(sys.argv[2]), clamp_safety_tolerance=False)

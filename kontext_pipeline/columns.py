@@ -1,7 +1,7 @@
 """The registry of columns: every column that the plan, the ledger's result and the metadata table have.
 
-A new column is one line, the last one of `COLUMNS`. The schemas below follow from it. Names, types and the order
-of existing columns never change: users' files have them.
+A new column is one line at the end of `COLUMNS`, with `Position.LAST` if the metadata table has it. The schemas below
+follow from it. Names, types and order of existing columns never change: users' files have them.
 """
 
 from dataclasses import dataclass
@@ -60,64 +60,49 @@ class Column:
     billed: bool = False
 
 
-def _manifest(name: str, kind: pa.DataType, meaning: str) -> Column:
-    return Column(name, kind, Source.MANIFEST, meaning, in_plan=True)
+def _manifest(name: str, kind: pa.DataType, meaning: str, **options: Any) -> Column:
+    return Column(name, kind, Source.MANIFEST, meaning, in_plan=True, **options)
 
 
-def _plan(name: str, kind: pa.DataType, meaning: str, position: Position = Position.REGISTERED) -> Column:
-    return Column(name, kind, Source.PLAN, meaning, position, in_plan=True)
+def _plan(name: str, kind: pa.DataType, meaning: str, **options: Any) -> Column:
+    return Column(name, kind, Source.PLAN, meaning, in_plan=True, **options)
 
 
 def _ledger(name: str, kind: pa.DataType, meaning: str, **options: Any) -> Column:
     return Column(name, kind, Source.LEDGER, meaning, **options)
 
 
+def _billed(name: str, kind: pa.DataType, meaning: str, unsent: Any, **options: Any) -> Column:
+    return _ledger(name, kind, meaning, unsent=unsent, billed=True, **options)
+
+
+_LAST: Final = Position.LAST
 _STRING: Final = pa.string()
 _TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
 COLUMNS: Final = (
-    _plan("manifest", _STRING, "name of the manifest", Position.LAST),
-    _plan("row", pa.int64(), "data row in that manifest, from 1, header not counted", Position.LAST),
+    _plan("manifest", _STRING, "name of the manifest", position=_LAST),
+    _plan("row", pa.int64(), "data row in that manifest, from 1, header not counted", position=_LAST),
     _manifest("id", _STRING, "the manifest's id of the row, or the one that planning gave"),
     _plan("batch", _STRING, "key of the batch; in files, the name of the folder has it (see storage)"),
     _plan("variant", pa.int32(), "number of this picture among those of its row, from 1"),
     _manifest("prompt", _STRING, "as sent"),
     _manifest("input_image", _STRING, "as in the manifest; null is text-to-image"),
-    _plan("input_path", _STRING, "absolute path of a local input image; null for a URL", Position.ABSENT),
-    _plan("input_sha256", _STRING, "sha256 of a local input image; null for a URL", Position.LAST),
+    _plan("input_path", _STRING, "absolute path of a local input image", position=Position.ABSENT),
+    _plan("input_sha256", _STRING, "sha256 of a local input image; null for a URL", position=_LAST),
     _manifest("aspect_ratio", _STRING, "as sent"),
     _manifest("output_format", _STRING, "png or jpg"),
     _manifest("safety_tolerance", pa.int32(), "as sent, 1 (strict) to 6"),
     _plan("safety_tolerance_asked", pa.int32(), "as in the manifest; differs where a setting lowered it"),
     _manifest("seed", pa.int64(), "as sent"),
-    _plan(
-        "fingerprint", _STRING, "identity of the picture, 64 hex digits; rows with equal ones share a picture"
-    ),
+    _plan("fingerprint", _STRING, "identity of the picture, 64 hex digits; equal ones share a picture"),
     _ledger("status", _STRING, "succeeded, failed, pending or unknown", unsent="pending"),
     _ledger("status_code", pa.int32(), "HTTP status of the last answer; null where none came"),
     _ledger("error", _STRING, "why there is no picture, in the server's words where it sent any"),
     _ledger("attempts", pa.int32(), "how many times the request was sent", unsent=0),
-    _ledger(
-        "cost_usd",
-        pa.float64(),
-        "USD billed; 0 where another row with the same picture has the cost",
-        unsent=0.0,
-        billed=True,
-    ),
-    _ledger(
-        "cost_estimated",
-        pa.bool_(),
-        "whether the cost is the list price, because the answer named none",
-        unsent=False,
-        billed=True,
-    ),
-    _ledger(
-        "possibly_charged_usd",
-        pa.float64(),
-        "USD that may have been billed for answers that were lost",
-        unsent=0.0,
-        billed=True,
-    ),
+    _billed("cost_usd", pa.float64(), "USD billed; 0 where another row of the same picture has it", 0.0),
+    _billed("cost_estimated", pa.bool_(), "the cost is the list price, as the answer named none", False),
+    _billed("possibly_charged_usd", pa.float64(), "USD perhaps billed for answers that were lost", 0.0),
     _ledger("latency_s", pa.float64(), "seconds that the last attempt took"),
     _ledger("request_id", _STRING, "the provider's id of the request"),
     _ledger("image_path", _STRING, "relative to the data directory; null where there is no picture"),
@@ -129,7 +114,7 @@ COLUMNS: Final = (
     _ledger("run_id", _STRING, "id of the run that made the last attempt"),
     _ledger("started_at", _TIMESTAMP, "when the first attempt started"),
     _ledger("finished_at", _TIMESTAMP, "when the last attempt ended"),
-    Column("variants", pa.int32(), Source.MANIFEST, "how many pictures the row requests", Position.ABSENT),
+    Column("variants", pa.int32(), Source.MANIFEST, "pictures that the row requests", Position.ABSENT),
 )
 """Every column. The plan and the ledger's result have theirs in this order."""
 

@@ -29,5 +29,9 @@ class ManifestError(KontextError):
         super().__init__("\n".join([*problems, *tail]))
 
 
+class PlanError(KontextError):
+    """There is no plan, or it can't be read or made. Nothing was sent."""
+
+
 class LedgerError(KontextError):
     """The ledger can't be opened, or was written by a release that this one doesn't know."""

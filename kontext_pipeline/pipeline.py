@@ -28,8 +28,9 @@ from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.planning.estimate import Estimate, estimate
-from kontext_pipeline.planning.manifest import read_manifests
-from kontext_pipeline.planning.plan import Plan, load_plan, make_plan
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.plan import Plan, load_plan
+from kontext_pipeline.planning.planner import make_plan
 from kontext_pipeline.preflight import check_account
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.settings import Settings

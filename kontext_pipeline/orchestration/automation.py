@@ -56,7 +56,7 @@ def manifests_changed(
 ) -> SensorResult | SkipReason:
     """Request a run of `plan_manifests` if the manifests changed since the last request."""
     from kontext_pipeline.errors import KontextError
-    from kontext_pipeline.planning.manifest import read_manifests
+    from kontext_pipeline.planning.manifests import read_manifests
 
     try:
         settings = kontext.settings()

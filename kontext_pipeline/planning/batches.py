@@ -1,7 +1,7 @@
-"""Which row goes to which batch, so that what was planned once stays where it is.
+"""Which row goes into which batch.
 
-A batch is a Dagster partition and has been generated, perhaps: rows that were planned before stay in their
-batch, rows that are new go to new batches, also when the last one isn't full.
+A batch is a Dagster partition, and its pictures may exist already. So a row that was planned before stays in its
+batch, and a new row goes into a new batch, even if the last one isn't full.
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 COMFORTABLE_BATCHES: Final = 10_000
-"""Up to here Dagster's partitions page loads within a second or two."""
+"""With more batches, Dagster's page of partitions takes longer than two seconds to load."""
 MOST_BATCHES: Final = 100_000
-"""What Dagster's maintainers recommend at most for one asset's partitions."""
+"""Most partitions of one asset that Dagster's maintainers recommend."""
 
 Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """What was planned before, sorted by row: each row's id, its number, and the number of its batch."""
+    """The earlier plan, sorted by row: the id of each row, its row number, and the number of its batch."""
 
     ids: pa.Array
     rows: Numbers
@@ -30,7 +30,7 @@ class Assigned:
 
 
 def batch_key(manifest: str, number: int) -> str:
-    """Return the key of a manifest's batch number `number`: its partition's name."""
+    """Return the key of a batch, which is the name of its partition."""
     return f"{manifest}-{number:05d}"
 
 
@@ -43,48 +43,54 @@ def assign(
     first_new: int,
     before: Assigned | None = None,
 ) -> Numbers:
-    """Return the batch number of each manifest row.
+    """Return the batch number of each row of a manifest.
 
-    `ids` are unique, `rows` rising row numbers, `sizes` how many pictures each row wishes for. A row that was
-    there `before` keeps its batch. A row that wasn't takes the batch of the row that is gone from its place,
-    so an edited row stays where it was. All others fill new batches, from `first_new` on, up to `batch_size`
-    pictures; a row's pictures stay together, even where they are more than that.
+    A row that was there `before` (the same id) keeps its batch. A new row at the position of a row that is gone takes
+    over its batch, so an edited row stays in its batch. All other rows go into new batches.
+
+    Args:
+        ids: Unique ids.
+        rows: Ascending row numbers.
+        sizes: How many pictures each row requests.
+        batch_size: Most pictures of a new batch. The pictures of a row stay together, even if they are more.
+        first_new: Number of the first new batch.
+        before: The earlier plan.
     """
     numbers = np.full(len(rows), -1, np.int64)
     if before is not None and len(before.rows):
-        places = _places(ids, rows, before)
-        kept = places >= 0
-        numbers[kept] = before.batches[places[kept]]
+        predecessors = _predecessors(ids, rows, before)
+        kept = predecessors >= 0
+        numbers[kept] = before.batches[predecessors[kept]]
     new = np.flatnonzero(numbers < 0)
     numbers[new] = first_new + _packed(sizes[new], batch_size)
     return numbers
 
 
-def _places(ids: pa.Array, rows: Numbers, before: Assigned) -> Numbers:
-    """Return for each row the index of the earlier row whose batch it has, or -1."""
-    places = np.asarray(pc.fill_null(pc.index_in(ids, value_set=before.ids), -1)).astype(np.int64)
+def _predecessors(ids: pa.Array, rows: Numbers, before: Assigned) -> Numbers:
+    """Return for each row the index of the earlier row whose batch it gets, or -1."""
+    found = np.asarray(pc.fill_null(pc.index_in(ids, value_set=before.ids), -1)).astype(np.int64)
     taken = np.zeros(len(before.rows), bool)
-    taken[places[places >= 0]] = True
-    new = np.flatnonzero(places < 0)
+    taken[found[found >= 0]] = True
+    new = np.flatnonzero(found < 0)
     if not len(new) or taken.all():
-        return places
+        return found
 
     same_row = np.minimum(np.searchsorted(before.rows, rows[new]), len(before.rows) - 1)
     is_edited = (before.rows[same_row] == rows[new]) & ~taken[same_row]
-    places[new[is_edited]] = same_row[is_edited]
+    found[new[is_edited]] = same_row[is_edited]
     taken[same_row[is_edited]] = True
 
-    # Rows above may have come or gone: then the place is the one after the row above's.
+    # If rows above were inserted or deleted, an edited row follows the same row as before.
     for index in new[~is_edited].tolist():
-        after = places[index - 1] + 1 if index else 0
+        after = found[index - 1] + 1 if index else 0
         if (index == 0 or after > 0) and after < len(taken) and not taken[after]:
-            places[index] = after
+            found[index] = after
             taken[after] = True
-    return places
+    return found
 
 
 def _packed(sizes: Numbers, batch_size: int) -> Numbers:
-    """Number rows from 0 so that each number has up to `batch_size` pictures, or one row of more."""
+    """Return a batch number from 0 for each row: up to `batch_size` pictures, or one row with more."""
     if len(sizes) == 0 or sizes.max() == 1:
         return np.arange(len(sizes), dtype=np.int64) // batch_size
     ends = np.cumsum(sizes)

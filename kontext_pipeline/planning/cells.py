@@ -1,25 +1,26 @@
-"""What the cells of a manifest say: Arrow columns of any kind made into text, choices and whole numbers.
+"""The values of a manifest's cells: columns of any type, read as text, choices or whole numbers.
 
-Everything works on whole columns and knows neither files nor messages: each function returns the values
-and where it could not make sense of them. "Not given" is null, whatever the file wrote for it.
+These functions know neither files nor messages. Each returns the values of a whole column, and where it has none
+that is allowed. A value that is not given is null in the result, however the file has it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 _INT64_DIGITS: Final = 18
-_EXACT_IN_FLOAT64: Final = 2**53
 
 
 class UnreadableColumnError(Exception):
-    """The column's type can't hold what is asked of it; its text says what it holds."""
+    """The column has an unsuitable type. The text of the error says which."""
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column without its encoding: dictionaries and runs spelled out, values untouched."""
+    """Return the column without dictionary or run-end encoding; the values are the same."""
     if pa.types.is_dictionary(column.type):
         return column.cast(column.type.value_type)
     if pa.types.is_run_end_encoded(column.type):
@@ -28,22 +29,23 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def each_chunk(function: Callable[[pa.Array], pa.Array], column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Apply `function` chunk by chunk, so that what it makes on the way is never as large as the column."""
+    """Apply `function` to each chunk, so that intermediate arrays are small."""
     if column.num_chunks == 0:
         return pa.chunked_array([function(pa.array([], column.type))])
     return pa.chunked_array([function(chunk) for chunk in column.chunks])
 
 
 def text(column: pa.ChunkedArray, *, trim: bool) -> pa.ChunkedArray:
-    """Return the column as strings, blank ones null; with `trim`, without surrounding white space.
+    """Return the column as strings, blank ones as null; with `trim`, without surrounding white space.
 
-    Raises `UnreadableColumnError` when the column holds neither text nor nothing.
+    Raises:
+        UnreadableColumnError: The column has values that aren't text.
     """
     column = plain(column)
     kind = column.type
     if pa.types.is_null(kind):
         return column.cast(pa.string())
-    if pa.types.is_floating(kind) and column.null_count + _count(pc.is_nan(column)) == len(column):
+    if pa.types.is_floating(kind) and pc.all(pc.is_null(column, nan_is_null=True)).as_py():
         return pa.chunked_array([pa.nulls(len(column), pa.string())])
     if not _holds_text(kind):
         raise UnreadableColumnError(f"holds {kind}; text is needed")
@@ -60,10 +62,11 @@ def text(column: pa.ChunkedArray, *, trim: bool) -> pa.ChunkedArray:
     return each_chunk(without_blanks, column)
 
 
-def names(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column as ids: trimmed text, or whole numbers written without a fraction.
+def ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column as ids: trimmed text, or whole numbers as text.
 
-    Raises `UnreadableColumnError` when they are neither.
+    Raises:
+        UnreadableColumnError: The column has other values.
     """
     column = plain(column)
     if pa.types.is_floating(column.type):
@@ -80,77 +83,60 @@ def names(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def choices(column: pa.ChunkedArray, spellings: Mapping[str, str]) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return the column with each value replaced by what `spellings` says, and where it has no such value.
+    """Return the column with each value replaced as `spellings` says, and a mask of the values it doesn't have.
 
-    Case and surrounding white space don't matter. Both columns are as long as the given one.
+    Ignores case and surrounding white space.
+
+    Raises:
+        UnreadableColumnError: The column has values that aren't text.
     """
     given = each_chunk(pc.utf8_lower, text(column, trim=True))
     known = pa.array(list(spellings), pa.string())
     meant = pa.array(list(spellings.values()), pa.string())
-    index = pc.index_in(given, value_set=known)
-    bad = pc.and_(pc.is_valid(given), pc.is_null(index))
-    return _chunked(meant.take(_one_chunk(index))), bad
+    values = each_chunk(lambda chunk: meant.take(pc.index_in(chunk, value_set=known)), given)
+    return values, pc.and_(pc.is_valid(given), pc.is_null(values))
 
 
 def whole_numbers(column: pa.ChunkedArray, allowed: range) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Return the column as int64, and where its value is no whole number in `allowed`.
+    """Return the column as int64, and a mask of the values that aren't whole numbers in `allowed`.
 
-    A whole number may have arrived as 3.0; NaN and blank text are null. Raises `UnreadableColumnError`
-    when the column's type has no numbers in it.
+    3.0 is a whole number; NaN and blank text are null.
+
+    Raises:
+        UnreadableColumnError: The type of the column has no numbers.
     """
     column = plain(column)
     kind = column.type
-    if pa.types.is_null(kind):
-        return column.cast(pa.int64()), pa.chunked_array([pa.array([False] * len(column), pa.bool_())])
-    if pa.types.is_integer(kind):
-        bad = (
-            pc.greater(column, pa.scalar(2**63 - 1, kind)) if pa.types.is_uint64(kind) else pc.is_null(column)
-        )
-        number = column.cast(pa.int64(), safe=False)
-        bad = pc.and_(bad, pc.is_valid(column))
-    elif pa.types.is_floating(kind):
+    if pa.types.is_floating(kind):
         column = column.cast(pa.float64())
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
-        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less_equal(pc.abs(column), _EXACT_IN_FLOAT64))
-        bad = pc.invert(pc.fill_null(whole, True))
-        number = pc.if_else(bad, pa.scalar(None, pa.float64()), column).cast(pa.int64())
-    else:
-        number, bad = _parsed(column)
-    outside = pc.or_(pc.less(number, allowed.start), pc.greater_equal(number, allowed.stop))
-    return number, pc.or_(bad, pc.fill_null(outside, False))
-
-
-def _parsed(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    if not _holds_text(column.type):
-        if not (pa.types.is_decimal(column.type) or pa.types.is_boolean(column.type)):
-            raise UnreadableColumnError(f"holds {column.type}; whole numbers are needed")
+    if (pa.types.is_primitive(kind) and not pa.types.is_temporal(kind)) or pa.types.is_decimal(kind):
         column = column.cast(pa.string())
+    elif not (pa.types.is_null(kind) or _holds_text(kind)):
+        raise UnreadableColumnError(f"holds {kind}; whole numbers are needed")
     given = text(column, trim=True)
     not_given = pc.match_substring_regex(given, "^(?i:nan|<na>)$")
     given = pc.if_else(not_given, pa.scalar(None, pa.string()), given)
     reads = pc.match_substring_regex(given, rf"^[+-]?0*[0-9]{{1,{_INT64_DIGITS}}}(\.0*)?$")
     digits = pc.replace_substring_regex(given, r"^\+?(-?)0*([0-9]+?)(\.0*)?$", r"\1\2")
-    number = pc.if_else(reads, digits, pa.scalar(None, pa.string())).cast(pa.int64())
-    return number, pc.fill_null(pc.invert(reads), False)
+    numbers = pc.if_else(reads, digits, pa.scalar(None, pa.string())).cast(pa.int64())
+    is_allowed = pc.and_(pc.greater_equal(numbers, allowed.start), pc.less(numbers, allowed.stop))
+    return numbers, pc.and_(pc.is_valid(given), pc.invert(pc.fill_null(is_allowed, False)))
+
+
+def matches(column: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
+    """Return a mask of the strings in which a regular expression has a match."""
+    return pc.fill_null(pc.match_substring_regex(column, pattern), False)
+
+
+def is_blank(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Return a mask of the values that are not given: null, NaN or blank text."""
+    try:
+        return np.asarray(pc.is_null(text(column, trim=True)))
+    except UnreadableColumnError:
+        column = plain(column)
+        return np.asarray(pc.is_null(column, nan_is_null=pa.types.is_floating(column.type)))
 
 
 def _holds_text(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-    )
-
-
-def _count(mask: pa.ChunkedArray) -> int:
-    return int(pc.sum(mask).as_py() or 0)
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-
-
-def _chunked(array: Any) -> pa.ChunkedArray:
-    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+    kinds = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary())
+    return kind in kinds

@@ -1,75 +1,100 @@
-"""The faults of manifests, gathered so that all of them are told at once.
+"""The problems of manifests, collected so that the user sees them together.
 
-A fault is one line with file, row, column and what is allowed. A million rows can have a million faults:
-only the first ones are put into words, the others are counted.
+A problem is one line: file, row, column, what is wrong and what is allowed. A million rows can have a million
+problems. The first ones get a line, the others are counted.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from kontext_pipeline.errors import ManifestError
 
 MOST_SHOWN = 100
-"""How many faults are shown; the others are counted."""
+"""How many problems get a line."""
 _LONGEST_VALUE = 60
 
 
 class ManifestProblems:
-    """Collects faults and shows the first `MOST_SHOWN`, ordered by file and row."""
+    """The problems of all manifests that are used together. True if there is any."""
 
     def __init__(self) -> None:
-        """Start without a fault."""
+        """Start without a problem."""
         self._shown: list[tuple[int, str, int, str]] = []
         self._count = 0
 
     def __bool__(self) -> bool:
-        """Say whether there is any fault."""
+        """Return whether there is any problem."""
         return self._count > 0
 
-    def add(self, file: str, text: str, *, order: int, row: int = 0, column: str = "") -> None:
-        """Add one fault: of a whole file (`row` 0), a column, a row, or a cell.
+    def of(self, file: str, order: int) -> "FileProblems":
+        """Return a collector for one file. Problems are shown by `order`, then by name of the file and row."""
+        return FileProblems(self, file, order)
 
-        `order` is the file's place among those given.
-        """
+    def add(self, file: str, order: int, row: int, line: str) -> None:
+        """Add a problem; see `FileProblems`."""
         self._count += 1
-        self._shown.append((order, file, row, place(file, row, column) + ": " + text))
+        self._shown.append((order, file, row, line))
         if len(self._shown) > 4 * MOST_SHOWN:
             self._shown = sorted(self._shown)[:MOST_SHOWN]
 
-    def add_rows(
-        self,
-        file: str,
-        *,
-        order: int,
-        rows: npt.NDArray[np.int64],
-        indices: npt.NDArray[np.int64],
-        column: str,
-        text: Callable[[int], str],
-    ) -> None:
-        """Add a fault of `column` at each of `indices`, which point into `rows`, the row numbers.
-
-        `text` is asked only for those that can be among the ones shown.
-        """
-        for index in indices[:MOST_SHOWN].tolist():
-            self.add(file, text(index), order=order, row=int(rows[index]), column=column)
-        self._count += max(0, len(indices) - MOST_SHOWN)
+    def count(self, number: int) -> None:
+        """Count problems that get no line."""
+        self._count += number
 
     def raise_if_any(self) -> None:
-        """Raise a `ManifestError` that carries them, if there are any."""
+        """Raise a `ManifestError` with the problems, if there is any."""
         if self._count:
             shown = [line for *_, line in sorted(self._shown)[:MOST_SHOWN]]
             raise ManifestError(shown, more=self._count - len(shown))
 
 
-def place(file: str, row: int = 0, column: str = "") -> str:
-    """Return how a place is named in a fault: `photos.csv, row 17, column seed`."""
+class FileProblems:
+    """The problems of one manifest, and notes: what the user may want to know besides."""
+
+    def __init__(self, problems: ManifestProblems, file: str, order: int) -> None:
+        """See `ManifestProblems.of`."""
+        self._problems = problems
+        self._file = file
+        self._order = order
+        self.notes: list[str] = []
+
+    def add(self, text: str, *, row: int = 0, column: str = "") -> None:
+        """Add a problem of the file, a column, a row or a cell."""
+        line = location(self._file, row, column) + ": " + text
+        self._problems.add(self._file, self._order, row, line)
+
+    def add_rows(self, rows: Sequence[int], text: Callable[[int], str], column: str = "") -> None:
+        """Add a problem for each of `rows` (ascending row numbers), whose text is `text(index into rows)`."""
+        for index, row in enumerate(rows[:MOST_SHOWN]):
+            self.add(text(index), row=row, column=column)
+        self._problems.count(max(0, len(rows) - MOST_SHOWN))
+
+    def add_where(
+        self, mask: Any, numbers: npt.NDArray[np.int64], text: Callable[[int], str], column: str
+    ) -> None:
+        """Add a problem for each row where the boolean column `mask` is true.
+
+        `numbers` are the row numbers of the table, `text` takes an index into the table.
+        """
+        indices = pc.indices_nonzero(mask).to_numpy()
+        self.add_rows(numbers[indices].tolist(), lambda index: text(int(indices[index])), column)
+
+    def note(self, text: str) -> None:
+        """Add a note, which is no problem."""
+        self.notes.append(f"{self._file}: {text}")
+
+
+def location(file: str, row: int = 0, column: str = "") -> str:
+    """Return where a problem is, as in `photos.csv, row 17, column seed`."""
     return file + (f", row {row}" if row else "") + (f", column {column}" if column else "")
 
 
 def quoted(value: object) -> str:
-    """Return `value` as it is shown in a fault: in quotes, without line breaks, cut when it is long."""
+    """Return `value` in quotes, with escapes for line breaks, cut if it is long."""
     text = value if isinstance(value, str) else str(value)
     if len(text) > _LONGEST_VALUE:
         text = text[: _LONGEST_VALUE - 3] + "..."
@@ -77,6 +102,6 @@ def quoted(value: object) -> str:
 
 
 def listed(numbers: Sequence[int], count: int) -> str:
-    """Return the first of `count` row numbers for a sentence: `1, 2, 3 and 7 more`."""
+    """Return the first of `count` row numbers for a sentence, as in `1, 2, 3 and 7 more`."""
     more = count - len(numbers)
     return ", ".join(f"{number}" for number in numbers) + (f" and {more:,} more" if more else "")

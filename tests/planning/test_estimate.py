@@ -1,5 +1,6 @@
 """What a plan will cost and how long it takes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,14 @@ import pyarrow as pa
 import pytest
 
 from kontext_pipeline.planning.estimate import Estimate, estimate, seconds_for
-from kontext_pipeline.planning.manifest import read_manifests
-from kontext_pipeline.planning.plan import Plan, make_plan
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.plan import Plan
+from kontext_pipeline.planning.planner import make_plan
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """Return a plan of 7 rows that wish for 8 pictures, 6 of which differ, in batches of 3."""
+    """Return a plan of 7 rows that request 8 pictures, 6 of which differ, in batches of 3."""
     (tmp_path / "m.csv").write_text("prompt,variants\na,2\nb,\nc,\na,\nd,\nb,\ne,\n")
     return make_plan(
         read_manifests([tmp_path / "m.csv"]),
@@ -26,11 +28,15 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def prints_of(plan: Plan) -> list[str]:
-    return [text for _, prints in plan.fingerprints() for text in prints.to_pylist()]
+    return [text for prints in plan.fingerprints() for text in prints.to_pylist()]
+
+
+def among(*chosen: str) -> Callable[[pa.Array], list[bool]]:
+    return lambda prints: [text in chosen for text in prints.to_pylist()]
 
 
 def test_nothing_is_there_yet(plan: Plan) -> None:
-    assert estimate(plan, settled=set(), concurrency=4) == Estimate(
+    assert estimate(plan, settled=among(), failed=among(), concurrency=4) == Estimate(
         rows=7,
         requested=8,
         pictures=6,
@@ -44,27 +50,30 @@ def test_nothing_is_there_yet(plan: Plan) -> None:
 
 def test_what_is_there_or_failed_is_not_generated(plan: Plan) -> None:
     prints = prints_of(plan)
-    found = estimate(plan, settled={prints[0], prints[2]}, failed={prints[3], "another"}, concurrency=1)
+    there, failed = among(prints[0], prints[2]), among(prints[3], "another")
+    found = estimate(plan, settled=there, failed=failed, concurrency=1)
     assert (found.already_there, found.failed_for_good, found.to_generate) == (2, 1, 3)
     assert found.cost_usd == pytest.approx(0.3)
 
 
 def test_settled_counts_before_failed(plan: Plan) -> None:
-    everything = set(prints_of(plan))
+    everything = among(*prints_of(plan))
     found = estimate(plan, settled=everything, failed=everything, concurrency=1)
     assert (found.already_there, found.failed_for_good, found.to_generate) == (6, 0, 0)
     assert (found.cost_usd, found.seconds) == (0, 0)
 
 
-def test_functions_are_asked_as_sets_are(plan: Plan) -> None:
-    prints = prints_of(plan)
-    chosen = set(prints[:4])
+def test_both_selections_get_the_same_arrays(plan: Plan) -> None:
+    # So that a caller looks fingerprints up once for both.
+    seen: list[pa.Array] = []
 
-    def settled(asked: pa.Array) -> np.ndarray:
-        return np.array([text in chosen for text in asked.to_pylist()])
+    def nothing(prints: pa.Array) -> np.ndarray:
+        seen.append(prints)
+        return np.zeros(len(prints), bool)
 
-    by_function = estimate(plan, settled=settled, failed=lambda asked: [False] * len(asked), concurrency=2)
-    assert by_function == estimate(plan, settled=chosen, concurrency=2)
+    estimate(plan, settled=nothing, failed=nothing, concurrency=2)
+    assert [len(prints) for prints in seen] == [8, 8]
+    assert seen[0] is seen[1]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,17 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from kontext_pipeline.errors import ManifestError
-from kontext_pipeline.planning.manifest import read_manifests
-from kontext_pipeline.planning.plan import (
-    PLAN_COLUMNS,
-    BatchInfo,
-    Plan,
-    PlanError,
-    load_plan,
-    make_plan,
-    requests_of,
-)
+from kontext_pipeline.columns import PLAN_SCHEMA
+from kontext_pipeline.errors import ManifestError, PlanError
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.plan import BatchInfo, Plan, load_plan, requests_of
+from kontext_pipeline.planning.plan_file import PlanFile, write_plan_file
+from kontext_pipeline.planning.planner import make_plan
 
 Row = dict[str, Any]
 
@@ -72,7 +68,7 @@ def test_a_plan(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
     assert plan.batches == [BatchInfo("m-00000", "m", 3, 0)]
     assert (plan.rows, plan.requested, plan.pictures, plan.text_to_image) == (2, 3, 3, 1)
     table = plan.batch_table("m-00000")
-    assert table.schema == pa.schema([*PLAN_COLUMNS, ("label", pa.string())])
+    assert table.schema == pa.schema([*PLAN_SCHEMA, ("label", pa.string())])
     first, second, third = table.to_pylist()
     assert first == {
         "manifest": "m",
@@ -120,11 +116,13 @@ def test_the_file_has_one_row_group_a_batch(tmp_path: Path) -> None:
     assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [3, 3, 2]
     for batch in plan.batches:
         assert set(file.read_row_group(batch.row_group)["batch"].to_pylist()) == {batch.key}
-    assert [(key, len(prints)) for key, prints in plan.fingerprints()] == [
+    assert [(batch.key, batch.rows) for batch in plan.batches] == [
         ("m-00000", 3),
         ("m-00001", 3),
         ("m-00002", 2),
     ]
+    prints = [text for piece in plan.fingerprints() for text in piece.to_pylist()]
+    assert prints == [row["fingerprint"] for row in rows_of(plan)]
 
 
 def test_an_unchanged_manifest_is_not_planned_again(
@@ -263,7 +261,7 @@ def test_other_settings_ask_for_other_pictures_in_the_same_batches(tmp_path: Pat
     assert prints_of(plan_of(tmp_path)) == prints
 
 
-def test_the_same_wish_twice_is_one_picture(tmp_path: Path) -> None:
+def test_two_equal_requests_are_one_picture(tmp_path: Path) -> None:
     csv(tmp_path, ["a,x", "b,x", "a,y", "a,z"], "prompt,label")
     plan = plan_of(tmp_path)
     assert (plan.requested, plan.pictures) == (4, 2)
@@ -271,10 +269,7 @@ def test_the_same_wish_twice_is_one_picture(tmp_path: Path) -> None:
     base = rows[0]["id"]
     assert [row["id"] for row in rows if row["prompt"] == "a"] == [base, f"{base}-2", f"{base}-3"]
     assert [row["label"] for row in rows] == ["x", "x", "y", "z"]
-    assert (
-        "4 pictures are wished for and 2 of them differ; what is wished for twice is generated once"
-        in plan.warnings
-    )
+    assert "4 pictures are requested and 2 of them differ; equal requests are generated once" in plan.warnings
 
 
 def test_ids_stay_unique_beside_ids_that_look_derived(tmp_path: Path) -> None:
@@ -375,7 +370,7 @@ def test_an_open_plan_stays_readable_when_it_is_replaced(tmp_path: Path) -> None
     assert prompts_by_batch(second) == {"m-00000": ["x"], "m-00001": ["d"]}
 
 
-def test_a_faulty_manifest_leaves_the_plan_as_it_was(tmp_path: Path) -> None:
+def test_a_manifest_with_problems_leaves_the_plan_as_it_was(tmp_path: Path) -> None:
     csv(tmp_path, ["a"])
     plan_of(tmp_path)
     path = tmp_path / "data" / "plan" / "m.parquet"
@@ -463,12 +458,27 @@ def test_too_many_batches(tmp_path: Path) -> None:
 
 
 def test_more_batches_than_are_comfortable(tmp_path: Path) -> None:
-    csv(tmp_path, [f"p{n}" for n in range(10_001)])
-    plan = plan_of(tmp_path, batch_size=1)
+    csv(tmp_path, ["p"])
+    plan_of(tmp_path)
+    path = tmp_path / "data" / "plan" / "m.parquet"
+    file = PlanFile("m", path)
+    # Only the footer counts batches: 10,001 row groups would take seconds.
+    footer = replace(file.footer, numbers=list(range(10_001)), sizes=[1] * 10_001)
+    table = file.row_group(0)
+    write_plan_file(path, pa.schema([]), [dict(zip(table.column_names, table.columns, strict=True))], footer)
+    plan = load_plan(tmp_path / "data")
     assert len(plan.batches) == 10_001
     assert any(
         "the plan has 10,001 batches; above 10,000 Dagster's pages get slow" in w for w in plan.warnings
     )
+
+
+@pytest.mark.long
+def test_ten_thousand_batches_are_written_and_read(tmp_path: Path) -> None:
+    csv(tmp_path, [f"p{n}" for n in range(10_001)])
+    plan = plan_of(tmp_path, batch_size=1)
+    assert len(plan.batches) == 10_001
+    assert rows_of(plan, "m-10000")[0]["prompt"] == "p10000"
 
 
 def test_a_data_directory_in_memory_of_fsspec(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
@@ -524,15 +534,15 @@ def test_whatever_is_edited(start: list[int], rounds: list[Any], with_ids: bool)
         seen = {row["batch"] for row in before}
         for edits in rounds:
             for kind, where, what in edits:
-                place = where % len(rows)
+                position = where % len(rows)
                 if kind == "insert":
-                    rows.insert(place, (f"id{next(counter)}" if with_ids else "", f"p{what}"))
+                    rows.insert(position, (f"id{next(counter)}" if with_ids else "", f"p{what}"))
                 elif kind == "delete" and len(rows) > 1:
-                    del rows[place]
+                    del rows[position]
                 elif kind == "edit":
-                    rows[place] = (rows[place][0], f"q{what}")
+                    rows[position] = (rows[position][0], f"q{what}")
                 elif kind == "swap":
-                    rows[place], rows[0] = rows[0], rows[place]
+                    rows[position], rows[0] = rows[0], rows[position]
             csv(folder, [f"{prompt},{row_id}" for row_id, prompt in rows], "prompt,id")
             plan = plan_of(folder)
             after = rows_of(plan)

@@ -1,4 +1,4 @@
-"""Every fault of a manifest is told, with its place and what is allowed, and together with the others."""
+"""All problems of manifests are reported together, each with its location and what is allowed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from kontext_pipeline.errors import ManifestError
-from kontext_pipeline.planning.manifest import check_manifests, read_manifests
+from kontext_pipeline.planning.manifests import read_manifests, read_rows
 
 
-def faults_of(*patterns: Path | str) -> list[str]:
-    """Return the faults of manifests, without the folder that they are in."""
+def problems_of(*patterns: Path | str) -> list[str]:
+    """Return the problems of manifests, without the folder that they are in."""
     with pytest.raises(ManifestError) as caught:
-        check_manifests(read_manifests(patterns))
+        read_rows(read_manifests(patterns), {})
     return [line.removeprefix(f"{Path(patterns[0]).parent}/") for line in caught.value.problems]
 
 
@@ -51,37 +51,37 @@ def csv(folder: Path, text: str | bytes, name: str = "m.csv") -> Path:
         ("input_image", "missing.png", "'missing.png': no file is there ("),
         ("input_image", "m.csv/a.png", "'m.csv/a.png': no file is there ("),
         ("input_image", ".", "'.': is a folder or a device, not a file"),
-        ("input_image", "m.csv", "'m.csv': the file is no picture that is known here (JPEG, PNG"),
+        ("input_image", "m.csv", "'m.csv': the file is no picture of a known format (JPEG, PNG"),
         (
             "input_image",
             "data:text/plain;base64,eHh4eA==",
-            "a data URI must be data:image/<kind>;base64,<data>",
+            "a data URI must be data:image/<format>;base64,<data>",
         ),
         ("input_image", "data:image/png;base64,?", "the base64 data of the URI is broken"),
         (
             "input_image",
             "data:image/png;base64,eHh4eA==",
-            "the data of the URI is no picture that is known here",
+            "the data of the URI is no picture of a known format",
         ),
         ("id", "a\tb", "holds a control character; remove it"),
     ],
 )
 def test_a_cell_that_is_not_allowed(tmp_path: Path, column: str, value: str, said: str) -> None:
     path = csv(tmp_path, f'prompt,{column}\na cat,\na dog,"{value}"\n')
-    (fault,) = faults_of(path)
-    assert fault.startswith(f"m.csv, row 2, column {column}: {said}") or said in fault
-    assert fault.startswith(f"m.csv, row 2, column {column}: ")
+    (problem,) = problems_of(path)
+    assert problem.startswith(f"m.csv, row 2, column {column}: {said}") or said in problem
+    assert problem.startswith(f"m.csv, row 2, column {column}: ")
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", '" \t "'])
 def test_an_empty_prompt(tmp_path: Path, prompt: str) -> None:
-    assert faults_of(csv(tmp_path, f"prompt,seed\na cat,1\n{prompt},2\n")) == [
+    assert problems_of(csv(tmp_path, f"prompt,seed\na cat,1\n{prompt},2\n")) == [
         "m.csv, row 2, column prompt: is empty; every row needs a prompt"
     ]
 
 
 def test_a_prompt_with_a_nul(tmp_path: Path) -> None:
-    assert faults_of(csv(tmp_path, b"prompt\na\0cat\n")) == [
+    assert problems_of(csv(tmp_path, b"prompt\na\0cat\n")) == [
         "m.csv, row 1, column prompt: holds a NUL character; remove it"
     ]
 
@@ -96,21 +96,21 @@ def test_a_prompt_with_a_nul(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_prompt_column(tmp_path: Path, header: str, hint: str) -> None:
-    (fault,) = faults_of(csv(tmp_path, f"{header}\nx,1\n"))
-    assert fault.startswith("m.csv, column prompt: is missing; every manifest needs it (columns here: ")
-    assert fault.endswith("'seed')" + hint)
+    (problem,) = problems_of(csv(tmp_path, f"{header}\nx,1\n"))
+    assert problem.startswith("m.csv, column prompt: is missing; every manifest needs it (columns here: ")
+    assert problem.endswith("'seed')" + hint)
 
 
 def test_a_table_with_another_separator(tmp_path: Path) -> None:
-    (fault,) = faults_of(csv(tmp_path, "prompt;seed\nx;1\n"))
-    assert "separated by something else than commas" in fault
+    (problem,) = problems_of(csv(tmp_path, "prompt;seed\nx;1\n"))
+    assert "separated by something else than commas" in problem
 
 
-def test_all_faults_come_together_ordered_by_file_and_row(tmp_path: Path) -> None:
+def test_all_problems_come_together_ordered_by_file_and_row(tmp_path: Path) -> None:
     first = csv(tmp_path, "prompt,seed,output_format\nx,a,gif\n,1,\ny,b,\n", "first.csv")
     second = csv(tmp_path, "prompt,variants\nx,0\n", "second.csv")
-    places = [fault.split(": ")[0] for fault in faults_of(first, second)]
-    assert [place.removeprefix(f"{tmp_path}/") for place in places] == [
+    locations = [problem.split(": ")[0] for problem in problems_of(first, second)]
+    assert [one.removeprefix(f"{tmp_path}/") for one in locations] == [
         "first.csv, row 1, column output_format",
         "first.csv, row 1, column seed",
         "first.csv, row 2, column prompt",
@@ -119,12 +119,12 @@ def test_all_faults_come_together_ordered_by_file_and_row(tmp_path: Path) -> Non
     ]
 
 
-def test_a_missing_file_does_not_hide_the_faults_of_the_others(tmp_path: Path) -> None:
+def test_a_missing_file_does_not_hide_the_problems_of_the_others(tmp_path: Path) -> None:
     there = csv(tmp_path, "prompt,seed\nx,a\n")
-    faults = faults_of(
+    problems = problems_of(
         there, tmp_path / "gone.csv", f"{tmp_path}/*.parquet", tmp_path / "notes.txt", tmp_path
     )
-    assert faults == [
+    assert problems == [
         "m.csv, row 1, column seed: 'a' is not allowed; allowed: whole numbers from 0 to 4294967295",
         "gone.csv: there is no such file",
         "*.parquet: no file matches this glob",
@@ -134,7 +134,7 @@ def test_a_missing_file_does_not_hide_the_faults_of_the_others(tmp_path: Path) -
 
 
 def test_an_unknown_file_type(tmp_path: Path) -> None:
-    assert faults_of(csv(tmp_path, "prompt\nx\n", "m.xlsx")) == [
+    assert problems_of(csv(tmp_path, "prompt\nx\n", "m.xlsx")) == [
         "m.xlsx: unknown file type '.xlsx'; allowed: .csv, .parquet"
     ]
 
@@ -145,15 +145,15 @@ def test_no_manifest_at_all() -> None:
 
 
 def test_a_url_that_nobody_can_open() -> None:
-    (fault,) = faults_of("nosuch://bucket/m.csv")
-    assert fault.startswith("nosuch://bucket/m.csv: ")
+    (problem,) = problems_of("nosuch://bucket/m.csv")
+    assert problem.startswith("nosuch://bucket/m.csv: ")
 
 
 def test_two_manifests_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     one, two = csv(tmp_path, "prompt\nx\n"), csv(tmp_path / "other", "prompt\ny\n", "M.csv")
-    (fault,) = faults_of(one, two)
-    assert "has the same name (m) as" in fault
+    (problem,) = problems_of(one, two)
+    assert "has the same name (m) as" in problem
 
 
 def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
@@ -165,21 +165,21 @@ def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
     ] == ["m"]
 
 
-def test_only_the_first_faults_are_put_into_words(tmp_path: Path) -> None:
+def test_only_the_first_problems_are_put_into_words(tmp_path: Path) -> None:
     path = csv(tmp_path, "prompt,seed\n" + "x,a\n" * 1000 + ",1\n")
     with pytest.raises(ManifestError) as caught:
-        check_manifests(read_manifests([path]))
+        read_rows(read_manifests([path]), {})
     assert len(caught.value.problems) == 100
     assert caught.value.more == 901
     assert "row 100, " in caught.value.problems[-1]
     assert str(caught.value).endswith("... and 901 more")
 
 
-def test_an_id_given_twice_names_both_places(tmp_path: Path) -> None:
+def test_an_id_given_twice_names_both_locations(tmp_path: Path) -> None:
     one = csv(tmp_path, "prompt,id\nx,a\ny,\nz,\nw, b \n", "one.csv")
     two = csv(tmp_path, "prompt,id\nx,c\ny,b\nz,c\n", "two.csv")
-    faults = [fault.replace(f"{tmp_path}/", "") for fault in faults_of(one, two)]
-    assert faults == [
+    problems = [problem.replace(f"{tmp_path}/", "") for problem in problems_of(one, two)]
+    assert problems == [
         "two.csv, row 2, column id: 'b' is the id of one.csv, row 4 already; an id may be given once",
         "two.csv, row 3, column id: 'c' is the id of two.csv, row 1 already; an id may be given once",
     ]
@@ -187,7 +187,7 @@ def test_an_id_given_twice_names_both_places(tmp_path: Path) -> None:
 
 def test_rows_of_uneven_length_do_not_shift_the_numbers_of_others(tmp_path: Path) -> None:
     path = csv(tmp_path, 'prompt,seed\n"a\nb",1\nx,1,2\n\ny\nz,q\n')
-    assert [fault.split(";")[0] for fault in faults_of(path)] == [
+    assert [problem.split(";")[0] for problem in problems_of(path)] == [
         "m.csv, row 2: has 3 values where the header has 2 columns",
         "m.csv, row 3: has 1 values where the header has 2 columns",
         "m.csv, row 4, column seed: 'q' is not allowed",
@@ -197,14 +197,14 @@ def test_rows_of_uneven_length_do_not_shift_the_numbers_of_others(tmp_path: Path
 def test_rows_are_counted_across_blocks_of_a_large_file(tmp_path: Path) -> None:
     good = "x" * 996 + ",1\n"
     path = csv(tmp_path, "prompt,seed\n" + good * 20_000 + "x\n" + good * 10_000 + "y,q\n")
-    assert [fault.split(":")[0] for fault in faults_of(path)] == [
+    assert [problem.split(":")[0] for problem in problems_of(path)] == [
         "m.csv, row 20001",
         "m.csv, row 30002, column seed",
     ]
 
 
 @pytest.mark.parametrize(
-    ("content", "place"),
+    ("content", "location"),
     [
         (
             b'prompt,label\nx,1\n"a\n""b"" c",ok\n\nz,caf\xe9\n',
@@ -218,10 +218,10 @@ def test_rows_are_counted_across_blocks_of_a_large_file(tmp_path: Path) -> None:
         ("prompt\nx\n".encode("utf-16"), "m.csv, column number 1: byte 0 of the file (0xff)"),
     ],
 )
-def test_bytes_that_are_not_utf_8(tmp_path: Path, content: bytes, place: str) -> None:
-    (fault,) = faults_of(csv(tmp_path, content))
-    assert fault.startswith(place)
-    assert fault.endswith("isn't UTF-8; save the file as CSV in UTF-8 encoding")
+def test_bytes_that_are_not_utf_8(tmp_path: Path, content: bytes, location: str) -> None:
+    (problem,) = problems_of(csv(tmp_path, content))
+    assert problem.startswith(location)
+    assert problem.endswith("isn't UTF-8; save the file as CSV in UTF-8 encoding")
 
 
 @pytest.mark.parametrize(
@@ -234,43 +234,45 @@ def test_bytes_that_are_not_utf_8(tmp_path: Path, content: bytes, place: str) ->
     ],
 )
 def test_a_manifest_with_nothing_in_it(tmp_path: Path, content: str, said: str) -> None:
-    assert faults_of(csv(tmp_path, content)) == [said]
+    assert problems_of(csv(tmp_path, content)) == [said]
 
 
 def test_an_unclosed_quote(tmp_path: Path) -> None:
     said = "a double quote opens here and is never closed"
-    (fault,) = faults_of(csv(tmp_path, 'prompt,seed\nw,1\n"x,1\ny,2\n'))
-    assert fault == f"m.csv, row 2: has 1 values where the header has 2 columns; {said}"
-    (fault,) = faults_of(csv(tmp_path, 'seed,prompt\n1,"w\nv"\n1,"x\n2,y\n'))
-    assert fault == f"m.csv, row 2: {said}"
+    (problem,) = problems_of(csv(tmp_path, 'prompt,seed\nw,1\n"x,1\ny,2\n'))
+    assert problem == f"m.csv, row 2: has 1 values where the header has 2 columns; {said}"
+    (problem,) = problems_of(csv(tmp_path, 'seed,prompt\n1,"w\nv"\n1,"x\n2,y\n'))
+    assert problem == f"m.csv, row 2: {said}"
 
 
 def test_columns_of_the_same_name(tmp_path: Path) -> None:
-    assert faults_of(csv(tmp_path, "prompt,label, label,prompt\nx,1,2,y\n")) == [
+    assert problems_of(csv(tmp_path, "prompt,label, label,prompt\nx,1,2,y\n")) == [
         "m.csv, column label: there are 2 columns of this name",
         "m.csv, column prompt: there are 2 columns of this name",
     ]
     table = pa.table([pa.array(["x"]), pa.array(["y"])], names=["prompt", "prompt"])
     pq.write_table(table, tmp_path / "p.parquet")
-    assert faults_of(tmp_path / "p.parquet") == ["p.parquet, column prompt: there are 2 columns of this name"]
+    assert problems_of(tmp_path / "p.parquet") == [
+        "p.parquet, column prompt: there are 2 columns of this name"
+    ]
 
 
 @pytest.mark.parametrize(
     "name", ["fingerprint", "batch", "row", "manifest", "cost_usd", "input_sha256", "width"]
 )
 def test_a_column_that_the_metadata_table_has(tmp_path: Path, name: str) -> None:
-    assert faults_of(csv(tmp_path, f"prompt,{name}\nx,1\n")) == [
+    assert problems_of(csv(tmp_path, f"prompt,{name}\nx,1\n")) == [
         f"m.csv, column {name}: the metadata table has a column of this name; rename it"
     ]
 
 
 def test_a_column_that_the_metadata_table_has_and_was_meant_otherwise(tmp_path: Path) -> None:
-    (fault,) = faults_of(csv(tmp_path, "prompt,variant\nx,1\n"))
-    assert fault.endswith("rename it; did you mean variants?")
+    (problem,) = problems_of(csv(tmp_path, "prompt,variant\nx,1\n"))
+    assert problem.endswith("rename it; did you mean variants?")
 
 
 def test_files_that_are_not_what_their_names_say(tmp_path: Path) -> None:
-    assert faults_of(csv(tmp_path, "prompt\nx\n", "m.parquet"))[0].startswith(
+    assert problems_of(csv(tmp_path, "prompt\nx\n", "m.parquet"))[0].startswith(
         "m.parquet: can't be read as Parquet: "
     )
 
@@ -301,28 +303,28 @@ def test_parquet_columns_that_hold_something_else(
     tmp_path: Path, column: str, values: pa.Array, said: str
 ) -> None:
     pq.write_table(pa.table({"prompt": ["x"], column: values}), tmp_path / "m.parquet")
-    (fault,) = faults_of(tmp_path / "m.parquet")
-    assert fault.replace("'", "").startswith("m.parquet, " + said.replace("'", ""))
+    (problem,) = problems_of(tmp_path / "m.parquet")
+    assert problem.replace("'", "").startswith("m.parquet, " + said.replace("'", ""))
 
 
 def test_a_parquet_string_that_is_not_utf_8(tmp_path: Path) -> None:
     broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"a\xff"], pa.binary()).buffers())
     pq.write_table(pa.table({"prompt": ["x"], "label": broken}), tmp_path / "m.parquet")
-    (fault,) = faults_of(tmp_path / "m.parquet")
-    assert fault.startswith("m.parquet, column label: isn't valid: ")
+    (problem,) = problems_of(tmp_path / "m.parquet")
+    assert problem.startswith("m.parquet, column label: isn't valid: ")
 
 
 def test_own_columns_of_one_name_and_two_types(tmp_path: Path) -> None:
     one = csv(tmp_path, "prompt,label\nx,001\n", "one.csv")
     pq.write_table(pa.table({"prompt": ["x"], "label": [1]}), tmp_path / "two.parquet")
-    (fault,) = faults_of(one, tmp_path / "two.parquet")
-    assert fault.startswith("two.parquet, column label: holds int64, and string in ")
-    assert "one.csv; manifests that are used together need the same type" in fault
+    (problem,) = problems_of(one, tmp_path / "two.parquet")
+    assert problem.startswith("two.parquet, column label: holds int64, and string in ")
+    assert "one.csv; manifests that are used together need the same type" in problem
 
 
 def test_a_picture_that_can_not_be_read(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
     make_picture(tmp_path / "good.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
     path = csv(tmp_path, "prompt,input_image\nx,good.png\ny,loop.png\n")
-    (fault,) = faults_of(path)
-    assert fault.startswith("m.csv, row 2, column input_image: 'loop.png': can't be read: ")
+    (problem,) = problems_of(path)
+    assert problem.startswith("m.csv, row 2, column input_image: 'loop.png': can't be read: ")

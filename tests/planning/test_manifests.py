@@ -15,7 +15,9 @@ import pytest
 from upath import UPath
 
 from kontext_pipeline.errors import ManifestError
-from kontext_pipeline.planning.manifest import ManifestRows, manifest_name, read_manifests, read_rows
+from kontext_pipeline.planning.manifests import read_manifests, read_rows
+from kontext_pipeline.planning.rows import ManifestRows
+from kontext_pipeline.planning.sources import manifest_name
 
 
 def rows_of(*patterns: Any) -> list[ManifestRows]:
@@ -207,7 +209,7 @@ def test_local_pictures_are_found_from_the_manifests_folder(
     (rows,) = rows_of("set/m.csv")
     assert column(rows, "input_path") == [str(inside), str(outside), str(inside), None]
     assert column(rows, "input_image")[0] == "photos/a b.png"
-    assert set(rows.pictures) == {str(inside), str(outside)}
+    assert set(rows.input_files) == {str(inside), str(outside)}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_local_pictures_are_found_from_the_manifests_folder(
 def test_pictures_of_many_kinds(tmp_path: Path, head: bytes) -> None:
     (tmp_path / "a.bin").write_bytes(head)
     (rows,) = rows_of(csv(tmp_path, "prompt,input_image\nx,a.bin\n"))
-    assert len(rows.pictures) == 1
+    assert len(rows.input_files) == 1
 
 
 def test_data_uris(tmp_path: Path) -> None:
@@ -234,8 +236,8 @@ def test_data_uris(tmp_path: Path) -> None:
 
 
 def test_a_cell_larger_than_a_block(tmp_path: Path) -> None:
-    (rows,) = rows_of(csv(tmp_path, f"prompt,label\nx,{'y' * 20_000_000}\nz,\n"))
-    assert [len(text) for text in column(rows, "label")] == [20_000_000, 0]
+    (rows,) = rows_of(csv(tmp_path, f"prompt,label\nx,{'y' * 9_000_000}\nz,\n"))
+    assert [len(text) for text in column(rows, "label")] == [9_000_000, 0]
 
 
 def test_a_quote_within_a_value_is_not_an_unclosed_one(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""The plan file: one Parquet file for each manifest, `<data dir>/plan/<manifest>.parquet`.
+
+A row is a requested picture, a row group is a batch. The footer says from what the plan was made, and has the figures
+for which the rows would have to be read. The file also remembers which row is in which batch, so a manifest that was
+edited is planned against its file.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from kontext_pipeline.columns import PLAN_SCHEMA
+from kontext_pipeline.errors import PlanError
+from kontext_pipeline.planning.batches import Assigned
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+FORMAT: Final = 1
+"""Version of the file format, a part of `Footer.origin`."""
+_FOOTER_KEY: Final = b"kontext_plan"
+_FINGERPRINTS_AT_ONCE: Final = 20_000
+_WITHOUT_DICTIONARY: Final = frozenset({"row", "id", "prompt", "input_image", "seed", "fingerprint"})
+
+Origin = dict[str, str | int | bool]
+"""All that a plan follows from, except the local input pictures. While it is the same, so is the plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """The footer of a plan file, stored as JSON in its key-value metadata.
+
+    Attributes:
+        source, shown: The manifest's absolute path or URL, and the path as the user gave it.
+        pictures_digest: `input_files.digest_of` the local input pictures.
+        numbers, sizes: Number and requested pictures of each batch, in the order of the row groups.
+        next_number: Number of the next new batch. Numbers of batches that are gone are not used again.
+        rows, pictures, text_to_image: Rows of the manifest, different requests, rows without an input image.
+        above_tolerance: Rows (`first` numbers and `count`) with an input image and a higher safety tolerance than the
+            provider allows beside one.
+        match_without_image: Rows (the same) with the aspect ratio of their input image, but without one.
+        notes: Sentences about the manifest.
+    """
+
+    origin: Origin
+    source: str
+    shown: str
+    pictures_digest: str
+    numbers: list[int]
+    sizes: list[int]
+    next_number: int
+    rows: int
+    pictures: int
+    text_to_image: int
+    above_tolerance: dict[str, Any]
+    match_without_image: dict[str, Any]
+    notes: list[str]
+
+
+class PlanFile:
+    """An open plan file. It stays readable if it is replaced."""
+
+    def __init__(self, name: str, path: "Path | UPath") -> None:
+        """Open the plan of the manifest `name`.
+
+        Raises:
+            PlanError: The file is no plan, or of another version.
+            OSError: The file can't be read.
+        """
+        self.name = name
+        source = str(path) if isinstance(path, Path) else path.open("rb")
+        try:
+            self._file = pq.ParquetFile(source)
+            footer = json.loads(self._file.metadata.metadata[_FOOTER_KEY])
+            if footer["origin"]["format"] != FORMAT:
+                raise PlanError(
+                    f"{path} was written by another version of kontext-pipeline, whose plans this one "
+                    "doesn't know; use that version, or another data directory"
+                )
+            self.footer = Footer(**footer)
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise PlanError(
+                f"{path} is no plan that can be read ({type(error).__name__}: {error}); move it away and "
+                "plan again: pictures that were generated are kept, but rows may come into other batches"
+            ) from error
+
+    def row_group(self, index: int) -> pa.Table:
+        """Return a batch."""
+        return self._file.read_row_group(index).replace_schema_metadata(None)
+
+    def fingerprints(self) -> Iterator[pa.Array]:
+        """Yield the fingerprints of all rows, some at a time."""
+        for batch in self._file.iter_batches(_FINGERPRINTS_AT_ONCE, columns=["fingerprint"]):
+            yield batch["fingerprint"]
+
+    def assigned(self) -> Assigned:
+        """Return which row is in which batch."""
+        table = self._file.read(columns=["row", "id", "variant"])
+        numbers = np.repeat(np.array(self.footer.numbers, np.int64), np.array(self.footer.sizes, np.int64))
+        first = np.asarray(pc.equal(table["variant"], 1))
+        rows = np.asarray(table["row"])[first]
+        order = np.argsort(rows, kind="stable")
+        ids = table["id"].filter(pa.array(first)).combine_chunks()
+        return Assigned(ids.take(pa.array(order)), rows[order], numbers[first][order])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close(force=True)
+
+
+def write_plan_file(
+    path: Path, own: pa.Schema, batches: Iterable[Mapping[str, pa.Array]], footer: Footer
+) -> None:
+    """Write a plan file to a local path.
+
+    `own` are the user's own columns, `batches` the columns of each batch in the order of `footer.numbers`.
+    """
+    schema = pa.schema([*PLAN_SCHEMA, *own])
+    with pq.ParquetWriter(
+        path,
+        schema,
+        # Batches are many and small: setting up zstd for each column takes longer than writing the column.
+        compression="snappy",
+        use_dictionary=[name for name in schema.names if name not in _WITHOUT_DICTIONARY],
+        write_statistics=["row"],
+    ) as writer:
+        for columns in batches:
+            batch = pa.table([columns[name] for name in schema.names], schema=schema)
+            writer.write_table(batch, row_group_size=batch.num_rows)
+        writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(asdict(footer)).encode()})

@@ -1,0 +1,146 @@
+"""Making the plan of several manifests and writing it into the data directory."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from kontext_pipeline.errors import ManifestError, PlanError
+from kontext_pipeline.files import is_local
+from kontext_pipeline.planning import input_files
+from kontext_pipeline.planning.batches import MOST_BATCHES
+from kontext_pipeline.planning.input_files import InputFile
+from kontext_pipeline.planning.manifests import read_rows
+from kontext_pipeline.planning.plan import Plan
+from kontext_pipeline.planning.plan_builder import PlanBuilder
+from kontext_pipeline.planning.plan_file import FORMAT, Origin, PlanFile
+from kontext_pipeline.planning.rows import release_memory
+from kontext_pipeline.planning.sources import Manifest
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+_LOCK_WAIT_S: Final = 600
+
+
+def make_plan(
+    manifests: Sequence[Manifest],
+    *,
+    data_dir: "Path | UPath",
+    backend: str,
+    seed: int,
+    batch_size: int,
+    clamp_safety_tolerance: bool,
+) -> Plan:
+    """Plan the manifests together, write the plan into the data directory, and return it.
+
+    A plan that was made from the same files and settings is returned as it is. Otherwise rows keep their batches, as
+    `batches.assign` describes.
+
+    `seed` is the project's (`KONTEXT_SEED`), `batch_size` the most requested pictures of a new batch; the variants of a
+    row stay together. `clamp_safety_tolerance` lowers the tolerance of rows with an input image to the most that the
+    provider allows for them.
+
+    Raises:
+        ManifestError: The manifests have problems. The earlier plan is untouched.
+        PlanError: The plan can't be made or written. The earlier plan of each manifest is untouched or replaced.
+    """
+    if batch_size < 1:
+        raise PlanError(f"a batch size of {batch_size} is not allowed; it must be 1 or more")
+    pairs = sorted((manifest.name, manifest.digest) for manifest in manifests)
+    together = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+    origins: dict[str, Origin] = {
+        manifest.name: {
+            "format": FORMAT,
+            "digest": manifest.digest,
+            "size": manifest.size,
+            "source": manifest.source,
+            "together": together,
+            "backend": backend,
+            "seed": seed,
+            "clamp_safety_tolerance": clamp_safety_tolerance,
+        }
+        for manifest in manifests
+    }
+    folder = data_dir / "plan"
+    paths = {manifest.name: folder / f"{manifest.name}.parquet" for manifest in manifests}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            earlier = {name: PlanFile(name, path) for name, path in paths.items() if path.is_file()}
+            if _is_current(origins, earlier, folder):
+                return Plan(list(earlier.values()))
+            _plan_again(manifests, origins, earlier, folder, batch_size=batch_size)
+            for file in earlier.values():
+                file.close()
+            release_memory()
+            return Plan([PlanFile(name, path) for name, path in paths.items()])
+    except OSError as error:
+        raise PlanError(f"the plan can't be written to {folder}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _locked(folder: "Path | UPath") -> Iterator[None]:
+    """Exclude other planners of a local data directory. Remote file systems have no locks."""
+    if not is_local(folder):
+        yield
+        return
+    try:
+        with FileLock(str(folder / ".lock"), timeout=_LOCK_WAIT_S):
+            yield
+    except Timeout:
+        raise PlanError(
+            f"another process has been planning in {folder} for {_LOCK_WAIT_S // 60} minutes; "
+            "try again when it is done"
+        ) from None
+
+
+def _is_current(
+    origins: Mapping[str, Origin], earlier: Mapping[str, PlanFile], folder: "Path | UPath"
+) -> bool:
+    """Return whether the plans were made from the same files, input pictures and settings."""
+    for name, origin in origins.items():
+        if name not in earlier or earlier[name].footer.origin != origin:
+            return False
+        files = input_files.read_cache(folder, name).values()
+        is_same = input_files.digest_of(files) == earlier[name].footer.pictures_digest
+        if not is_same or not all(file.is_unchanged() for file in files):
+            return False
+    return True
+
+
+def _plan_again(
+    manifests: Sequence[Manifest],
+    origins: Mapping[str, Origin],
+    earlier: Mapping[str, PlanFile],
+    folder: "Path | UPath",
+    *,
+    batch_size: int,
+) -> None:
+    known: dict[str, InputFile] = {}
+    for manifest in manifests:
+        known |= input_files.read_cache(folder, manifest.name)
+    found = read_rows(manifests, known)
+    release_memory()
+    builders = []
+    batches = 0
+    while found:
+        rows = found.pop(0)
+        if rows.manifest.has_changed():
+            raise ManifestError([f"{rows.manifest.shown}: was changed while it was read; try again"])
+        builder = PlanBuilder(rows, origins[rows.manifest.name])
+        builder.assign(earlier.get(rows.manifest.name), batch_size)
+        batches += len(np.unique(builder.batches))
+        builders.append(builder)
+    if batches > MOST_BATCHES:
+        raise PlanError(
+            f"the plan has {batches:,} batches, and Dagster can't show more than {MOST_BATCHES:,} partitions; "
+            f"make the batch size (KONTEXT_BATCH_SIZE, now {batch_size:,}) larger"
+        )
+    for builder in builders:
+        builder.write(folder)

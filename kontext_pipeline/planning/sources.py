@@ -1,0 +1,176 @@
+"""Manifest files: finding the files that the user names, and opening them.
+
+A manifest is named by a path, a glob or an fsspec URL.
+"""
+
+import glob
+import hashlib
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kontext_pipeline.files import is_local
+from kontext_pipeline.planning.problems import ManifestProblems, quoted
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+_LONGEST_NAME: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest file that exists. Its content has not been checked yet.
+
+    Attributes:
+        name: Start of the keys of its batches: `[a-z0-9_-]`, at most 64 characters.
+        path: Absolute path, or URL.
+        shown: The path as the user gave it.
+        order: Index of the pattern that named it.
+        digest: sha256 of the content.
+        size: Bytes.
+        mtime_ns: Modification time of a local file, in nanoseconds. None for a remote one.
+    """
+
+    name: str
+    path: "Path | UPath"
+    shown: str
+    order: int
+    digest: str
+    size: int
+    mtime_ns: int | None = None
+
+    @property
+    def source(self) -> str:
+        """The absolute path or URL as text."""
+        return str(self.path)
+
+    def for_arrow(self) -> str | io.BytesIO:
+        """Return what Arrow's readers take: the path of a local file, or the content of a remote one."""
+        return str(self.path) if isinstance(self.path, Path) else io.BytesIO(self.path.read_bytes())
+
+    def has_changed(self) -> bool:
+        """Return whether a local file has another size or modification time than when it was found."""
+        if not isinstance(self.path, Path):
+            return False
+        now = self.path.stat()
+        return (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns)
+
+
+def find_manifests(
+    patterns: Sequence["str | Path | UPath"], file_types: Sequence[str], problems: ManifestProblems
+) -> list[Manifest]:
+    """Return the manifests that paths, globs (also with `**`) and fsspec URLs name, each once, in their order.
+
+    A file is a problem if it is missing, can't be read, has none of the `file_types` (extensions in lower case),
+    or has the same name as another one.
+    """
+    if not patterns:
+        problems.of("manifests", 0).add("none is given; name a CSV or Parquet file, or a glob of them")
+    by_source: dict[str, Manifest] = {}
+    by_name: dict[str, Manifest] = {}
+    for order, path, shown in _paths(patterns, problems):
+        if str(path) in by_source:
+            continue
+        file = problems.of(shown, order)
+        if path.suffix.lower() not in file_types:
+            file.add(f"unknown file type {quoted(path.suffix)}; allowed: {', '.join(file_types)}")
+            continue
+        name = manifest_name(path.stem)
+        if name in by_name:
+            twin = by_name[name].shown
+            file.add(f"has the same name ({name}) as {twin}; batches are named by it, so rename one of them")
+            continue
+        try:
+            mtime_ns = path.stat().st_mtime_ns if isinstance(path, Path) else None
+            with path.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
+                size = opened.tell()
+        except OSError as error:
+            file.add(f"can't be read: {error.strerror or error}")
+            continue
+        manifest = Manifest(name, path, shown, order, digest, size, mtime_ns)
+        by_source[manifest.source] = by_name[name] = manifest
+    return list(by_name.values())
+
+
+def manifest_name(stem: str) -> str:
+    """Return the name of a manifest from the name of its file without the extension.
+
+    The name has ASCII letters, digits, `_` and `-`. If other letters were dropped or the name was too long, it ends in
+    a digest of `stem`, so that different files have different names.
+    """
+    folded = unicodedata.normalize("NFKD", stem.casefold())
+    ascii_only = folded.encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9_-]+", "-", ascii_only).strip("-")
+    lost = any(ord(letter) > 127 and letter.isalnum() for letter in folded)
+    if lost or not name or len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(stem.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        name = f"{(name or 'manifest')[: _LONGEST_NAME - 9]}-{digest}"
+    return name
+
+
+def absolute(path: Path) -> Path:
+    """Return an absolute path without `..`; symbolic links are not resolved."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _paths(
+    patterns: Sequence["str | Path | UPath"], problems: ManifestProblems
+) -> Iterator[tuple[int, "Path | UPath", str]]:
+    """Yield index of the pattern, path, and the path as it is shown to the user."""
+    for order, pattern in enumerate(patterns):
+        shown = str(pattern)
+        file = problems.of(shown, order)
+        try:
+            path, glob_text = _parsed(pattern)
+            if path.is_file():
+                yield order, path, shown
+                continue
+            if path.is_dir():
+                file.add(f"is a folder; name its files, as in {shown.rstrip('/')}/*.csv")
+                continue
+            if not any(sign in glob_text for sign in "*?["):
+                file.add("there is no such file")
+                continue
+            matches = _local_glob(glob_text) if isinstance(path, Path) else _remote_glob(path)
+        except (OSError, ImportError, ValueError) as error:
+            # A URL with an unknown protocol is a ValueError, one whose package isn't installed an ImportError.
+            file.add(f"can't be read: {getattr(error, 'strerror', None) or error}")
+            continue
+        if not matches:
+            file.add("no file matches this glob")
+        for match in sorted(matches, key=str):
+            yield order, (absolute(match) if isinstance(match, Path) else match), str(match)
+
+
+def _parsed(pattern: "str | Path | UPath") -> tuple["Path | UPath", str]:
+    """Return the path of a pattern, absolute if local, and the text that may have wildcards."""
+    shown = str(pattern)
+    if "://" not in shown:
+        local = Path(shown).expanduser()
+        return absolute(local), str(local)
+    from upath import UPath
+
+    path = UPath(pattern)
+    if is_local(path):
+        return Path(path.path), path.path
+    return path, shown.split("://", 1)[1]
+
+
+def _local_glob(pattern: str) -> list["Path | UPath"]:
+    # Path.glob takes no absolute pattern.
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207
+    return [Path(match) for match in found if Path(match).is_file()]
+
+
+def _remote_glob(pattern: Any) -> list["Path | UPath"]:
+    start = f"{pattern.protocol}://"
+    found = pattern.fs.glob(pattern.path)
+    kind = type(pattern)
+    return [kind(start + str(match).removeprefix(start), **pattern.storage_options) for match in found]
