@@ -35,10 +35,13 @@ test-long: install ## Run the long tests: kill -9 sweeps, large plans, real back
 ui: install ## Open the Dagster UI on this project.
 	@$(BIN)/kontext ui $(DEMO)
 
-check: install ## Lint, format check and strict types.
+check: install ## Lint, format check, strict types, layers, dependencies, limits.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry .
+	$(BIN)/python -m pytest tests/architecture
 
 format: install ## Format the code.
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,60 @@
-"""What breaks a rule today. Each entry is a debt: remove it with its cause. An entry that breaks no rule fails too."""
+"""What breaks a rule today. An entry goes with its cause: one that breaks no rule any more fails its test."""
 
 from typing import Final
 
 KNOWN: Final[dict[str, set[str]]] = {
+    "long_modules": {
+        "generation/ledger/ledger.py",
+        "generation/loop.py",
+        "pipeline.py",
+        "planning/manifest.py",
+        "planning/plan.py",
+        "sandbox/drawing/scene.py",
+        "sandbox/drawing/things.py",
+        "sandbox/gateway.py",
+        "sandbox/openapi.py",
+        "segmind/client.py",
+        "segmind/transport.py",
+    },
+    "large_classes": {
+        "generation/loop.py::GenerationLoop",
+        "sandbox/gateway.py::Gateway",
+        "segmind/client.py::SegmindClient",
+    },
+    "names_used_twice": {"answers.py", "inputs.py", "jobs.py", "schema.py", "store.py"},
+    "retired_words": {
+        "dataset/summary.py: wishes",
+        "generation/crew.py: crew",
+        "generation/ledger/leases.py: beat",
+        "generation/ledger/migrations/versions/0001_ledger.py: beat",
+        "generation/ledger/schema.py: beat",
+        "generation/loop.py: crew",
+        "generation/loop.py: heed",
+        "generation/loop.py: undertaker",
+        "generation/polling.py: heed",
+        "orchestration/resources.py: beat",
+        "pipeline.py: wishes",
+        "planning/batches.py: wishes",
+        "planning/estimate.py: wish",
+        "planning/manifest.py: wish",
+        "planning/plan.py: wish",
+        "planning/plan.py: wishes",
+        "sandbox/admin.py: backstage",
+        "sandbox/app.py: backstage",
+        "sandbox/drawing/lettering.py: wishes",
+        "sandbox/drawing/paint.py: wishes",
+        "sandbox/drawing/photo.py: wish",
+        "sandbox/drawing/photo.py: wishes",
+        "sandbox/drawing/picture.py: wishes",
+        "sandbox/drawing/portrait.py: wishes",
+        "sandbox/drawing/scene.py: wishes",
+        "sandbox/drawing/stylise.py: wishes",
+        "sandbox/drawing/things.py: wishes",
+        "sandbox/drawing/weather.py: wishes",
+        "sandbox/drawing/wishes.py: wishes",
+        "sandbox/renderer.py: wishes",
+        "settings.py: beat",
+    },
+    "too_many_lines": {"kontext_pipeline"},
 }
-"""By the name of a test in test_limits.py: the modules, classes or words that may break its limit."""
+"""By rule of test_limits.py: what may break it."""
