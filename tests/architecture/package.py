@@ -86,7 +86,7 @@ def _read_class(node: ast.ClassDef) -> Class:
             for child in node.body
             if isinstance(child, ast.AnnAssign)
             and isinstance(child.target, ast.Name)
-            and not _last_name(child.annotation) == "ClassVar"
+            and _last_name(child.annotation) != "ClassVar"
         ),
         assigned=frozenset(name for function in functions for name in _assigned_on_self(function)),
     )
