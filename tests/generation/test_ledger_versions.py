@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,17 @@ def test_migrations_make_the_schema(tmp_path: Path) -> None:
 def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None:
     """Two processes make one ledger at the same moment: SQLite would fail one of them without waiting."""
     path = tmp_path / "ledger.db"
-    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    leaving = threading.Timer(0.3, other.close)
-    leaving.start()
-    Database(f"sqlite:///{path}").close()
-    leaving.join()
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(Database, f"sqlite:///{path}")
+        with pytest.raises(TimeoutError):
+            opening.result(0.3)
+        other.close()
+        database = opening.result(30)
+    with database.read() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == SCHEMA_VERSION
+    database.close()
 
 
 def test_migrations_make_the_schema_on_postgresql(postgres: str) -> None:
