@@ -52,6 +52,7 @@ def test_loading_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.alone
 def test_loading_is_quick(tmp_path: Path) -> None:
     assert min(load(tmp_path)[0] for _ in range(3)) < 0.5
 

@@ -6,6 +6,7 @@ import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -29,7 +30,7 @@ from tests.generation.runs import (
     wait_for_posts,
 )
 
-A_SECOND = {"speed": 24.0, "latency_spread": 0.0}
+A_SECOND: dict[str, Any] = {"speed": 24.0, "latency_spread": 0.0}
 THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}
 PLACES = 6
 

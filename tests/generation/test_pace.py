@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import pytest
 
-from kontext_pipeline.generation import concurrency
 from kontext_pipeline.generation.concurrency import ConcurrencyLimit
 from kontext_pipeline.generation.polling import PollSchedule
 
@@ -108,7 +107,7 @@ def test_jobs_of_any_length_are_asked_for_early_enough() -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(concurrency.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("kontext_pipeline.generation.concurrency.time.monotonic", lambda: now[0])
     return now
 
 

@@ -150,6 +150,7 @@ def test_a_short_lease_of_ones_own_is_not_held_against_others(
 # 400 in 40 s is what 600 a minute allows a window of that length. A shorter window leaves less time for the
 # machine to be late in: half a per cent of it.
 @pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "kontext_sandbox", [{"speed": 240.0, "rpm": 400, "rate_window_s": 40.0}], indirect=True
 )

@@ -135,6 +135,7 @@ def test_a_second_ctrl_c_leaves_at_once(
 
 
 @pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize("api_version", ["v1", "v2"])
 @pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
 def test_collecting_is_bounded(
