@@ -56,9 +56,10 @@ def attributes_of(one: Class, package: Iterable[Class]) -> set[str]:
     frozen dataclass, or a class derived from `RECORD_BASES`) don't count: they say how wide a table or a form is,
     not how much state the methods share.
     """
-    found: set[str] = set()
-    for each in _with_bases(one, package):
-        found |= each.assigned if each.is_record else each.assigned | each.fields
+    line = _with_bases(one, package)
+    found = {name for each in line for name in each.assigned}
+    if not any(each.is_record for each in line):
+        found |= {name for each in line for name in each.fields}
     return found
 
 

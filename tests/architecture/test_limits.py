@@ -142,7 +142,11 @@ def record_of(fields: int, decorator: str) -> str:
         (class_of("Full", methods=1, attributes=16), {"one.py::Full"}),
         (record_of(16, "@dataclass"), {"one.py::Row"}),
         (record_of(16, "@dataclass(frozen=True)"), set()),
-        ("class Form(BaseModel):\n" + "".join(f"    field_{n}: int\n" for n in range(16)), set()),
+        (
+            "class Base(BaseModel): pass\nclass Form(Base):\n"
+            + "".join(f"    field_{n}: int\n" for n in range(16)),
+            set(),
+        ),
         (
             class_of("Mixin", methods=12) + class_of("Whole", methods=12, head="(Mixin)"),
             {"one.py::Whole"},
