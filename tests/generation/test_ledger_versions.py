@@ -20,7 +20,7 @@ from kontext_pipeline.generation.ledger import Ledger, Reserved, Settlement
 from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.schema import SCHEMA_VERSION, metadata
 from tests.generation.conftest import SpecMaker
-from tests.generation.runs import BACKEND, running
+from tests.generation.runs import BACKEND, RunSpec, running
 
 MIGRATIONS = Path(kontext_pipeline.generation.ledger.__file__).with_name("migrations")
 
@@ -37,6 +37,14 @@ def make_version(url: str, revision: str) -> None:
     with engine.begin() as connection:
         command.upgrade(config(connection), revision)
     engine.dispose()
+
+
+def version_of(url: str) -> str:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+    engine.dispose()
+    return str(found)
 
 
 def differences(url: str) -> list[object]:
@@ -67,9 +75,8 @@ def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None
             opening.result(0.3)
         other.close()
         database = opening.result(30)
-    with database.read() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == SCHEMA_VERSION
     database.close()
+    assert version_of(f"sqlite:///{path}") == SCHEMA_VERSION
 
 
 def test_migrations_make_the_schema_on_postgresql(postgres: str) -> None:
@@ -111,9 +118,8 @@ def check_refusal(url: str) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(LedgerError, match=r"of version 9999.*newer release.*Nothing was changed"):
         Database(url)
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
     engine.dispose()
+    assert version_of(url) == "9999"
 
 
 def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
@@ -131,6 +137,14 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
         Database(f"sqlite:///{path}")
 
 
+def check_made_by_four(one: RunSpec, folder: Path) -> None:
+    with running(one, one, one, one, folder=folder) as runs:
+        for run in runs:
+            assert run.wait().stopped is None
+    assert version_of(one.ledger) == SCHEMA_VERSION
+    assert differences(one.ledger) == []
+
+
 @pytest.mark.parametrize("version", [None, "0001"])
 def test_four_processes_make_or_upgrade_one_ledger(
     spec: SpecMaker, tmp_path: Path, version: str | None
@@ -138,16 +152,12 @@ def test_four_processes_make_or_upgrade_one_ledger(
     one = spec([])
     if version is not None:
         make_version(one.ledger, version)
-    with running(one, one, one, one, folder=tmp_path) as runs:
-        for run in runs:
-            assert run.wait().stopped is None
+    check_made_by_four(one, tmp_path)
 
 
 def test_four_processes_make_one_ledger_on_postgresql(spec: SpecMaker, tmp_path: Path, postgres: str) -> None:
     one = spec([], ledger=postgres)
-    with running(one, one, one, one, folder=tmp_path) as runs:
-        for run in runs:
-            assert run.wait().stopped is None
+    check_made_by_four(one, tmp_path)
 
 
 def test_a_write_that_fails_does_not_spoil_those_beside_it(tmp_path: Path) -> None:
