@@ -1,23 +1,16 @@
 """A sandbox, a ledger and a data directory for runs of the generation loop."""
 
-import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy
-from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
 from kontext_pipeline.sandbox.testing import Sandbox, kontext_sandbox
 from tests.generation.runs import RunSpec
 from tests.generation.stages import empty_ledger, stages
 
-__all__ = ["empty_ledger", "kontext_sandbox", "postgres", "spec", "stages"]
-
-POSTGRES = os.environ.get("KONTEXT_TEST_POSTGRES", "postgresql+psycopg2://root@localhost:5432/test")
+__all__ = ["empty_ledger", "kontext_sandbox", "spec", "stages"]
 
 SpecMaker = Callable[..., RunSpec]
 
@@ -39,21 +32,3 @@ def spec(kontext_sandbox: Sandbox, tmp_path: Path) -> SpecMaker:
         )
 
     return make
-
-
-@pytest.fixture
-def postgres() -> Iterator[str]:
-    """The URL of a fresh PostgreSQL database."""
-    admin = sqlalchemy.create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
-    name = f"kontext_{uuid.uuid4().hex}"
-    try:
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-    except OperationalError as error:
-        pytest.skip(f"no PostgreSQL at {POSTGRES} (KONTEXT_TEST_POSTGRES names another): {error.orig}")
-    try:
-        yield admin.url.set(database=name).render_as_string(hide_password=False)
-    finally:
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        admin.dispose()

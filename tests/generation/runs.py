@@ -57,6 +57,9 @@ class RunSpec:
     job_timeout_s: float = 60.0
     clock_ahead_s: float = 0.0
     """How wrong this process's wall clock is."""
+    clock_jump_s: float = 0.0
+    """How much further ahead the clock is from the moment on that the file `clock_file` exists."""
+    clock_file: str = ""
     run_id: str = "run"
     batch: str = "batch"
     rescue: str | None = None
@@ -157,12 +160,17 @@ def _child(spec: RunSpec) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if spec.clock_ahead_s:
+    if spec.clock_ahead_s or spec.clock_file:
         now, now_ns = time.time, time.time_ns
-        time.time = lambda: now() + spec.clock_ahead_s
-        time.time_ns = lambda: now_ns() + round(spec.clock_ahead_s * 1e9)
+        time.time = lambda: now() + _ahead_s(spec)
+        time.time_ns = lambda: now_ns() + round(_ahead_s(spec) * 1e9)
     result = perform(spec)
     Path(spec.result).write_text(json.dumps(dataclasses.asdict(result)))
+
+
+def _ahead_s(spec: RunSpec) -> float:
+    jumped = spec.clock_file and os.path.exists(spec.clock_file)  # noqa: PTH110 (many times a second)
+    return spec.clock_ahead_s + (spec.clock_jump_s if jumped else 0.0)
 
 
 _context = multiprocessing.get_context("forkserver")
@@ -187,7 +195,7 @@ class Run:
         self.process.join()
 
     def wait(self, timeout_s: float = 60.0) -> Result:
-        """RetryLater for its end and return its report."""
+        """Wait for its end and return its report."""
         self.process.join(timeout_s)
         if self.process.is_alive():
             self.kill()
@@ -201,11 +209,16 @@ class Run:
 
 
 def wait_for_posts(sandbox: Sandbox, posts: int, timeout_s: float = 20.0) -> None:
-    """RetryLater until the server was sent so many requests in all."""
+    """Wait until the server was sent so many requests in all."""
     deadline = time.monotonic() + timeout_s
     while posts_so_far(sandbox) < posts:
         assert time.monotonic() < deadline, f"the server was not sent {posts} requests"
         time.sleep(0.005)
+
+
+def hold_up(sandbox: Sandbox, seconds: float) -> None:
+    """Make generations take so many seconds longer. `set_faults()` ends that for those that begin later."""
+    sandbox.set_faults({"kind": "slow", "seconds": seconds * sandbox.config.speed})
 
 
 def posts_so_far(sandbox: Sandbox) -> int:

@@ -272,14 +272,14 @@ class Stages:
     def trace(self, owner: object, *names: str) -> None:
         """Add the name of each of these methods to `events` when it is called."""
         for name in names:
+            setattr(owner, name, self._traced(name, getattr(owner, name)))
 
-            def traced(
-                *values: Any, _name: str = name, _call: Any = getattr(owner, name), **named: Any
-            ) -> Any:
-                self.events.append(_name)
-                return _call(*values, **named)
+    def _traced(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def traced(*values: Any, **named: Any) -> Any:
+            self.events.append(name)
+            return call(*values, **named)
 
-            setattr(owner, name, traced)
+        return traced
 
     def commits(self) -> list[object]:
         """Return a list that grows by each transaction of the ledger from now on."""

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from kontext_pipeline.generation.ledger.migrations import HEARTBEAT, SCHEMA_VERS
 from kontext_pipeline.generation.ledger.money import Cap
 from kontext_pipeline.generation.ledger.report import read_books, spending_differs
 from tests.generation.conftest import SpecMaker
-from tests.generation.runs import BACKEND, running
+from tests.generation.runs import BACKEND, RunSpec, running
 
 LEDGERS = Path(__file__).with_name("ledgers")
 TERMS = ReservationTerms("v1", 100_000)
@@ -50,6 +51,14 @@ def make_version(url: str, revision: str) -> None:
     with engine.begin() as connection:
         command.upgrade(config(connection), revision)
     engine.dispose()
+
+
+def version_of(url: str) -> str:
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+    engine.dispose()
+    return str(found)
 
 
 def columns(url: str) -> dict[str, object]:
@@ -93,12 +102,16 @@ def test_migrations_make_the_same_tables_on_postgresql(tmp_path: Path, postgres:
 def test_a_new_file_that_another_writes_to_is_waited_for(tmp_path: Path) -> None:
     """Two processes make one ledger at the same moment: SQLite would fail one of them without waiting."""
     path = tmp_path / "ledger.db"
-    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    leaving = threading.Timer(0.3, other.close)
-    leaving.start()
-    Database(f"sqlite:///{path}").close()
-    leaving.join()
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(Database, f"sqlite:///{path}")
+        with pytest.raises(TimeoutError):
+            opening.result(0.3)
+        other.close()
+        database = opening.result(30)
+    database.close()
+    assert version_of(f"sqlite:///{path}") == SCHEMA_VERSION
 
 
 def restored(path: Path) -> str:
@@ -195,9 +208,8 @@ def check_refusal(url: str) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(LedgerError, match=r"of version 9999.*newer release.*Nothing was changed"):
         Database(url)
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
     engine.dispose()
+    assert version_of(url) == "9999"
 
 
 def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
@@ -215,6 +227,21 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
         Database(f"sqlite:///{path}")
 
 
+def check_made_by_four(one: RunSpec, folder: Path) -> None:
+    with running(one, one, one, one, folder=folder) as runs:
+        for run in runs:
+            assert run.wait().stopped is None
+    assert version_of(one.ledger) == SCHEMA_VERSION
+    assert columns(one.ledger).keys() == {
+        "alembic_version",
+        "attempts",
+        "claimants",
+        "generations",
+        "rates",
+        "spending",
+    }
+
+
 @pytest.mark.parametrize("version", [None, "0001"])
 def test_four_processes_make_or_upgrade_one_ledger(
     spec: SpecMaker, tmp_path: Path, version: str | None
@@ -222,16 +249,12 @@ def test_four_processes_make_or_upgrade_one_ledger(
     one = spec([])
     if version is not None:
         make_version(one.ledger, version)
-    with running(one, one, one, one, folder=tmp_path) as runs:
-        for run in runs:
-            assert run.wait().stopped is None
+    check_made_by_four(one, tmp_path)
 
 
 def test_four_processes_make_one_ledger_on_postgresql(spec: SpecMaker, tmp_path: Path, postgres: str) -> None:
     one = spec([], ledger=postgres)
-    with running(one, one, one, one, folder=tmp_path) as runs:
-        for run in runs:
-            assert run.wait().stopped is None
+    check_made_by_four(one, tmp_path)
 
 
 def test_a_write_that_fails_does_not_spoil_those_beside_it(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import dataclasses
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -18,11 +20,13 @@ from tests.generation.runs import (
     Ledgerbook,
     RunSpec,
     fingerprint_of,
+    hold_up,
     perform,
     running,
     wait_for_posts,
 )
 
+A_SECOND: dict[str, Any] = {"speed": 24.0, "latency_spread": 0.0}
 THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}
 SLOTS = 6
 
@@ -38,12 +42,17 @@ def attempts_by_state(url: str) -> dict[str, int]:
     return found
 
 
+def wait_for_reservations(one: RunSpec, reservations: int) -> None:
+    """Wait until all slots are taken and `reservations` more wait for one."""
+    deadline = time.monotonic() + 20
+    while attempts_by_state(one.ledger).get("open", 0) < one.concurrency + reservations:
+        assert time.monotonic() < deadline, "no reservations were made"
+
+
 def killed_with_reservations(one: RunSpec, sandbox: Sandbox, folder: Path) -> None:
     with running(one, folder=folder) as (run,):
         wait_for_posts(sandbox, SLOTS)
-        deadline = time.monotonic() + 2
-        while attempts_by_state(one.ledger).get("open", 0) < 2 * SLOTS:
-            assert time.monotonic() < deadline, "no reservations were made"
+        wait_for_reservations(one, SLOTS)
         run.kill()
 
 
@@ -107,7 +116,7 @@ def test_a_stop_takes_back_what_was_not_sent(
     assert not list(tmp_path.rglob("*.sent"))
 
 
-@pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
+@pytest.mark.parametrize("kontext_sandbox", [A_SECOND], indirect=True)
 def test_a_pause_of_another_process_holds_reservations_back(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -115,17 +124,21 @@ def test_a_pause_of_another_process_holds_reservations_back(
     other = Ledger(one.ledger, backend=BACKEND)
     with running(one, folder=tmp_path) as (run,):
         wait_for_posts(kontext_sandbox, 4)
-        other.pause(5.0)
-        # Their answers come after three seconds and free the slots for the reservations.
-        time.sleep(4.2)
-        assert kontext_sandbox.books()["totals"]["posts"] == 4
+        paused_at = datetime.now(UTC)
+        # The answers come after a second and free the slots for the reservations.
+        other.pause(2.5)
         result = run.wait()
     other.close()
     assert set(result.outcomes.values()) == {"succeeded"}
-    assert result.seconds > 5.0 + 3.0
+    arrivals = sorted(
+        datetime.fromisoformat(entry["received_at"]) for entry in kontext_sandbox.books()["entries"]
+    )
+    assert len(arrivals) == 8
+    assert arrivals[3] <= paused_at
+    assert (arrivals[4] - paused_at).total_seconds() > 2.4
 
 
-@pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
+@pytest.mark.parametrize("kontext_sandbox", [A_SECOND], indirect=True)
 def test_reservations_fill_a_budget_and_no_more(spec: SpecMaker, kontext_sandbox: Sandbox) -> None:
     one = spec(range(30), concurrency=SLOTS, caps=[(1.05, "run")])
     result = perform(one)
@@ -137,7 +150,7 @@ def test_reservations_fill_a_budget_and_no_more(spec: SpecMaker, kontext_sandbox
 
 @needs_log
 def test_reservations_at_an_old_price_are_not_sent(spec: SpecMaker) -> None:
-    with running_sandbox(price=0.20, **THREE_SECONDS) as sandbox:
+    with running_sandbox(price=0.20, **A_SECOND) as sandbox:
         one = spec(range(30), url=sandbox.url, concurrency=SLOTS, caps=[(1.20, "run")])
         # Room for twice as many at the list price: half of them are in flight when the first answer tells.
         assert perform(one).stopped == "budget"
@@ -148,13 +161,24 @@ def test_reservations_at_an_old_price_are_not_sent(spec: SpecMaker) -> None:
 
 
 @needs_log
-@pytest.mark.parametrize("kontext_sandbox", [{"speed": 6.0, "latency_spread": 0.0}], indirect=True)
 def test_reservations_of_yesterday_are_not_sent_today(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    ahead_s = 86_400 - time.time() % 86_400 - 3.0
-    one = spec(range(10), concurrency=2, caps=[(0.40, "day")], clock_ahead_s=ahead_s)
+    midnight = tmp_path / "midnight"
+    one = spec(
+        range(10),
+        concurrency=2,
+        caps=[(0.40, "day")],
+        clock_ahead_s=86_400 - time.time() % 86_400 - 60.0,
+        clock_jump_s=120.0,
+        clock_file=str(midnight),
+    )
+    hold_up(kontext_sandbox, 2.0)
     with running(one, folder=tmp_path) as (run,):
+        wait_for_posts(kontext_sandbox, 2)
+        wait_for_reservations(one, 2)
+        midnight.touch()
+        kontext_sandbox.set_faults()
         assert run.wait().stopped == "budget"
     book = Ledgerbook(one.ledger, kontext_sandbox)
     book.check()

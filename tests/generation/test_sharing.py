@@ -52,14 +52,14 @@ def test_wrong_clocks_neither_steal_claims_nor_stall_the_rate(
         dataclasses.replace(one, clock_ahead_s=hours * HOURS, run_id=f"{hours} hours ahead")
         for hours in (-30, 0, 5, 400)
     ]
-    started = time.monotonic()
     with running(*four, folder=tmp_path) as runs:
         for run in runs:
             assert run.wait().stopped is None
     book = everything_once(one, kontext_sandbox)
     assert book.count("unknown") == book.count("released") == 0
-    # 50 requests at 1200 a minute take 2.5 s; the rest is the processes' own beginning and end.
-    assert 2.4 < time.monotonic() - started < 15
+    # 50 requests at 1200 a minute take 2.45 s at least. A stalled rate would take hours, and `wait` fails then.
+    arrivals = [datetime.fromisoformat(entry["received_at"]) for entry in book.server["entries"]]
+    assert (max(arrivals) - min(arrivals)).total_seconds() > 2.35
 
 
 @pytest.mark.parametrize("kontext_sandbox", [A_SECOND], indirect=True)
@@ -150,6 +150,7 @@ def test_a_short_lease_of_ones_own_is_not_held_against_others(
 # 400 in 40 s is what 600 a minute allows a window of that length. A shorter window leaves less time for the
 # machine to be late in: half a per cent of it.
 @pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "kontext_sandbox", [{"speed": 240.0, "rpm": 400, "rate_window_s": 40.0}], indirect=True
 )

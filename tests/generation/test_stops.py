@@ -12,9 +12,16 @@ from kontext_pipeline.errors import ManifestError
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
-from tests.generation.runs import Ledgerbook, fingerprint_of, perform, running, wait_for_posts, work_items
+from tests.generation.runs import (
+    Ledgerbook,
+    fingerprint_of,
+    hold_up,
+    perform,
+    running,
+    wait_for_posts,
+    work_items,
+)
 
-HALF_A_SECOND = {"speed": 48.0}
 THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}
 
 
@@ -77,11 +84,11 @@ def test_a_key_that_is_refused_on_a_poll_stops_the_run_and_loses_nothing(
         pytest.param(signal.SIGINT, "v1", marks=pytest.mark.long),
     ],
 )
-@pytest.mark.parametrize("kontext_sandbox", [HALF_A_SECOND], indirect=True)
 def test_a_signal_stops_submitting_and_collects(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, api_version: str, number: int
 ) -> None:
     one = spec(range(60), api_version=api_version, concurrency=8)
+    hold_up(kontext_sandbox, 0.5)
     with running(one, folder=tmp_path) as (run,):
         wait_for_posts(kontext_sandbox, 12)
         run.signal(number)
@@ -99,22 +106,22 @@ def test_a_signal_stops_submitting_and_collects(
 
 
 @pytest.mark.parametrize("api_version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
-@pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
 def test_a_second_ctrl_c_leaves_at_once(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, api_version: str
 ) -> None:
     rows = range(16)
     one = spec(rows, api_version=api_version, concurrency=8, run_id="left")
+    hold_up(kontext_sandbox, 4.0)
     with running(one, folder=tmp_path) as (run,):
         wait_for_posts(kontext_sandbox, 8)
         time.sleep(0.3)
         run.signal(signal.SIGINT)
         time.sleep(0.2)
-        started = time.monotonic()
         run.signal(signal.SIGINT)
         result = run.wait()
     assert result.interrupted
-    assert time.monotonic() - started < 2.0
+    # The run has ended, and the server is still at work on what it was sent.
+    assert kontext_sandbox.books()["totals"]["running"] == 8
     left = Ledgerbook(one.ledger, kontext_sandbox)
     if api_version == "v1":
         assert left.count("unknown") == 8
@@ -128,6 +135,7 @@ def test_a_second_ctrl_c_leaves_at_once(
 
 
 @pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.parametrize("api_version", ["v1", "v2"])
 @pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
 def test_collecting_is_bounded(

@@ -1,0 +1,1 @@
+"""The rules that the package's structure obeys. `make check` runs them."""
