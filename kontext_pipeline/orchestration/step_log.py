@@ -98,7 +98,7 @@ def progress_lines(log: "DagsterLogManager", to_generate: int) -> "Iterator[Call
 
 
 def progress_line(progress: "Progress", to_generate: int) -> str:
-    """Return how far a run is, and what delays it."""
+    """Return the progress of a run, and why requests wait."""
     done = progress.succeeded + progress.found
     waits = delays(progress, time.monotonic())
     return f"{done:,} of {to_generate:,} pictures exist; {details(progress)}" + (
