@@ -56,7 +56,7 @@ class BatchTracker:
     def work_items(self) -> Iterator[WorkItem]:
         """Yield every request that has no outcome yet, batch after batch, once per batch."""
         nothing_to_do = []
-        # Read now, not earlier: before it asks for the first item, a run settles what dead runs left.
+        # Read now, not earlier: before it takes the first item, a run settles requests that dead runs left.
         settled = self._read_settled()
         for key in self._keys:
             items = self._items_of(key, settled)

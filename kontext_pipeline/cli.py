@@ -1,6 +1,6 @@
-"""The `kontext` command: reads options, calls what the Dagster assets call, and says what came of it.
+"""The `kontext` command: reads options, calls the pipeline as the Dagster assets do, and prints the result.
 
-Commands import what they need when they run, so that `kontext --help` answers at once.
+Commands import other modules only when they run, so that `kontext --help` answers at once.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ _M_ARENA_MAX: Final = -8
 
 def _limit_memory() -> None:
     """Let this process and the processes that Dagster starts use freed memory again."""
-    # pyarrow reads this when it is first imported. Its own allocator keeps what planning has freed, 20 MB and more with a
-    # large manifest, and the run that follows can't use it.
+    # pyarrow reads this when it is first imported. Its own allocator keeps memory that planning has freed, 20 MB and more
+    # with a large manifest, and the run that follows can't use it.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     # glibc gives threads up to eight heaps per core, and each heap keeps 20 MB and more of freed pictures.
     if "MALLOC_ARENA_MAX" not in os.environ:

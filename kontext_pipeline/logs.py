@@ -1,4 +1,4 @@
-"""Where log records go and what they look like; no handler ever sees a secret.
+"""Log records: their formats, their destinations, and the filter that removes secrets from them.
 
 Modules log through `logging.getLogger(__name__)` and put figures into `extra`, under the keys in `FIELDS`. Handlers are
 added by the command line (`configure`) and by the Dagster room alone.
@@ -112,7 +112,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class _StandardError(logging.Handler):
-    """Writes to what `sys.stderr` is at the moment: while the progress bar is shown, lines go above it."""
+    """Writes to the current `sys.stderr`. While the progress bar is shown, rich replaces it and puts lines above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -122,7 +122,7 @@ class _StandardError(logging.Handler):
 
 
 def configure(verbosity: int = 0, *, log_file: str | None = None, log_format: LogFormat = "text") -> None:
-    """Send the package's records to standard error and to a file. Replaces what an earlier call has set.
+    """Send the package's records to standard error and to a file. Replaces the handlers of an earlier call.
 
     Standard error gets WARNING and above; with `verbosity` 1 INFO too, with 2 DEBUG too. The file, to which is appended,
     gets everything.

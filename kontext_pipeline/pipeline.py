@@ -174,12 +174,7 @@ class Pipeline:
         )
 
     def preflight(
-        self,
-        client: SegmindClient,
-        pictures: int,
-        *,
-        budget_usd: float | None = None,
-        go_on_with_less: bool,
+        self, client: SegmindClient, pictures: int, *, budget_usd: float | None, go_on_with_less: bool
     ) -> str | None:
         """Check the account before a run, with the budgets of the run and of the settings; see `check_account`."""
         return check_account(

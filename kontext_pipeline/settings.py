@@ -195,7 +195,7 @@ class Settings(BaseSettings):
         600.0, gt=0, le=86_400, description="v2: wait for a job before it is left to a later run, seconds."
     )
     drain_s: float = Field(
-        120.0, ge=0, le=7200, description="After a stop: wait for what is in flight, seconds."
+        120.0, ge=0, le=7200, description="After a stop: wait for answers in flight, seconds."
     )
     lease_s: float = Field(
         60.0,

@@ -1,7 +1,7 @@
 """Automation: two sensors and a schedule. All are off until a person switches them on.
 
 `manifests_changed` plans again when a manifest changes. `new_batches` then generates the new batches, once each.
-`unfinished_batches` generates what is missing every night: edited rows, and what a stopped run left. The last two spend
+`unfinished_batches` generates missing pictures every night: of edited rows, and of stopped runs. The last two spend
 money: set KONTEXT_BUDGET_USD before switching them on.
 """
 
@@ -85,7 +85,7 @@ new_batches = AutomationConditionSensorDefinition(
     job=augment_job,
     cron_schedule=EVERY_NIGHT,
     default_status=DefaultScheduleStatus.STOPPED,
-    description="Generate every batch that lacks a picture: new batches, edited rows, and what a stopped run left. "
+    description="Generate every batch that lacks a picture: new batches, edited rows, and pictures that a stopped run left. "
     "One run for each unbroken range of batches. Spends money.",
 )
 def unfinished_batches(

@@ -1,4 +1,4 @@
-"""Metadata of materializations: what Dagster shows of a plan, a batch and a table."""
+"""Metadata of materializations, which Dagster shows for a plan, a batch and a table."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final

@@ -1,4 +1,4 @@
-"""The step that generates pictures: what is missing, the run of the pipeline, and the record of finished batches."""
+"""The step that generates pictures: finds the missing ones, runs the pipeline, records finished batches."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class GenerationConfig(Config):
     retry_failed: bool = Field(False, description="Try rows again that failed for good.")
     go_on_with_less_credit: bool = Field(
         False,
-        description="Where the account's balance is too small for all pictures, generate what it pays for.",
+        description="Where the account's balance is too small for all pictures, generate as many as it pays for.",
     )
 
 

@@ -53,7 +53,7 @@ def stop_of(report: "RunReport") -> "Stop | None":
 
 
 def failure_of(stop: "Stop", report: "RunReport", *, batches: int) -> Failure:
-    """Return the failure of a step that was stopped, with what was done until then."""
+    """Return the failure of a step that was stopped, with the batches and pictures that were finished."""
     finished, generated = len(report.finished), report.progress.succeeded
     kept = f"{finished:,} of {batches:,} batches are finished" if batches > 1 else "The batch is not finished"
     return Failure(

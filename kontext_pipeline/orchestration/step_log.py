@@ -100,7 +100,7 @@ def progress_lines(
 
 
 def progress_line(progress: "Progress", to_generate: int) -> str:
-    """Return how far a run is, and what delays it."""
+    """Return the progress of a run, and why requests wait."""
     done = progress.succeeded + progress.found
     waits = delays(progress, time.monotonic())
     return f"{done:,} of {to_generate:,} pictures exist; {details(progress)}" + (

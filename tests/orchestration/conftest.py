@@ -14,7 +14,10 @@ from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition, RunC
 
 from kontext_pipeline.dataset.storage import read_batch
 from kontext_pipeline.definitions import defs
+from kontext_pipeline.orchestration.reporting import report_batches
+from kontext_pipeline.pipeline import Pipeline
 from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
+from kontext_pipeline.settings import load_settings
 
 REPOSITORY = Path(__file__).parents[2]
 KEY = "SG_feedfacecafebeef"
@@ -59,6 +62,14 @@ class Project:
         return self.run(
             "augment", partition_key=first if last is None else None, tags=tags, config=config, check=check
         )
+
+    def generate(self, keys: Sequence[str]) -> None:
+        """Plan and generate these batches as `kontext run` does, without a run of Dagster, which takes longer."""
+        with Pipeline(load_settings()) as pipeline:
+            planned = pipeline.plan()
+            with pipeline.client() as client:
+                pipeline.run(planned, keys, client=client)
+            report_batches(pipeline, keys, instance=self.instance)
 
     def run(
         self,

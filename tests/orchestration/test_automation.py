@@ -54,11 +54,10 @@ def test_the_schedule_asks_for_unbroken_ranges_of_what_is_missing(project_on_dis
     project.plan()
     assert _asked(project) == [(ALL[0], ALL[2])]
 
-    project.augment(ALL[1])
+    project.generate([ALL[1]])
     assert _asked(project) == [(ALL[0], ALL[0]), (ALL[2], ALL[2])]
 
-    for first, last in _asked(project):
-        project.augment(first, last)
+    project.generate(ALL)
     assert isinstance(_scheduled(project), SkipReason)
 
     project.write_manifest([f"a lighthouse with number {index}" for index in range(9)] + ["a red boat"])
@@ -68,10 +67,10 @@ def test_the_schedule_asks_for_unbroken_ranges_of_what_is_missing(project_on_dis
 
 def test_rows_that_failed_for_good_are_not_asked_for_every_night(project_on_disk: Project) -> None:
     project = project_on_disk
-    project.plan()
     project.sandbox.set_faults({"kind": "status", "status": 400, "prompt": "number 2"})
-    project.augment(ALL[0], ALL[2])
+    project.generate(ALL)
     assert isinstance(_scheduled(project), SkipReason)
+    assert project.table(ALL[0])["status"].to_pylist().count("failed") == 1
 
 
 def test_automation_asks_for_new_batches_only(project: Project) -> None:
