@@ -11,7 +11,7 @@ from kontext_pipeline.errors import ManifestError, PlanError
 from kontext_pipeline.files import write_atomically
 from kontext_pipeline.planning import input_files, seeds
 from kontext_pipeline.planning.batches import Numbers, assign, batch_key
-from kontext_pipeline.planning.hashing import Digests, all_different, count_different, hex_of
+from kontext_pipeline.planning.hashing import DIGEST_BYTES, Digests, all_different, count_different, hex_of
 from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.plan_file import Footer, Origin, PlanFile, write_plan_file
 from kontext_pipeline.planning.rows import ManifestRows, release_memory
@@ -75,18 +75,21 @@ class PlanBuilder:
         )
         columns = columns.append_column("sent", self._sent)
         columns = columns.append_column("id", table["id"]).append_column("variants", table["variants"])
+        rows, requests = len(self._sizes), int(self._sizes.sum())
+        identities = np.empty((rows, DIGEST_BYTES), np.uint8)
+        self._fingerprints = np.empty((requests, DIGEST_BYTES), np.uint8)
+        variant, seed = np.empty(requests, np.int32), np.empty(requests, np.int64)
+        ends = np.append(self._starts, requests)
         # In pieces, because the texts that are hashed are larger than the columns.
-        bytes_of_requests = columns.nbytes * int(self._sizes.sum()) // columns.num_rows
-        rows_at_once = max(1, _BYTES_AT_ONCE * columns.num_rows // max(1, bytes_of_requests))
-        pieces = [
-            self._derived(columns.slice(start, rows_at_once))
-            for start in range(0, columns.num_rows, rows_at_once)
-        ]
-        identities, variants, seed, prints = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+        step = max(1, _BYTES_AT_ONCE * rows // max(1, columns.nbytes * requests // rows))
+        for start in range(0, rows, step):
+            piece = columns.slice(start, step)
+            which = slice(ends[start], ends[start + len(piece)])
+            derived = self._derived(piece)
+            identities[start : start + step], variant[which], seed[which], self._fingerprints[which] = derived
         self._ids = _unique_ids(table["id"].combine_chunks(), identities)
-        self._fingerprints = prints
-        self._different = count_different(prints)
-        self._requests = pa.table({"variant": pa.array(variants, pa.int32()), "seed": pa.array(seed)})
+        self._different = count_different(self._fingerprints)
+        self._requests = pa.table({"variant": pa.array(variant), "seed": pa.array(seed)})
 
     def _derived(self, rows: pa.Table) -> tuple[Digests, Numbers, Numbers, Digests]:
         """Return the rows' identities by content, and the variants, seeds and fingerprints of their requests."""

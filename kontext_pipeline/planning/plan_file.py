@@ -97,8 +97,12 @@ class PlanFile:
 
     def fingerprints(self) -> Iterator[pa.Array]:
         """Yield the fingerprints of all rows, some at a time."""
-        for batch in self._file.iter_batches(_FINGERPRINTS_AT_ONCE, columns=["fingerprint"]):
-            yield batch["fingerprint"]
+        # Unlike `iter_batches`, this keeps no earlier row group in memory.
+        groups = range(self._file.num_row_groups)
+        step = max(1, _FINGERPRINTS_AT_ONCE * len(groups) // self._file.metadata.num_rows)
+        for start in groups[::step]:
+            table = self._file.read_row_groups(groups[start : start + step], columns=["fingerprint"])
+            yield table["fingerprint"].combine_chunks()
 
     def assigned(self) -> Assigned:
         """Return which row is in which batch."""
