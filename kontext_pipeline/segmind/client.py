@@ -20,7 +20,7 @@ from kontext_pipeline.segmind.exchange import Exchanger
 from kontext_pipeline.segmind.model import MODEL
 from kontext_pipeline.segmind.outcomes import Call, Outcome
 from kontext_pipeline.segmind.payloads import amount, job_state, parse_json
-from kontext_pipeline.segmind.pictures import PictureReader
+from kontext_pipeline.segmind.received_pictures import PictureReader
 from kontext_pipeline.segmind.spool import Spool
 from kontext_pipeline.segmind.transport import Transport
 

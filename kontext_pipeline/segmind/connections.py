@@ -33,10 +33,6 @@ IDLE_LIMIT_S: Final = 3.0
 billed one."""
 _HOSTS: Final = 32
 """Hosts whose connections are kept: the API, the upload address and the file servers of outputs."""
-_PROBE_AFTER_S: Final = 30
-"""A blocking call is silent for minutes. Address translators forget a silent connection after as few as two
-minutes; without TCP keep-alive probes, the loss would only be noticed at the deadline."""
-
 _Item = TypeVar("_Item")
 
 
@@ -219,17 +215,22 @@ def new_session(pool_size: int) -> requests.Session:
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    # Linux calls the first of these TCP_KEEPIDLE, macOS calls it TCP_KEEPALIVE.
-    for name, value in (
-        ("TCP_KEEPIDLE", _PROBE_AFTER_S),
-        ("TCP_KEEPALIVE", _PROBE_AFTER_S),
-        ("TCP_KEEPINTVL", 15),
-        ("TCP_KEEPCNT", 4),
-    ):
-        if hasattr(socket, name):
-            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-    return options
+    """Return options that make a connection probe its other end.
+
+    A blocking call is silent for minutes, and address translators forget a silent connection after as few as two
+    minutes. Without probes, the loss would only be noticed at the deadline.
+    """
+    # Seconds until the first probe (as Linux and as macOS name it) and between probes, and their number.
+    probes = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+    return [
+        *HTTPConnection.default_socket_options,
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        *(
+            (socket.IPPROTO_TCP, getattr(socket, name), value)
+            for name, value in probes.items()
+            if hasattr(socket, name)
+        ),
+    ]
 
 
 def _tls_context() -> ssl.SSLContext:

@@ -1,6 +1,6 @@
 """One exchange: a request is sent, its answer is read, and status and headers decide what it means.
 
-The body of a success is judged elsewhere: JSON in `client.py`, pictures in `pictures.py`.
+The body of a success is judged elsewhere: JSON in `client.py`, pictures in `received_pictures.py`.
 """
 
 import json

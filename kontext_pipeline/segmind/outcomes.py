@@ -182,7 +182,6 @@ _GATEWAY_TIMEOUT: Final = Meaning(Outcome.GATEWAY_TIMEOUT, Cause.GATEWAY_TIMEOUT
 
 _STATUSES_BY_CALL: Final[dict[Call, dict[int, Meaning]]] = {
     Call.GENERATE: {504: _GATEWAY_TIMEOUT, 524: _GATEWAY_TIMEOUT},
-    Call.SUBMIT: {},
     Call.POLL: {404: _RECORD_EXPIRED, 410: _RECORD_EXPIRED},
     Call.FETCH: {404: _RECORD_EXPIRED, 410: _RECORD_EXPIRED},
     # Object stores answer 403 for a file that is gone and for a signature that has expired.
@@ -226,7 +225,7 @@ run, because every later row would probably be refused too."""
 
 def meaning(call: Call, status: int, text: str) -> Meaning:
     """Return the meaning of `status` (not 2xx) for `call`; `text` is the server's error message."""
-    by_call = _STATUSES_BY_CALL[call]
+    by_call = _STATUSES_BY_CALL.get(call, {})
     if status in by_call:
         return by_call[status]
     if call is Call.DOWNLOAD and 300 <= status < 500 and status not in {408, 425, 429}:

@@ -11,7 +11,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -58,20 +57,6 @@ _ERROR_BYTES: Final = 16_384
 _TAG: Final = re.compile(r"<[^<>]*>")
 _HIDDEN: Final = re.compile(r"<(script|style)\b", re.IGNORECASE)
 _NO_TEXT: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """A picture inside JSON."""
-
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A picture at a URL that JSON names."""
-
-    url: str
 
 
 def starts_like_json(head: bytes) -> bool:
@@ -125,8 +110,8 @@ def request_id(value: Any, key: str) -> str | None:
     return None if key in value else value
 
 
-def find_image(document: Any) -> Embedded | Link | None:
-    """Return the first picture that the JSON `document` carries.
+def find_image(document: Any) -> bytes | str | None:
+    """Return the first picture that the JSON `document` carries: its bytes, or its URL.
 
     The document itself, the values of `IMAGE_KEYS`, and lists and objects in them are searched. A string
     counts if it is an http(s) URL, a data URI, or base64 of bytes that start like a picture.
@@ -134,7 +119,7 @@ def find_image(document: Any) -> Embedded | Link | None:
     return next(_images(document, MAX_DEPTH), None)
 
 
-def _images(value: Any, depth: int) -> Iterator[Embedded | Link]:
+def _images(value: Any, depth: int) -> Iterator[bytes | str]:
     if isinstance(value, str):
         found = _image(value)
         if found is not None:
@@ -148,11 +133,11 @@ def _images(value: Any, depth: int) -> Iterator[Embedded | Link]:
                 yield from _images(value[key], depth - 1)
 
 
-def _image(text: str) -> Embedded | Link | None:
+def _image(text: str) -> bytes | str | None:
     text = text.strip()
     scheme = text[:8].lower()
     if scheme.startswith(("http://", "https://")):
-        return Link(text)
+        return text
     if scheme.startswith("data:"):
         media_type, _, content = text.partition(",")
         if media_type.rstrip().lower().endswith(";base64"):
@@ -161,7 +146,7 @@ def _image(text: str) -> Embedded | Link | None:
     return _decoded(text)
 
 
-def _decoded(text: str) -> Embedded | None:
+def _decoded(text: str) -> bytes | None:
     text = "".join(text.split()).replace("-", "+").replace("_", "/")
     try:
         content = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -170,8 +155,8 @@ def _decoded(text: str) -> Embedded | None:
     return _embedded(content)
 
 
-def _embedded(content: bytes) -> Embedded | None:
-    return Embedded(content) if len(content) > 16 and is_start_of_picture(content[:64]) else None
+def _embedded(content: bytes) -> bytes | None:
+    return content if len(content) > 16 and is_start_of_picture(content[:64]) else None
 
 
 def error_text(content: bytes, key: str) -> str:

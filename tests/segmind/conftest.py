@@ -24,6 +24,14 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (48, 32), **options: Any)
     return file.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def no_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust nobody: reading the shipped certificates for each client would take most of the tests' time."""
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder))
+
+
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
     server = Gateway()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kontext_pipeline.segmind import pictures
+from kontext_pipeline.segmind import received_pictures
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Call, Charge, Outcome
 from tests.segmind.conftest import BODY, KEY, picture
@@ -76,7 +76,7 @@ def test_a_pictures_address_is_asked_without_the_key(
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "DOWNLOAD_PAUSES_S", (0.0, 0.01, 0.01))
+    monkeypatch.setattr(received_pictures, "DOWNLOAD_PAUSES_S", (0.0, 0.01, 0.01))
 
 
 @pytest.mark.usefixtures("no_pauses")

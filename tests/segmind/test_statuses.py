@@ -120,6 +120,14 @@ def test_a_redirect_is_refused_and_the_key_goes_nowhere(
     assert elsewhere.requests == []
 
 
+def test_a_redirect_to_what_is_no_url_is_a_redirect(
+    gateway: Gateway, client: SegmindClient, spool: Path
+) -> None:
+    gateway.routes[V1] = Reply(302, headers={"Location": "http://[::1"})
+    answer = client.generate(BODY, spool)
+    assert (answer.outcome, answer.cause, answer.charge) == (Outcome.STOPPED, "redirected", Charge.NO)
+
+
 def test_a_success_says_what_it_cost(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
     content = picture()
     gateway.routes[V1] = Reply(

@@ -496,6 +496,14 @@ def test_plain_text_where_tls_is_expected_sent_nothing(
     assert KEY not in repr(gateway.requests)
 
 
+def test_the_shipped_bundle_is_trusted_unless_the_environment_names_one(
+    secure: Gateway, connect: Connect, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert result(connect(base_url=secure.url).generate(BODY, spool)) == (Outcome.UNREACHABLE, "tls")
+
+
 def test_a_bundle_that_cannot_be_read_is_said_at_once(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

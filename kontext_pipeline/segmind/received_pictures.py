@@ -15,8 +15,6 @@ from kontext_pipeline.segmind.exchange import Exchange, Exchanger
 from kontext_pipeline.segmind.images import ImageInfo, NotAPicture, inspect, inspect_bytes
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from kontext_pipeline.segmind.payloads import (
-    Embedded,
-    Link,
     error_text,
     find_image,
     job_state,
@@ -84,29 +82,29 @@ class PictureReader:
             received.discard()
             return self._exchanger.job_answer(answer, document)
         found = find_image(document)
-        if isinstance(found, Embedded):
+        if isinstance(found, bytes):
             spool = new_spool()
-            spool.write(found.content)
+            spool.write(found)
             embedded = spool.finish()
             answer = self._judged(answer, Exchange(answer), embedded)
             if answer.picture is None:
                 embedded.discard()
-        elif isinstance(found, Link):
+        elif isinstance(found, str):
             answer = self._downloaded(answer, found, new_spool)
         else:
             words = error_text(received.start(_HEAD_BYTES), self._exchanger.key)
             error = f"JSON without a picture: {words}"
             answer = self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.NO_IMAGE, error=error)
         # The record of a job can be fetched again, the answer of a blocking call can't.
-        if answer.picture is not None or (isinstance(found, Link) and answer.call is Call.FETCH):
+        if answer.picture is not None or (isinstance(found, str) and answer.call is Call.FETCH):
             received.discard()
             return answer
         return _with_remains(answer, received, new_spool)
 
-    def _downloaded(self, answer: Answer, link: Link, new_spool: NewSpool) -> Answer:
-        """Return `answer` with the picture at `link`."""
+    def _downloaded(self, answer: Answer, named_url: str, new_spool: NewSpool) -> Answer:
+        """Return `answer` with the picture at `named_url`."""
         try:
-            url = self._addresses.output_url(link.url)
+            url = self._addresses.output_url(named_url)
         except ValueError as reason:
             error = f"the picture's URL can't be used: {reason}"
             return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.BAD_OUTPUT_URL, error=error)
