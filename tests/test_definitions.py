@@ -64,7 +64,7 @@ def test_loading_is_quick(tmp_path: Path) -> None:
         pytest.param(
             ["dagster", "definitions", "validate", "--workspace", "workspace.yaml"], marks=pytest.mark.long
         ),
-        ["dg", "check", "defs"],
+        pytest.param(["dg", "check", "defs"], marks=pytest.mark.long),
     ],
     ids=str,
 )
