@@ -253,13 +253,16 @@ class Stages:
         """The state of each attempt; of one that was not sent, its outcome."""
         return [row.outcome if row.outcome == "not_sent" else row.state for row in self.attempts()]
 
+    def row(self, number: int) -> Row[Any]:
+        """The row of a request in the ledger."""
+        with self.ledger.database.read() as connection:
+            return connection.execute(
+                text("SELECT * FROM generations WHERE fingerprint = :name"), {"name": fingerprint(number)}
+            ).one()
+
     def generation(self, number: int) -> tuple[str, bool, bool]:
         """The status of a request in the ledger, whether it may be tried again, and whether this run claims it."""
-        with self.ledger.database.read() as connection:
-            row = connection.execute(
-                text("SELECT status, retryable, claimant FROM generations WHERE fingerprint = :name"),
-                {"name": fingerprint(number)},
-            ).one()
+        row = self.row(number)
         assert row.claimant in (None, self.ledger.lease.id)
         return row.status, bool(row.retryable), row.claimant is not None
 
@@ -272,12 +275,14 @@ class Stages:
     def trace(self, owner: object, *names: str) -> None:
         """Add the name of each of these methods to `events` when it is called."""
         for name in names:
+            setattr(owner, name, self._traced(name, getattr(owner, name)))
 
-            def traced(*values: Any, _name: str = name, _call: Any = getattr(owner, name), **named: Any) -> Any:
-                self.events.append(_name)
-                return _call(*values, **named)
+    def _traced(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def traced(*values: Any, **named: Any) -> Any:
+            self.events.append(name)
+            return method(*values, **named)
 
-            setattr(owner, name, traced)
+        return traced
 
     def commits(self) -> list[object]:
         """Return a list that grows by each transaction of the ledger from now on."""

@@ -83,9 +83,7 @@ def test_above_debug_nothing_is_recorded(caplog: pytest.LogCaptureFixture) -> No
 
 def test_an_image_of_v1(stages: StagesMaker, caplog: pytest.LogCaptureFixture) -> None:
     s = stages()
-    send(
-        s, Call.GENERATE, answer(Outcome.SUCCEEDED, status_code=200, latency_s=2.4, cost_usd=0.09)
-    )
+    send(s, Call.GENERATE, answer(Outcome.SUCCEEDED, status_code=200, latency_s=2.4, cost_usd=0.09))
     assert transitions(caplog) == [
         {"attempt": 1, "state": "reserved"},
         {"attempt": 1, "state": "sent"},

@@ -194,9 +194,7 @@ def test_without_room_nothing_is_sent_and_the_reservation_is_released(
     assert s.slots.in_flight == 0
 
 
-@pytest.mark.parametrize(
-    ("outcome", "status"), [(Outcome.REJECTED, "failed"), (Outcome.STOPPED, "pending")]
-)
+@pytest.mark.parametrize(("outcome", "status"), [(Outcome.REJECTED, "failed"), (Outcome.STOPPED, "pending")])
 def test_a_request_without_its_input_picture_is_settled_without_a_post(
     stages: StagesMaker, outcome: Outcome, status: str
 ) -> None:

@@ -76,6 +76,4 @@ def test_a_pause_is_logged_once(stages: StagesMaker, caplog: pytest.LogCaptureFi
     s = stages()
     s.pause.begin(12.0)
     s.pause.begin(11.0)
-    assert [record.getMessage() for record in caplog.records] == [
-        "paused 12.0 s: the account's rate limit"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["paused 12.0 s: the account's rate limit"]
