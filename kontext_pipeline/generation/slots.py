@@ -10,7 +10,7 @@ from kontext_pipeline.generation.concurrency_limit import ConcurrencyLimit
 from kontext_pipeline.generation.work import Reservation
 
 NOTABLE_PAUSE_S: Final = 1.0
-"""Seconds by which a pause must become longer to be worth a word: the answers of one burst differ by less."""
+"""Smallest extension of a pause, in seconds, that is logged: the answers of one burst differ by less."""
 
 
 class Slots:
@@ -111,7 +111,7 @@ class Slots:
             self._on_demand()
 
     def pause(self, seconds: float, reason: str) -> bool:
-        """Let no slot send for `seconds`. Return whether that is a notable change: a second or more."""
+        """Let no slot send for `seconds`. Return whether the pause became longer by `NOTABLE_PAUSE_S` or more."""
         with self._condition:
             now = self._clock()
             until = now + seconds

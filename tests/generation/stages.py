@@ -253,13 +253,16 @@ class Stages:
         """The state of each attempt; of one that was not sent, its outcome."""
         return [row.outcome if row.outcome == "not_sent" else row.state for row in self.attempts()]
 
+    def row(self, number: int) -> Row[Any]:
+        """The row of a request in the ledger."""
+        with self.ledger.database.read() as connection:
+            return connection.execute(
+                text("SELECT * FROM generations WHERE fingerprint = :name"), {"name": fingerprint(number)}
+            ).one()
+
     def generation(self, number: int) -> tuple[str, bool, bool]:
         """The status of a request in the ledger, whether it may be tried again, and whether this run claims it."""
-        with self.ledger.database.read() as connection:
-            row = connection.execute(
-                text("SELECT status, retryable, claimant FROM generations WHERE fingerprint = :name"),
-                {"name": fingerprint(number)},
-            ).one()
+        row = self.row(number)
         assert row.claimant in (None, self.ledger.lease.id)
         return row.status, bool(row.retryable), row.claimant is not None
 
@@ -274,10 +277,10 @@ class Stages:
         for name in names:
             setattr(owner, name, self._traced(name, getattr(owner, name)))
 
-    def _traced(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _traced(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def traced(*values: Any, **named: Any) -> Any:
             self.events.append(name)
-            return call(*values, **named)
+            return method(*values, **named)
 
         return traced
 

@@ -35,6 +35,17 @@ def scripted(s: Stages, monkeypatch: pytest.MonkeyPatch, *results: object) -> No
     monkeypatch.setattr(s.ledger, "reserve", lambda _claims, _terms: list(results))
 
 
+def offer_during(s: Stages, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Offer an item while the ledger reserves those before it."""
+    reserve = s.ledger.reserve
+
+    def offering(*values: object) -> object:
+        offer(s, number)
+        return reserve(*values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(s.ledger, "reserve", offering)
+
+
 # --- how many -----------------------------------------------------------------------------------
 
 
@@ -106,11 +117,13 @@ def test_a_reservation_holds_the_price_of_its_day(
 # --- what the ledger may answer -----------------------------------------------------------------
 
 
-def test_a_rate_limit_puts_requests_back_in_order_and_pauses_no_slot(stages: StagesMaker) -> None:
+def test_a_rate_limit_puts_requests_back_in_order_and_pauses_no_slot(
+    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     s = stages(concurrency=4, rpm=60)
     offer(s, 1, 2, 3)
+    offer_during(s, monkeypatch, 4)
     s.reserver.step()
-    offer(s, 4)
     assert waiting(s) == [2, 3, 4]
     assert reserved(s) == [1]
     assert s.slots.pause_state == (0.0, "")
@@ -120,13 +133,13 @@ def test_a_rate_limit_puts_requests_back_in_order_and_pauses_no_slot(stages: Sta
 
 def test_a_pause_puts_requests_back_in_order_and_pauses_the_slots(stages: StagesMaker) -> None:
     s = stages()
-    s.open_ledger("another run").pause(9.0)
+    s.open_ledger("another run").pause(90.0)
     offer(s, 1, 2, 3)
     s.reserver.step()
     assert waiting(s) == [1, 2, 3]
     assert s.attempts() == []
     until, reason = s.slots.pause_state
-    assert s.clock.now + 8 < until <= s.clock.now + 9
+    assert s.clock.now + 70 < until <= s.clock.now + 90
     assert reason == "rate limit"
     assert s.reserver._not_before == until
 
@@ -302,11 +315,11 @@ def test_a_failure_between_two_results_lets_all_work_go(
     stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s = stages()
-    s.ledger.release = lambda _attempts: fail()  # type: ignore[method-assign]
 
-    def fail() -> None:
+    def fail(*_: object) -> None:
         raise LedgerError("the ledger can't be written")
 
+    monkeypatch.setattr(s.ledger, "release", fail)
     offer(s, 1, 2, 3)
     # The run is stopped by another thread while the ledger reserves.
     reserve = s.ledger.reserve

@@ -57,9 +57,7 @@ def test_an_image_that_exists_costs_nothing(stages: StagesMaker, where: str) -> 
     assert s.idle
     assert s.generation(1) == ("succeeded", False, False)
     assert s.attempts() == []
-    assert s.ledger.generations([fingerprint(1)])["image_path"].to_pylist() == [
-        f"images/00/{fingerprint(1)}.png"
-    ]
+    assert s.row(1).image_path == f"images/00/{fingerprint(1)}.png"
     assert s.store.find(fingerprint(1)) is not None
 
 

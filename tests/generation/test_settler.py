@@ -56,8 +56,8 @@ def test_an_image_is_kept_before_the_ledger_says_that_it_is_charged(stages: Stag
     assert (attempt.status_code, attempt.request_id, attempt.latency_s) == (200, "r-1", 2.5)
     assert not attempt.cost_estimated
     assert s.generation(1) == ("succeeded", False, False)
-    row = s.ledger.generations([fingerprint(1)]).to_pylist()[0]
-    assert (row["width"], row["height"], row["bytes"]) == (2, 1, len(PNG))
+    row = s.row(1)
+    assert (row.width, row.height, row.bytes) == (2, 1, len(PNG))
     assert s.held() == (80_000, 0, 0)
     assert s.outcomes == [(1, "succeeded")]
     assert s.run.progress().spent == 80_000
