@@ -50,10 +50,7 @@ class Transaction:
     """A transaction that holds the write lock, or that only reads, as the ledger's statements see it.
 
     Its methods use the driver itself. A picture takes eight statements, and SQLAlchemy's overhead would cost as much as
-    sending the request.
-
-    Raises:
-        DBAPIError: A statement failed, as SQLAlchemy raises it.
+    sending the request. They raise SQLAlchemy's errors.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -83,7 +80,10 @@ class Transaction:
                 cursor.row_factory = sqlite3.Row
                 cursor.execute(statement, parameters)
             else:
-                cursor = self._driver.cursor(cursor_factory=_named_rows())
+                # Imported here: a SQLite ledger does not need the extra that it comes with.
+                from psycopg2.extras import DictCursor
+
+                cursor = self._driver.cursor(cursor_factory=DictCursor)
                 cursor.execute(_for_psycopg(statement), parameters)
             return cursor.fetchall() if fetch else cursor.rowcount
         except Exception as error:
@@ -98,21 +98,14 @@ class Transaction:
         For PostgreSQL it is the server's clock; for SQLite, whose users are on one machine, the monotonic clock of the
         machine. No wall clock of a user takes part.
         """
-        return (
-            time.monotonic_ns() // 1000 if self.sqlite else int(self.row(statements.SERVER_CLOCK, {})["now"])
-        )
+        if self.sqlite:
+            return time.monotonic_ns() // 1000
+        return int(self.row(statements.SERVER_CLOCK, {})["now"])
 
 
 @functools.cache
 def _for_psycopg(statement: str) -> str:
     return re.sub(r"(?<!:):(\w+)", r"%(\1)s", statement)
-
-
-def _named_rows() -> Any:
-    # Imported here: a SQLite ledger does not need the extra that it comes with.
-    from psycopg2.extras import DictCursor
-
-    return DictCursor
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:
