@@ -20,7 +20,7 @@ from kontext_pipeline.generation.ledger.money import usd
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
     from kontext_pipeline.generation.ledger.report import BackendBooks, Books
-    from kontext_pipeline.generation.loop import Progress
+    from kontext_pipeline.generation.progress import Progress
     from kontext_pipeline.pipeline import Pipeline
     from kontext_pipeline.planning.estimate import Estimate
     from kontext_pipeline.planning.plan import Plan

@@ -24,11 +24,13 @@ from kontext_pipeline.dataset.own_columns import own_schema
 from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
 from kontext_pipeline.dataset.summary import SUMMED_UP, BatchSummary, summarize
 from kontext_pipeline.errors import KontextError
+from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.ledger import Ledger, Status
 from kontext_pipeline.generation.ledger.money import Cap, micros
-from kontext_pipeline.generation.loop import GenerationLoop, Options, Progress, Stop
+from kontext_pipeline.generation.loop import GenerationLoop
+from kontext_pipeline.generation.options import Options
+from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.planning.estimate import Estimate, estimate
 from kontext_pipeline.planning.manifest import read_manifests
@@ -311,7 +313,7 @@ class Pipeline:
             on_outcome=tracker.through,
         )
         if watch is not None:
-            watch(loop.progress)
+            watch(lambda: loop.progress)
         interrupted = True
         try:
             loop.run(tracker.work_items())

@@ -1,107 +1,102 @@
-"""What a request is on its way through the loop: a item, a draft, a POST that was sent, a job out there.
+"""The records that travel through the stages: an item, its reservation, the request that was sent, its job."""
 
-Plain records; what is done with them is the loop's.
-"""
-
+import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final
 
-from kontext_pipeline.generation.ledger import Settlement
-from kontext_pipeline.generation.ledger.money import micros
-from kontext_pipeline.generation.polling import Took
+from kontext_pipeline.generation.poll_schedule import JobDuration
 from kontext_pipeline.segmind.answers import Answer, Job
-from kontext_pipeline.segmind.outcomes import Charge
 from kontext_pipeline.segmind.request import GenerationRequest
+
+SECONDS_A_DAY: Final = 86_400
 
 
 @dataclass(slots=True)
 class WorkItem:
-    """One request on its way through the loop."""
+    """One request that a run has to bring to its outcome."""
 
     fingerprint: str
     batch: str
     request: GenerationRequest
     failures: int = 0
-    """Tries in this run that ended without a picture and without blame on the request."""
+    """Tries in this run that ended without an image and were not the request's fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRequest:
-    """A request whose picture is not there yet. `uri` is its input picture's, where it has one."""
+    """An item whose image does not exist yet, with the URI of its input picture (None: text-to-image)."""
 
     item: WorkItem
-    uri: str | None
+    input_uri: str | None
     unavailable: Answer | None = None
-    """What came of looking for the input picture, where that can't be had."""
+    """Why the input picture has no URI: the answer of the upload that failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A request that is ready to be sent: its attempt is in the ledger, its price is held."""
+    """A claim on a request and on its price. The ledger has both on disk."""
 
-    found: ResolvedRequest
+    request: ResolvedRequest
     attempt: int
     price: int
-    """What is held for it, millionths of a USD."""
+    """Millionths of a USD that the ledger holds."""
     day: int
-    """The UTC day, since 1970, of whose caps it is held."""
+    """The UTC day, counted from 1970, against whose caps the price counts."""
 
     @property
     def item(self) -> WorkItem:
-        """What it is a draft of."""
-        return self.found.item
+        """The item that the reservation is for."""
+        return self.request.item
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """A POST that was made. `item` is None for one of an earlier run's, which left it behind."""
+class SentRequest:
+    """A POST that was made. `item` is None for a POST of an earlier run."""
 
     attempt: int
     fingerprint: str
+    batch: str
     item: WorkItem | None
     price: int
     at: int | None = None
-    """Microseconds since 1970; None where the ledger has it."""
+    """Microseconds since 1970; None where the ledger knows the time."""
+
+    @classmethod
+    def now(cls, reservation: Reservation) -> "SentRequest":
+        """Return the record of a reservation that is sent at this moment."""
+        item = reservation.item
+        return cls(
+            reservation.attempt,
+            item.fingerprint,
+            item.batch,
+            item,
+            reservation.price,
+            at=time.time_ns() // 1000,
+        )
 
 
 @dataclass(slots=True)
 class PendingJob:
-    """A v2 job out there."""
+    """A v2 job that has not been collected. Times are monotonic seconds; ages count from `submitted`."""
 
-    sent: Sent
+    sent: SentRequest
     job: Job
     submitted: float
     failures: int = 0
+    """Polls or fetches in a row that failed."""
     unusable: int = 0
-    waiting: float = 0.0
-    """Its age when it was last found unfinished."""
+    """Fetches that brought no image."""
+    last_unfinished: float = 0.0
+    """Age at the latest poll that found the job unfinished."""
     completed: float | None = None
-    """When its picture was ready to be fetched."""
-    took: Took | None = None
-    """What was learned from it about how long a job takes."""
-    landed: bool = False
-    """It holds no place in flight any more."""
+    """When a poll found the job completed."""
+    duration: JobDuration | None = None
+    """What the poll schedule learned from the job."""
+    holds_slot: bool = True
+    overdue: bool = False
+    """The run no longer waits for the job."""
 
 
-def settlement_of(sent: Sent, answer: Answer) -> Settlement:
-    """Return what an answer means for the money of its attempt."""
-    match answer.charge:
-        case Charge.YES:
-            state: Literal["charged", "released", "unknown"] = "charged"
-            cost = sent.price if answer.cost_usd is None else micros(answer.cost_usd)
-        case Charge.NO:
-            state, cost = "released", 0
-        case _:
-            state, cost = "unknown", 0
-    return Settlement(
-        state=state,
-        outcome=answer.outcome.value,
-        cost=cost,
-        cost_estimated=state == "charged" and answer.cost_usd is None,
-        cause=answer.cause,
-        status_code=answer.status_code,
-        error=answer.error,
-        request_id=answer.request_id,
-        latency_s=answer.latency_s,
-        sent_at=sent.at,
-    )
+def today() -> int:
+    """Return the UTC day, counted from 1970."""
+    return int(time.time() // SECONDS_A_DAY)

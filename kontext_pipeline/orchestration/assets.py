@@ -32,7 +32,7 @@ from kontext_pipeline.orchestration.shown import (
 )
 
 if TYPE_CHECKING:
-    from kontext_pipeline.generation.loop import Progress, Stop
+    from kontext_pipeline.generation.progress import Progress, Stop
     from kontext_pipeline.pipeline import Pipeline, RunReport
     from kontext_pipeline.planning.plan import Plan
 

@@ -13,7 +13,7 @@ from dagster import Backoff, Failure, Jitter, RetryPolicy
 from kontext_pipeline.errors import KontextError, LedgerError
 
 if TYPE_CHECKING:
-    from kontext_pipeline.generation.loop import Stop
+    from kontext_pipeline.generation.progress import Stop
     from kontext_pipeline.pipeline import RunReport
 
 PASSING_CAUSES: Final = frozenset({"unreachable", "outage", "ledger", "still_out_there"})
@@ -40,7 +40,7 @@ def told_to_dagster() -> Iterator[None]:
 
 def stop_of(report: "RunReport") -> "Stop | None":
     """Say why a run left something to a later one; None where it didn't."""
-    from kontext_pipeline.generation.loop import Stop
+    from kontext_pipeline.generation.progress import Stop
 
     if report.stopped is not None:
         return report.stopped

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from dagster import DagsterLogManager
 
-    from kontext_pipeline.generation.loop import Progress
+    from kontext_pipeline.generation.progress import Progress
 
 FIRST_LINE_S: Final = 15.0
 """Seconds before the first line; the pause doubles after each."""

@@ -13,8 +13,9 @@ from sqlalchemy.exc import OperationalError
 
 from kontext_pipeline.sandbox.testing import Sandbox, kontext_sandbox
 from tests.generation.runs import RunSpec
+from tests.generation.stages import empty_ledger, stages
 
-__all__ = ["kontext_sandbox", "postgres", "spec"]
+__all__ = ["empty_ledger", "kontext_sandbox", "postgres", "spec", "stages"]
 
 POSTGRES = os.environ.get("KONTEXT_TEST_POSTGRES", "postgresql+psycopg2://root@localhost:5432/test")
 

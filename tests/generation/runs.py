@@ -25,7 +25,8 @@ from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.money import Cap, micros
 from kontext_pipeline.generation.ledger.report import BackendBooks, read_books, spending_differs
-from kontext_pipeline.generation.loop import GenerationLoop, Options
+from kontext_pipeline.generation.loop import GenerationLoop
+from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.sandbox.testing import TEST_KEY, Sandbox

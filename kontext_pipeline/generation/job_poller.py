@@ -1,0 +1,270 @@
+"""Jobs (v2): poll each submitted job until it has finished, fetch its image and hand the answer on."""
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from kontext_pipeline.generation.attempt_log import log_transition
+from kontext_pipeline.generation.image_store import ImageStore
+from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.options import Options
+from kontext_pipeline.generation.overdue_jobs import OverdueJobs
+from kontext_pipeline.generation.poll_schedule import PollSchedule
+from kontext_pipeline.generation.run_state import RunState
+from kontext_pipeline.generation.settler import Settler
+from kontext_pipeline.generation.slots import Slots
+from kontext_pipeline.generation.work import PendingJob, SentRequest
+from kontext_pipeline.generation.work_queue import WorkQueue
+from kontext_pipeline.segmind.answers import Answer, Job
+from kontext_pipeline.segmind.client import SegmindClient
+from kontext_pipeline.segmind.outcomes import Outcome
+
+UNUSABLE_FETCHES: Final = 8
+"""Fetches of a completed job that may bring no image before the run believes that there is none."""
+LONGEST_FETCH_PAUSE_S: Final = 10.0
+"""Longest pause between two fetches of an image that is ready, seconds."""
+
+log = logging.getLogger(__name__)
+
+
+class JobPoller:
+    """The stage that collects v2 jobs. Several threads share it."""
+
+    def __init__(
+        self,
+        *,
+        run: RunState,
+        queue: WorkQueue,
+        slots: Slots,
+        settler: Settler,
+        ledger: Ledger,
+        store: ImageStore,
+        client: SegmindClient,
+        options: Options,
+        overdue: OverdueJobs,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Join the stage to the stages before and after it."""
+        self._run = run
+        self._queue = queue
+        self._slots = slots
+        self._settler = settler
+        self._ledger = ledger
+        self._store = store
+        self._client = client
+        self._options = options
+        self._overdue = overdue
+        self._clock = clock
+        self._schedule = PollSchedule()
+        self._condition = threading.Condition()
+        self._heap: list[tuple[float, int, PendingJob]] = []
+        self._numbers = itertools.count()
+        self._closed = False
+
+    # --- for the other stages -------------------------------------------------------------------
+
+    def watch(self, sent: SentRequest, job: Job) -> None:
+        """Write a job that was just submitted into the ledger, then poll it.
+
+        A ledger that can't be written stops the run. The job is polled all the same, as only this process
+        knows of it.
+        """
+        assert sent.at is not None, "the request was sent just now"
+        pending = PendingJob(sent, job, self._clock())
+        try:
+            self._ledger.record_job(sent.attempt, job.to_json(), job.request_id, sent.at)
+        except Exception as error:  # noqa: BLE001  whatever it is, the job must be collected
+            self._run.stop_for(error)
+        log_transition("submitted", sent.attempt, sent.fingerprint, sent.batch)
+        self._ask_later(pending, self._schedule.next_poll(0.0, len(self._heap)))
+
+    def adopt(self, sent: SentRequest, job: Job, age_s: float) -> None:
+        """Poll a job that an earlier run submitted `age_s` seconds ago."""
+        self._run.take_in_hand()
+        self._slots.occupy()
+        # At least half of the timeout remains for the first polls.
+        age_s = min(max(0.0, age_s), self._options.job_timeout_s / 2)
+        self._ask_later(PendingJob(sent, job, self._clock() - age_s), 0.0)
+
+    # --- the stage ------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Ask for jobs when they are due, until the stage is closed. The body of each of its threads."""
+        while (pending := self._take()) is not None:
+            try:
+                self.ask(pending)
+            except Exception as error:  # noqa: BLE001  the run stops, the other threads end in order
+                self._run.stop_for(error)
+                self._let_go(pending)
+
+    def close(self) -> None:
+        """End the stage's threads. Jobs that are not collected stay in the ledger for a later run."""
+        with self._condition:
+            self._closed = True
+            dropped = [pending for _, _, pending in self._heap]
+            self._heap.clear()
+            self._condition.notify_all()
+        for pending in dropped:
+            self._let_go(pending)
+
+    def ask(self, pending: PendingJob) -> None:
+        """Poll a job, or fetch its image where an earlier poll found it completed."""
+        if pending.completed is None:
+            self._poll(pending)
+        else:
+            self._fetch(pending, pending.completed)
+
+    def _take(self) -> PendingJob | None:
+        """Return the next job that is due, as soon as one is; None where the stage is closed."""
+        with self._condition:
+            while not self._closed:
+                wait_s = self._heap[0][0] - self._clock() if self._heap else None
+                if wait_s is not None and wait_s <= 0:
+                    pending = heapq.heappop(self._heap)[2]
+                    if self._heap:
+                        self._condition.notify()
+                    return pending
+                self._condition.wait(wait_s)
+            return None
+
+    def _ask_later(self, pending: PendingJob, pause_s: float) -> None:
+        with self._condition:
+            closed = self._closed
+            if not closed:
+                due = self._clock() + pause_s
+                first = not self._heap or due < self._heap[0][0]
+                heapq.heappush(self._heap, (due, next(self._numbers), pending))
+                if first:
+                    self._condition.notify()
+        if closed:
+            self._let_go(pending)
+
+    # --- one job --------------------------------------------------------------------------------
+
+    def _poll(self, pending: PendingJob) -> None:
+        asked = self._clock() - pending.submitted
+        answer = self._client.poll(pending.job)
+        age = self._clock() - pending.submitted
+        match answer.outcome:
+            case Outcome.COMPLETED:
+                self._completed(pending, answer, asked)
+            case Outcome.REJECTED | Outcome.EXPIRED:
+                self._collect(pending, answer)
+            case Outcome.STOPPED:
+                self._settler.stop_for_account(answer)
+                self._leave(pending, age)
+            case _ if age > self._options.job_timeout_s:
+                self._leave(pending, age)
+            case Outcome.PENDING:
+                pending.failures = 0
+                pending.last_unfinished = asked
+                self._ask_later(pending, self._schedule.next_poll(age, len(self._heap)))
+            case _:
+                pending.failures += 1
+                pause = answer.retry_after_s or self._options.retries.pause(pending.failures)
+                self._ask_later(pending, pause)
+
+    def _completed(self, pending: PendingJob, answer: Answer, asked: float) -> None:
+        if pending.sent.item is not None:
+            # The duration of an earlier run's job is not known.
+            pending.duration = self._schedule.finished(asked, pending.last_unfinished)
+            self._learn(pending, answer)
+        pending.failures = 0
+        pending.completed = self._clock()
+        # The slot first: another thread may fetch the image as soon as the job is due.
+        self._release_slot(pending)
+        self._ask_later(pending, 0.0)
+
+    def _fetch(self, pending: PendingJob, completed: float) -> None:
+        answer = self._client.fetch(pending.job, self._store.spool, pending.sent.fingerprint)
+        if answer.outcome is Outcome.SUCCEEDED:
+            self._learn(pending, answer)
+        pending.unusable += answer.outcome is Outcome.UNUSABLE
+        final = answer.outcome in (Outcome.SUCCEEDED, Outcome.REJECTED, Outcome.EXPIRED)
+        if final or pending.unusable >= UNUSABLE_FETCHES:
+            self._collect(pending, answer)
+            return
+        if answer.remains is not None:
+            answer.remains.unlink(missing_ok=True)
+        if answer.outcome is Outcome.STOPPED:
+            self._settler.stop_for_account(answer)
+        age = self._clock() - completed
+        if answer.outcome is Outcome.STOPPED or age > self._options.job_timeout_s:
+            self._leave(pending, age)
+            return
+        pending.failures += 1
+        pause = answer.retry_after_s or self._options.retries.pause(pending.failures)
+        self._ask_later(pending, min(pause, LONGEST_FETCH_PAUSE_S))
+
+    def _learn(self, pending: PendingJob, answer: Answer) -> None:
+        """Schedule the polls of the other jobs by what the end of this one tells of durations."""
+        if pending.duration is not None and answer.total_time_s is not None:
+            self._schedule.correct(pending.duration, answer.total_time_s)
+        if not self._schedule.forecast_changed():
+            return
+        expected_s = self._schedule.expected_s
+
+        def rescheduled(due: float, job: PendingJob) -> float:
+            if job.failures or job.completed is not None or job.sent.item is None:
+                return due
+            forecast = job.submitted + expected_s
+            return min(due, forecast) if job.last_unfinished else forecast
+
+        with self._condition:
+            self._heap = [(rescheduled(due, job), number, job) for due, number, job in self._heap]
+            heapq.heapify(self._heap)
+            self._condition.notify()
+
+    def _collect(self, pending: PendingJob, answer: Answer) -> None:
+        """Hand on the answer that ends a job."""
+        self._release_slot(pending)
+        parked = []
+        if pending.overdue:
+            parked = self._overdue.remove(pending.sent.fingerprint)
+            self._run.take_in_hand()
+            pending.overdue = False
+        # Settled here and not by the settler's threads, so that parked items find the outcome in the ledger.
+        self._settler.settle(pending.sent, answer)
+        for item in parked:
+            self._run.take_in_hand()
+            if not self._queue.retry(item, 0.0, "job overdue"):
+                self._run.let_go()
+
+    def _leave(self, pending: PendingJob, age_s: float) -> None:
+        """Wait for a job no longer. Its attempt stays open, and a later run collects the job.
+
+        The job is polled occasionally while the run has other work, as the provider does not keep its
+        record for ever.
+        """
+        self._release_slot(pending)
+        if not pending.overdue:
+            self._overdue.add(pending.sent.fingerprint, pending.sent.price)
+            log.warning(
+                "job %s has not finished: a later run collects it",
+                pending.job.request_id,
+                extra={
+                    "attempt": pending.sent.attempt,
+                    "batch": pending.sent.batch,
+                    "seconds": round(age_s, 1),
+                },
+            )
+            self._run.note_error(f"job {pending.job.request_id} has not finished; a later run collects it")
+            self._let_go(pending)
+            pending.overdue = True
+        pause = max(self._schedule.next_poll(age_s, len(self._heap)), self._options.retries.base_s)
+        self._ask_later(pending, pause)
+
+    def _release_slot(self, pending: PendingJob) -> None:
+        if pending.holds_slot:
+            pending.holds_slot = False
+            self._slots.release()
+
+    def _let_go(self, pending: PendingJob) -> None:
+        """Leave a job to a later run."""
+        self._release_slot(pending)
+        if not pending.overdue:
+            self._run.let_go()

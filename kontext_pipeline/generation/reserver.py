@@ -1,0 +1,243 @@
+"""Reserve: claim requests and hold their price in the ledger, many in one transaction.
+
+The only caller of `Ledger.reserve`. Reservations wait for a slot only where the ledger can tell, after a
+crash, a request that was sent from one that was not (`Lease.tells_sent`), and only without a rate limit,
+which counts requests when they are reserved. Elsewhere a reservation is made when a slot is free.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from kontext_pipeline.generation.attempt_log import log_transition
+from kontext_pipeline.generation.image_store import ImageStore
+from kontext_pipeline.generation.ledger import (
+    AlreadySettled,
+    ClaimedElsewhere,
+    Ledger,
+    OverBudget,
+    ReservationTerms,
+    Reserved,
+    ReserveResult,
+    RetryLater,
+)
+from kontext_pipeline.generation.options import Options
+from kontext_pipeline.generation.overdue_jobs import OverdueJobs
+from kontext_pipeline.generation.run_state import RunState
+from kontext_pipeline.generation.shared_pause import SharedPause
+from kontext_pipeline.generation.slots import Slots
+from kontext_pipeline.generation.work import Reservation, ResolvedRequest, today
+from kontext_pipeline.generation.work_queue import WorkQueue
+
+LARGEST_BATCH: Final = 64
+"""Requests in one transaction, at most: others wait for the ledger's write lock meanwhile."""
+ASK_AGAIN_S: Final = 0.5
+"""Seconds before the run asks again for a request, or for the rest of a budget, that another run holds."""
+
+
+class Reserver:
+    """The stage that turns resolved requests into reservations. One thread runs it."""
+
+    def __init__(
+        self,
+        *,
+        run: RunState,
+        queue: WorkQueue,
+        slots: Slots,
+        pause: SharedPause,
+        ledger: Ledger,
+        store: ImageStore,
+        options: Options,
+        price: int,
+        overdue: OverdueJobs,
+        capacity: int = LARGEST_BATCH,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`price`: what a request may cost, millionths of a USD. `capacity`: resolved requests that wait here."""
+        self._run = run
+        self._queue = queue
+        self._slots = slots
+        self._pause = pause
+        self._ledger = ledger
+        self._store = store
+        self._options = options
+        self._price = price
+        self._overdue = overdue
+        self._capacity = capacity
+        self._clock = clock
+        self._condition = threading.Condition()
+        self._resolved: deque[ResolvedRequest] = deque()
+        self._closed = False
+        self._not_before = 0.0
+        slots.call_when_wanted(self._wake)
+
+    # --- for the other stages -------------------------------------------------------------------
+
+    def offer(self, request: ResolvedRequest) -> bool:
+        """Add a resolved request, as soon as there is room. Return False where the run is over."""
+        with self._condition:
+            self._condition.wait_for(lambda: len(self._resolved) < self._capacity or self._closed)
+            if not self._closed:
+                self._resolved.append(request)
+                self._condition.notify_all()
+            return not self._closed
+
+    def close(self) -> None:
+        """Reserve nothing more. The stage's thread then releases what was not sent."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    def raise_price(self, cost: int) -> None:
+        """Hold at least `cost` (millionths of a USD) for every request from now on."""
+        self._price = max(self._price, cost)
+
+    def is_valid(self, reservation: Reservation) -> bool:
+        """Return whether a reservation holds what its request may cost, against the caps of this day."""
+        return (
+            reservation.price >= self._price
+            and reservation.day == today()
+            # A process that was suspended may have lost its claims to another run.
+            and self._ledger.lease.is_fresh()
+        )
+
+    def give_back(self, reservation: Reservation) -> None:
+        """Release a reservation that is not sent, and reserve its request again unless the run is over."""
+        self._release([reservation])
+        if not self._queue.retry(reservation.item, 0.0, "reservation expired"):
+            self._run.let_go()
+
+    # --- the stage ------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Reserve until the stage is closed, then release what was not sent. The body of the stage's thread."""
+        try:
+            while self._wait():
+                self.step()
+        except Exception as error:  # noqa: BLE001  the run stops, the other threads end in order
+            self._run.stop_for(error)
+        try:
+            self._shut_down()
+        except Exception as error:  # noqa: BLE001
+            self._run.stop_for(error)
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
+    def _wait(self) -> bool:
+        """Wait until a step may have something to do; return False where the stage is closed."""
+        with self._condition:
+            while not self._closed:
+                pause_s = self._not_before - self._clock()
+                ready = self._resolved and self._slots.wanted()
+                if ready and pause_s <= 0:
+                    return True
+                self._condition.wait(pause_s if ready else None)
+            return False
+
+    def step(self) -> None:
+        """Reserve as many requests as the slots want, in one transaction.
+
+        Raises:
+            LeaseLost: another run has taken over this run's claims.
+            LedgerError: the ledger can't be written.
+            StoreFull: the disk has no room for more images.
+        """
+        requests = self._take(min(self._slots.wanted(), LARGEST_BATCH))
+        if not requests:
+            return
+        try:
+            self._store.check_room(max(1, self._slots.in_flight))
+            options, price, day = self._options, self._price, today()
+            results = self._ledger.reserve(
+                [(request.item.fingerprint, request.item.batch) for request in requests],
+                ReservationTerms(
+                    api_version=options.api_version,
+                    price=price,
+                    caps=options.caps,
+                    rpm=options.rpm,
+                    unknown_retries=options.retries.unknown_retries,
+                    retry_failed=options.retry_failed,
+                ),
+            )
+        except BaseException:
+            self._run.let_go(len(requests))
+            raise
+        back = []
+        for request, result in zip(requests, results, strict=True):
+            try:
+                if not self._accept(request, result, price, day):
+                    back.append(request)
+            except Exception as error:  # noqa: BLE001  the other requests have their results, too
+                self._run.stop_for(error)
+                self._run.let_go()
+        with self._condition:
+            self._resolved.extendleft(reversed(back))
+
+    def _take(self, count: int) -> list[ResolvedRequest]:
+        with self._condition:
+            taken = [self._resolved.popleft() for _ in range(min(count, len(self._resolved)))]
+            if taken:
+                self._condition.notify_all()
+            return taken
+
+    def _accept(self, request: ResolvedRequest, result: ReserveResult, price: int, day: int) -> bool:
+        """Act on one result. Return False where the request waits here until it can be reserved."""
+        item = request.item
+        match result:
+            case Reserved(attempt):
+                self._pause.ruled_out()
+                log_transition("reserved", attempt, item.fingerprint, item.batch)
+                reservation = Reservation(request, attempt, price, day)
+                if not self._slots.put(reservation):
+                    self.give_back(reservation)
+            case AlreadySettled(status):
+                self._run.finish(item, status, found=True)
+            case ClaimedElsewhere():
+                if not self._queue.retry(item, ASK_AGAIN_S, "claimed by another run"):
+                    self._run.let_go()
+            case RetryLater(seconds):
+                self._not_before = self._clock() + seconds
+                if self._options.rpm is None:
+                    self._pause.note(seconds)
+                return False
+            case OverBudget(cap) if result.recoverable > self._overdue.amount_held():
+                # Open attempts hold the rest of the budget and may give it back.
+                self._not_before = self._clock() + ASK_AGAIN_S
+                return False
+            case OverBudget(cap):
+                self._run.stop(
+                    "budget",
+                    f"the budget of {cap} leaves no room for another image. Raise the budget and start again to "
+                    "continue.",
+                )
+                return False
+        return True
+
+    def _release(self, reservations: list[Reservation]) -> None:
+        if not reservations:
+            return
+        self._ledger.release([reservation.attempt for reservation in reservations])
+        for reservation in reservations:
+            log_transition(
+                "released",
+                reservation.attempt,
+                reservation.item.fingerprint,
+                reservation.item.batch,
+                cause="not_sent",
+            )
+
+    def _shut_down(self) -> None:
+        reservations = self._slots.withdraw()
+        with self._condition:
+            self._closed = True
+            dropped = len(self._resolved) + len(reservations)
+            self._resolved.clear()
+            self._condition.notify_all()
+        try:
+            self._release(reservations)
+        finally:
+            self._run.let_go(dropped)

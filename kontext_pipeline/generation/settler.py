@@ -1,0 +1,239 @@
+"""Settle: keep the image, write into the ledger what the attempt cost, and do what follows from the outcome."""
+
+import logging
+from queue import Queue
+from typing import Final
+
+from kontext_pipeline.generation.attempt_log import log_transition
+from kontext_pipeline.generation.decisions import Decision, NextStep, counts_as_try, decide, settlement_of
+from kontext_pipeline.generation.image_store import ImageStore, StoreFull
+from kontext_pipeline.generation.ledger import Ledger, Settlement
+from kontext_pipeline.generation.ledger.money import micros
+from kontext_pipeline.generation.reserver import Reserver
+from kontext_pipeline.generation.retries import RetryPolicy
+from kontext_pipeline.generation.run_state import RunState
+from kontext_pipeline.generation.shared_pause import SharedPause
+from kontext_pipeline.generation.slots import Slots
+from kontext_pipeline.generation.work import SentRequest, WorkItem
+from kontext_pipeline.generation.work_queue import WorkQueue
+from kontext_pipeline.segmind.answers import Answer, Picture
+from kontext_pipeline.segmind.outcomes import Charge, Outcome
+
+OUTAGE_ROWS: Final = 10
+"""Requests in a row that used up their tries on server errors, after which the run takes the provider to be down."""
+log = logging.getLogger(__name__)
+
+
+class Settler:
+    """The stage that ends attempts. A few threads settle images; other answers are settled by `settle`."""
+
+    def __init__(
+        self,
+        *,
+        run: RunState,
+        queue: WorkQueue,
+        slots: Slots,
+        pause: SharedPause,
+        reserver: Reserver,
+        ledger: Ledger,
+        store: ImageStore,
+        retries: RetryPolicy,
+        capacity: int,
+    ) -> None:
+        """`capacity`: answers that wait to be settled before `put` blocks, and with it the slot."""
+        self._run = run
+        self._queue = queue
+        self._slots = slots
+        self._pause = pause
+        self._reserver = reserver
+        self._ledger = ledger
+        self._store = store
+        self._retries = retries
+        self._answers: Queue[tuple[SentRequest, Answer] | None] = Queue(capacity)
+        self._exhausted_in_a_row = 0
+
+    def put(self, sent: SentRequest, answer: Answer) -> None:
+        """Add an answer with an image."""
+        # The price first: requests that are sent from now on must hold it.
+        self._raise_price(answer)
+        self._answers.put((sent, answer))
+
+    def work(self) -> None:
+        """Settle answers until the stage is closed. The body of each of the stage's threads."""
+        while (entry := self._answers.get()) is not None:
+            try:
+                self.settle(*entry)
+            except Exception as error:  # noqa: BLE001  the run stops, the other threads end in order
+                self._run.stop_for(error)
+                self._run.let_go()
+
+    def close(self, threads: int) -> None:
+        """End the stage's threads after the answers that wait."""
+        for _ in range(threads):
+            self._answers.put(None)
+
+    def settle(self, sent: SentRequest, answer: Answer) -> None:
+        """Settle one attempt and take the next step of its request.
+
+        Raises:
+            LedgerError: the ledger can't be written; the attempt stays open for a later run.
+        """
+        self._raise_price(answer)
+        log_transition(
+            "answered",
+            sent.attempt,
+            sent.fingerprint,
+            sent.batch,
+            cause=answer.cause,
+            status_code=answer.status_code,
+            seconds=answer.latency_s,
+        )
+        if answer.picture is not None:
+            self._settle_image(sent, answer, answer.picture)
+        else:
+            self._settle_without_image(sent, answer)
+        if answer.spilled:
+            self._run.stop(
+                "disk_full", f"{self._store.spool} can't be written. Make room and start again to continue."
+            )
+
+    # --- with an image --------------------------------------------------------------------------
+
+    def _settle_image(self, sent: SentRequest, answer: Answer, picture: Picture) -> None:
+        settlement = settlement_of(sent, answer)
+        try:
+            stored = self._store.keep(sent.fingerprint, picture)
+        except StoreFull as error:
+            self._run.stop_for(error)
+            self._ledger.settle(sent.attempt, settlement, status="pending")
+            self._record(sent, answer, settlement)
+            self._run.let_go()
+            return
+        self._ledger.settle(sent.attempt, settlement, status="succeeded", picture=stored, retryable=False)
+        self._record(sent, answer, settlement)
+        self._exhausted_in_a_row = 0
+        self._slots.increase()
+        if sent.item is None:
+            self._run.let_go()
+        else:
+            self._run.finish(sent.item, "succeeded")
+
+    # --- without one ----------------------------------------------------------------------------
+
+    def _settle_without_image(self, sent: SentRequest, answer: Answer) -> None:
+        settlement = settlement_of(sent, answer)
+        if answer.remains is not None:
+            self._store.set_aside(answer.remains, sent.fingerprint, sent.attempt)
+        item = sent.item
+        if item is not None and counts_as_try(answer.outcome):
+            item.failures += 1
+        used_up = item is None or item.failures > self._retries.server_error_retries
+        decision = decide(answer, tries_used_up=used_up)
+        claim_kept = self._ledger.settle(
+            sent.attempt,
+            settlement,
+            status=decision.status,
+            retryable=decision.retryable,
+            keep_claim=decision.keep_claim and item is not None,
+            unknown_retries=self._retries.unknown_retries,
+        )
+        self._record(sent, answer, settlement)
+        self._act_on_account(answer, decision)
+        if item is None:
+            self._run.let_go()
+        else:
+            self._next_step(item, answer, decision, claim_kept=claim_kept)
+
+    def _act_on_account(self, answer: Answer, decision: Decision) -> None:
+        """Do what an answer asks of the whole run."""
+        if decision.next_step is NextStep.STOP:
+            self.stop_for_account(answer)
+        elif decision.next_step is NextStep.PAUSE:
+            self._pause.begin(answer.retry_after_s)
+
+    def _next_step(self, item: WorkItem, answer: Answer, decision: Decision, *, claim_kept: bool) -> None:
+        match decision.next_step:
+            case NextStep.STOP:
+                self._run.let_go()
+            case NextStep.PAUSE:
+                self._retry(item, 0.0, "rate limit")
+            # Where the ledger gave up a claim on a request that is pending, the reserver learns the reason.
+            case NextStep.RETRY if claim_kept or decision.status == "pending":
+                pause = answer.retry_after_s or self._retries.pause(max(1, item.failures))
+                self._retry(item, pause, _reason(answer))
+            case _:
+                self._run.finish(item, decision.status)
+                if decision.counts:
+                    self._note_exhausted(answer)
+
+    def _retry(self, item: WorkItem, pause_s: float, reason: str) -> None:
+        if not self._queue.retry(item, pause_s, reason):
+            self._run.let_go()
+
+    def stop_for_account(self, answer: Answer) -> None:
+        """Stop the run for an answer that concerns the account, or for an API that can't be reached."""
+        if answer.outcome is Outcome.UNREACHABLE:
+            self._run.stop(
+                "unreachable", f"the API can't be reached: {answer.error}. Start again to continue."
+            )
+        else:
+            self._run.stop(answer.cause, _account_message(answer))
+
+    def _note_exhausted(self, answer: Answer) -> None:
+        self._exhausted_in_a_row += 1
+        if self._exhausted_in_a_row >= OUTAGE_ROWS:
+            self._run.stop(
+                "outage",
+                f"{OUTAGE_ROWS} rows in a row used up their tries on server errors (the latest: {answer.status_code} "
+                f"{answer.error}). The provider seems to be down; start again later to continue.",
+            )
+
+    # --- both -----------------------------------------------------------------------------------
+
+    def _raise_price(self, answer: Answer) -> None:
+        if answer.charge is Charge.YES and answer.cost_usd is not None:
+            self._reserver.raise_price(micros(answer.cost_usd))
+
+    def _record(self, sent: SentRequest, answer: Answer, settlement: Settlement) -> None:
+        lost = settlement.state == "unknown"
+        self._run.count_money(spent=settlement.cost, possibly_charged=sent.price if lost else 0)
+        if answer.error:
+            self._run.note_error(answer.error)
+        log_transition(
+            settlement.state,
+            sent.attempt,
+            sent.fingerprint,
+            sent.batch,
+            cause=answer.cause,
+            status_code=answer.status_code,
+            cost=settlement.cost,
+        )
+        if lost:
+            log.warning(
+                "an answer was lost: attempt %d may have been charged (%s)",
+                sent.attempt,
+                answer.error,
+                extra={"attempt": sent.attempt, "batch": sent.batch, "cause": answer.cause},
+            )
+
+
+def _reason(answer: Answer) -> str:
+    """Return the name under which an item waits to be tried again."""
+    return str(answer.status_code or answer.cause.replace("_", " "))
+
+
+_ACCOUNT_HELP: Final = {
+    "bad_key": "Check SEGMIND_API_KEY.",
+    "no_permission": "This key may not use the model: check the account's permissions.",
+    "no_such_model": "Check SEGMIND_BASE_URL.",
+    "insufficient_credits": "Top up the account.",
+    "spend_limit": "Raise the team's spend limit.",
+    "model_retired": "The provider has retired the model.",
+    "redirected": "Check SEGMIND_BASE_URL: redirects are not followed, as the key would go along.",
+}
+
+
+def _account_message(answer: Answer) -> str:
+    words = f" ({answer.error})" if answer.error else ""
+    advice = f" {_ACCOUNT_HELP[answer.cause]}" if answer.cause in _ACCOUNT_HELP else ""
+    return f"the API answered {answer.status_code}{words}.{advice} Nothing more is sent; start again to continue."

@@ -1,0 +1,81 @@
+"""The pause after a 429: known to all processes on the ledger, which is asked twice a second at most."""
+
+import pytest
+
+from tests.generation.stages import StagesMaker
+
+pytestmark = pytest.mark.timeout(20)
+
+
+@pytest.mark.parametrize(
+    ("told_s", "pause_s"), [(None, 5.0), (12.0, 12.0), (0.0, 0.1), (0.25, 0.25)], ids=str
+)
+def test_a_429_pauses_this_run_and_every_other(
+    stages: StagesMaker, told_s: float | None, pause_s: float
+) -> None:
+    s = stages(concurrency=10)
+    s.pause.begin(told_s)
+    assert s.slots.pause_state == (s.clock.now + pause_s, "rate limit")
+    assert pause_s - 0.1 < s.open_ledger("another run").paused_for() <= pause_s
+    # The limit is decreased, too.
+    assert s.slots.wanted() == 7
+
+
+def test_a_pause_of_another_process_is_learned(stages: StagesMaker) -> None:
+    s = stages()
+    assert not s.pause.is_on()
+    s.open_ledger("another run").pause(7.0)
+    s.clock.forward(0.51)
+    assert s.pause.is_on()
+    until, reason = s.slots.pause_state
+    assert s.clock.now + 6 < until <= s.clock.now + 7
+    assert reason == "rate limit"
+
+
+def test_the_ledger_is_read_twice_a_second_at_most(stages: StagesMaker) -> None:
+    s = stages()
+    s.trace(s.ledger, "paused_for")
+    for _ in range(50):
+        assert not s.pause.is_on()
+    assert len(s.events) == 1
+    s.clock.forward(0.5)
+    assert not s.pause.is_on()
+    assert len(s.events) == 1
+    s.clock.forward(0.01)
+    assert not s.pause.is_on()
+    assert len(s.events) == 2
+
+
+def test_a_pause_that_was_ruled_out_is_not_looked_for(stages: StagesMaker) -> None:
+    s = stages()
+    s.trace(s.ledger, "paused_for")
+    s.pause.ruled_out()
+    assert not s.pause.is_on()
+    assert s.events == []
+    s.clock.forward(0.51)
+    s.pause.ruled_out()
+    assert not s.pause.is_on()
+    assert s.events == []
+    s.clock.forward(0.51)
+    assert not s.pause.is_on()
+    assert s.events == ["paused_for"]
+
+
+def test_a_pause_ends(stages: StagesMaker) -> None:
+    s = stages()
+    s.pause.note(3.0)
+    s.pause.ruled_out()
+    assert s.pause.is_on()
+    s.clock.forward(3.0)
+    s.pause.ruled_out()
+    assert not s.pause.is_on()
+
+
+def test_a_pause_is_logged_once(stages: StagesMaker, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "kontext_pipeline")
+    s = stages()
+    s.pause.begin(12.0)
+    s.pause.begin(11.0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "paused 12.0 s: the account's rate limit"
+    ]
