@@ -49,7 +49,8 @@ class ImageStore:
         # Another data directory may have the same fingerprints. It pays for its own pictures.
         own = hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
         temporary = Path(tempfile.gettempdir())
-        self.rescue = RescueFolder(rescue or temporary / "kontext-rescue" / own)
+        self.rescue = rescue or temporary / "kontext-rescue" / own
+        self._rescue_folder = RescueFolder(self.rescue)
         images = Path(data_dir.path) / "images"
         self.spool = images / ".incoming" if self.local else temporary / "kontext-incoming" / own
         try:
@@ -82,7 +83,7 @@ class ImageStore:
         Raises:
             StoreFull: The picture is in the rescue folder, and the store still can't take it.
         """
-        for rescued, extension in self.rescue.find(fingerprint):
+        for rescued, extension in self._rescue_folder.find(fingerprint):
             self._adopt(rescued, fingerprint, extension)
         for extension in EXTENSIONS:
             stored = self._measure(self.path_of(fingerprint, extension))
@@ -115,7 +116,7 @@ class ImageStore:
             self._store(picture.path or write_data(spooled, picture), path)
         except Exception as error:  # noqa: BLE001
             # Any error: remote file systems raise their own, and this picture was paid for.
-            kept = self.rescue.keep(fingerprint, picture)
+            kept = self._rescue_folder.keep(fingerprint, picture)
             raise StoreFull(
                 f"{path} can't be written ({_reason(error)}). The picture is paid for and {kept}. No more is bought until "
                 "there is room."

@@ -9,12 +9,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Connection, create_engine, event, inspect, text
 
 import kontext_pipeline.generation.ledger
 from kontext_pipeline.errors import LedgerError
@@ -303,7 +304,9 @@ def test_a_write_that_fails_does_not_spoil_those_beside_it(tmp_path: Path) -> No
         database.write(lambda _transaction: None)
 
 
-def test_a_commit_that_came_to_be_though_it_seemed_not_to_is_found_again(postgres: str) -> None:
+def test_a_commit_that_came_to_be_though_it_seemed_not_to_is_found_again(
+    postgres: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The server ends the connection just after it has committed: the client sees an error."""
     ledger = Ledger(postgres, backend=BACKEND)
     ledger.register(run_id="run", lease_s=60)
@@ -315,6 +318,9 @@ def test_a_commit_that_came_to_be_though_it_seemed_not_to_is_found_again(postgre
     assert twin == ClaimedElsewhere()
     assert broken.is_set()
     assert attempts(ledger) == [(first.attempt, "open"), (second.attempt, "open")]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "does not answer; waiting" in caplog.text
+    assert "kontext_" in caplog.text
 
     broken = breaking_after_commit(ledger.database)
     ledger.settle(first.attempt, Settlement("charged", "succeeded", cost=100_000), status="succeeded")
@@ -347,20 +353,20 @@ def attempts(ledger: Ledger) -> list[tuple[int, str]]:
 
 def breaking_after_commit(database: Database) -> threading.Event:
     """Have the server end the writer's next connection between its commit and the answer to it."""
-    from sqlalchemy import event
-
     broken = threading.Event()
 
-    def end_it(connection: object) -> None:
+    def end_it(connection: Connection) -> None:
         if broken.is_set() or threading.current_thread().name != "ledger-writer":
             return
         broken.set()
-        raw = connection.connection.driver_connection  # type: ignore[attr-defined]
+        raw: Any = connection.connection.driver_connection
         raw.commit()
         other = create_engine(database.url, isolation_level="AUTOCOMMIT")
         with other.connect() as admin:
             admin.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": raw.info.backend_pid})
         other.dispose()
+        # The commit that follows would do nothing, as there is no transaction any more.
+        connection.execute(text("SELECT 1"))
 
     event.listen(database.engine, "commit", end_it)
     return broken

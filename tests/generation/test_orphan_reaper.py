@@ -147,8 +147,8 @@ def test_what_was_not_sent_is_released(stages: StagesMaker) -> None:
     # A kill: the heartbeats end, and the lock is free.
     other.lease._closing.set()
     other.lease._thread.join()
-    assert other.lease._lock is not None
-    other.lease._lock.release(force=True)
+    assert other.lease._files is not None
+    other.lease._files.lock.release(force=True)
     s.reaper.step()
     assert s.states() == ["unknown", "not_sent"]
     assert s.run.progress().possibly_charged == PRICE

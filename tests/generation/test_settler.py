@@ -28,10 +28,10 @@ def image(s: Stages, number: int, call: Call = Call.GENERATE, **fields: object) 
 
 
 def failing_disk(s: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
-    def place(*_: object) -> None:
+    def store(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(s.store, "_place", place)
+    monkeypatch.setattr(s.store, "_store", store)
 
 
 # --- images -------------------------------------------------------------------------------------

@@ -41,13 +41,15 @@ class ReserveCall:
         lease, terms = self._lease, self._terms
         lease.check(transaction)
         self._delay_us = pause_left_us(transaction, lease.backend)
-        self._held = [(cap, held(transaction, lease.backend, lease.run_id, cap)) for cap in terms.caps]
-        self._today = today(transaction)
+        self._day = today(transaction)
+        self._held = [
+            (cap, held(transaction, lease.backend, lease.run_id, self._day, cap)) for cap in terms.caps
+        ]
         self._opened = 0
         """What this transaction has opened so far, millionths of a USD."""
         results = [self._reserve(transaction, number) for number in range(len(self._claims))]
         if self._opened:
-            add_spending(transaction, lease.backend, self._today, lease.run_id, {"open": self._opened})
+            add_spending(transaction, lease.backend, self._day, lease.run_id, {"open": self._opened})
         return results
 
     def _reserve(self, transaction: Transaction, number: int) -> ReserveResult:
@@ -109,7 +111,7 @@ class ReserveCall:
             "run_id": lease.run_id,
             "api_version": self._terms.api_version,
             "price": self._terms.price,
-            "day": self._today,
+            "day": self._day,
             "now": time.time_ns() // 1000,
         }
         return int(transaction.row(statements.ADD_ATTEMPT, attempt)["id"])
@@ -142,8 +144,13 @@ def settle(
         changes[settlement.state] += settlement.cost if settlement.state == "charged" else row["price"]
         add_spending(transaction, row["backend"], row["day"], row["run_id"], changes)
     keep = keep_claim and count_wasted(transaction, row["fingerprint"]) <= unknown_retries
-    claimant = row["claimant"] if keep else None
-    _settle_generation(transaction, row["fingerprint"], status, retryable, claimant=claimant, picture=picture)
+    request = {
+        "fingerprint": row["fingerprint"],
+        "status": status,
+        "retryable": retryable,
+        "claimant": row["claimant"] if keep else None,
+    }
+    transaction.execute(statements.SETTLE_GENERATION, {**request, **_values_of(picture, Stored)})
     return keep
 
 
@@ -163,29 +170,17 @@ def adopt_picture(
     transaction: Transaction, backend: str, fingerprint: str, batch: str, picture: Stored
 ) -> None:
     """Do what `Ledger.adopt_picture` does."""
-    if transaction.row(statements.FIND_GENERATION, {"fingerprint": fingerprint}) is None:
-        claim = {"fingerprint": fingerprint, "backend": backend, "batch": batch, "claimant": None}
-        transaction.execute(statements.ADD_GENERATION, claim)
-    _settle_generation(transaction, fingerprint, "succeeded", False, claimant=None, picture=picture)
+    request = {"fingerprint": fingerprint, "backend": backend, "batch": batch, "claimant": None}
+    if transaction.row(statements.FIND_GENERATION, request) is None:
+        transaction.execute(statements.ADD_GENERATION, request)
+    outcome = {**request, "status": "succeeded", "retryable": False, **_values_of(picture, Stored)}
+    transaction.execute(statements.SETTLE_GENERATION, outcome)
 
 
 def count_wasted(transaction: Transaction, fingerprint: str) -> int:
     """Return how often the request met its most frequent kind of answer that may have cost money without a picture."""
     row = transaction.row(statements.COUNT_WASTED, {"fingerprint": fingerprint})
     return int(row["times"]) if row else 0
-
-
-def _settle_generation(
-    transaction: Transaction,
-    fingerprint: str,
-    status: Status,
-    retryable: bool,
-    *,
-    claimant: str | None,
-    picture: Stored | None,
-) -> None:
-    request = {"fingerprint": fingerprint, "status": status, "retryable": retryable, "claimant": claimant}
-    transaction.execute(statements.SETTLE_GENERATION, {**request, **_values_of(picture, Stored)})
 
 
 def _values_of(record: object, kind: type) -> dict[str, Any]:

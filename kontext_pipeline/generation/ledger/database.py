@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard, TypeVar
 
@@ -50,10 +49,7 @@ class Transaction:
     """A transaction that holds the write lock, or that only reads, as the ledger's statements see it.
 
     Its methods use the driver itself. A picture takes eight statements, and SQLAlchemy's overhead would cost as much as
-    sending the request.
-
-    Raises:
-        DBAPIError: A statement failed, as SQLAlchemy raises it.
+    sending the request. They raise SQLAlchemy's errors.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -83,7 +79,10 @@ class Transaction:
                 cursor.row_factory = sqlite3.Row
                 cursor.execute(statement, parameters)
             else:
-                cursor = self._driver.cursor(cursor_factory=_named_rows())
+                # Imported here: a SQLite ledger does not need the extra that it comes with.
+                from psycopg2.extras import DictCursor
+
+                cursor = self._driver.cursor(cursor_factory=DictCursor)
                 cursor.execute(_for_psycopg(statement), parameters)
             return cursor.fetchall() if fetch else cursor.rowcount
         except Exception as error:
@@ -98,21 +97,14 @@ class Transaction:
         For PostgreSQL it is the server's clock; for SQLite, whose users are on one machine, the monotonic clock of the
         machine. No wall clock of a user takes part.
         """
-        return (
-            time.monotonic_ns() // 1000 if self.sqlite else int(self.row(statements.SERVER_CLOCK, {})["now"])
-        )
+        if self.sqlite:
+            return time.monotonic_ns() // 1000
+        return int(self.row(statements.SERVER_CLOCK, {})["now"])
 
 
 @functools.cache
 def _for_psycopg(statement: str) -> str:
     return re.sub(r"(?<!:):(\w+)", r"%(\1)s", statement)
-
-
-def _named_rows() -> Any:
-    # Imported here: a SQLite ledger does not need the extra that it comes with.
-    from psycopg2.extras import DictCursor
-
-    return DictCursor
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:
@@ -128,10 +120,7 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
             time.sleep(BUSY_PAUSE_S)
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
-    work: Callable[[Transaction], Any]
-    future: Future[Any]
+_Write = tuple[Callable[[Transaction], Any], Future[Any]]
 
 
 class Database:
@@ -176,14 +165,13 @@ class Database:
         Raises:
             LedgerError: The transaction was not committed.
         """
-        write = _Write(work, Future())
+        done: Future[T] = Future()
         # Under the lock, so that nothing is queued behind the end, where no thread would take it.
         with self._closing:
             if self._closed:
                 raise LedgerError(f"the ledger {self} is closed")
-            self._queue.put(write)
-        result: T = write.future.result()
-        return result
+            self._queue.put((work, done))
+        return done.result()
 
     def check_room(self) -> None:
         """Make sure that what is about to be paid for can be written down.
@@ -316,36 +304,31 @@ class Database:
 
     def _commit(self, group: list[_Write]) -> None:
         deadline = time.monotonic() + (SERVER_TIMEOUT_S if self.path is None else 0)
-        warned = False
+        waiting = False
         while True:
             try:
                 with self._writing() as connection:
                     transaction = Transaction(connection)
-                    results = [write.work(transaction) for write in group]
+                    results = [work(transaction) for work, _ in group]
             except Exception as error:  # noqa: BLE001  whatever it is, the threads that wait must hear of it
                 if self._is_database_failure(error):
                     # A server that was restarted is waited for; a full disk is not.
                     if time.monotonic() < deadline:
-                        if not warned:
-                            _log.warning(
-                                "the ledger %s does not answer; waiting for it: %s", self, error.orig
-                            )
-                        warned = True
+                        if not waiting:
+                            _log.warning("the ledger %s does not answer; waiting: %s", self, error.orig)
+                        waiting = True
                         time.sleep(SERVER_PAUSE_S)
                         continue
-                    for write in group:
-                        write.future.set_exception(self._failed("written", error))
                 elif len(group) > 1:
                     # One write failed: each gets a transaction of its own.
                     for write in group:
                         self._commit([write])
-                else:
-                    group[0].future.set_exception(
-                        self._failed("written", error) if isinstance(error, SQLAlchemyError) else error
-                    )
+                    return
+                for _, done in group:
+                    done.set_exception(self._failed("written", error))
             else:
-                for write, result in zip(group, results, strict=True):
-                    write.future.set_result(result)
+                for (_, done), result in zip(group, results, strict=True):
+                    done.set_result(result)
             return
 
     def _is_database_failure(self, error: Exception) -> TypeGuard[DBAPIError]:
@@ -355,6 +338,9 @@ class Database:
         # SQLAlchemy's error when it rolls back on a lost connection to a server.
         return self.path is None and isinstance(error, InterfaceError)
 
-    def _failed(self, to_be: str, error: SQLAlchemyError) -> LedgerError:
+    def _failed(self, to_be: str, error: Exception) -> Exception:
+        """Return the ledger's error for one of the database; any other error stays as it is."""
+        if not isinstance(error, SQLAlchemyError):
+            return error
         cause = error.orig if isinstance(error, DBAPIError) else error
         return LedgerError(f"the ledger {self} could not be {to_be}: {cause}")

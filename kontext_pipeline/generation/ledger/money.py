@@ -51,9 +51,8 @@ def today(transaction: Transaction) -> str:
     return datetime.fromtimestamp(now, UTC).date().isoformat()
 
 
-def held(transaction: Transaction, backend: str, run_id: str, cap: Cap) -> Held:
-    """Return what counts against a cap now."""
-    day = today(transaction) if cap.scope in ("day", "month") else ""
+def held(transaction: Transaction, backend: str, run_id: str, day: str, cap: Cap) -> Held:
+    """Return what counts against a cap on a UTC day."""
     row = transaction.row(
         statements.HELD[cap.scope],
         {"backend": backend, "run_id": run_id, "day": day, "month": f"{day[:7]}-%"},

@@ -87,13 +87,8 @@ class ReclaimCall:
 
 
 def _orphan(row: Any) -> Orphan:
-    return Orphan(
-        attempt=row["id"],
-        fingerprint=row["fingerprint"],
-        batch=row["batch"],
-        api_version=row["api_version"],
-        job=row["job"],
-        started_at=datetime.fromtimestamp(row["started_at"] / 1e6, UTC),
-        price=row["price"],
-        accounted_for=bool(row["accounted_for"]),
-    )
+    values = dict(row)
+    del values["claimant"]
+    values["attempt"] = values.pop("id")
+    values["started_at"] = datetime.fromtimestamp(row["started_at"] / 1e6, UTC)
+    return Orphan(**{**values, "accounted_for": bool(row["accounted_for"])})

@@ -115,7 +115,7 @@ def _add_amounts(books: BackendBooks, rows: list[Any]) -> None:
         match row["state"]:
             case "charged":
                 day.spent_usd = usd(int(row["cost"]))
-                books.spent_without_picture_usd += usd(int(row["in_vain"] or 0))
+                books.spent_without_picture_usd += usd(int(row["without_picture"] or 0))
             case "unknown":
                 day.possibly_charged_usd = usd(int(row["price"]))
                 books.possibly_charged_attempts += int(row["times"])

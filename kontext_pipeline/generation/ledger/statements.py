@@ -1,15 +1,15 @@
-"""Every SQL statement of the ledger, each a named constant.
+"""Every SQL statement of the ledger, each a named constant below the line that says what it is for.
 
 Parameters are written `:name`; `IN :keys` takes a list. SQLite uses the partial index `attempts_unsettled` only where a
 condition repeats the condition of the index word for word: `state IN ('open', 'unknown')`.
-tests/generation/test_query_plans.py checks each statement for the index that it needs.
+tests/generation/test_query_plans.py checks each statement for the indexes that it needs.
 """
 
 from typing import Final
 
 from kontext_pipeline.generation.ledger.migrations import HEARTBEAT
 
-# --- database ---------------------------------------------------------------------------------------------------------
+# --- database
 
 # Make this PostgreSQL transaction the only one that writes to the ledger.
 TAKE_WRITE_LOCK: Final = "SELECT pg_advisory_xact_lock(:key)"
@@ -18,122 +18,105 @@ SERVER_CLOCK: Final = "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000):
 # The version of the ledger's tables.
 VERSION: Final = "SELECT version_num FROM alembic_version"
 
-# --- claimants --------------------------------------------------------------------------------------------------------
+# --- claimants
 
 # Enter a process as a claimant.
-ADD_CLAIMANT: Final = (
-    f"INSERT INTO claimants (id, run_id, backend, host, pid, {HEARTBEAT}, lease_s, started_at) "  # noqa: S608
-    "VALUES (:id, :run_id, :backend, :host, :pid, 0, :lease_s, :now)"
-)
+ADD_CLAIMANT: Final = f"""
+    INSERT INTO claimants (id, run_id, backend, host, pid, {HEARTBEAT}, lease_s, started_at)
+    VALUES (:id, :run_id, :backend, :host, :pid, 0, :lease_s, :now)"""  # noqa: S608
 # Show the others that a claimant is alive.
-COUNT_HEARTBEAT: Final = (
-    f"UPDATE claimants SET {HEARTBEAT} = {HEARTBEAT} + 1 WHERE id = :id AND ended_at IS NULL"  # noqa: S608
-)
+COUNT_HEARTBEAT: Final = f"""
+    UPDATE claimants SET {HEARTBEAT} = {HEARTBEAT} + 1 WHERE id = :id AND ended_at IS NULL"""  # noqa: S608
 # Whether a claimant has left or was declared dead.
 CLAIMANT_END: Final = "SELECT ended_at FROM claimants WHERE id = :id"
 # Note that a claimant has left or is dead.
 END_CLAIMANT: Final = "UPDATE claimants SET ended_at = :now WHERE id = :id AND ended_at IS NULL"
-# All other claimants of a backend that have not left.
-OTHER_CLAIMANTS: Final = (
-    f"SELECT id, {HEARTBEAT} AS heartbeat, lease_s FROM claimants "  # noqa: S608
-    "WHERE ended_at IS NULL AND backend = :backend AND id <> :me"
-)
+# The other claimants of a backend that have not ended.
+OTHER_CLAIMANTS: Final = f"""
+    SELECT id, {HEARTBEAT} AS heartbeat, lease_s FROM claimants
+    WHERE ended_at IS NULL AND backend = :backend AND id <> :me"""  # noqa: S608
 
-# --- reserving --------------------------------------------------------------------------------------------------------
+# --- reserving
 
 # What is known of a request, whether an attempt is open, and whether its claimant has ended.
-FIND_GENERATION: Final = (
-    "SELECT g.status, g.retryable, g.claimant, g.batch, c.ended_at, EXISTS (SELECT 1 FROM attempts a "
-    "WHERE a.fingerprint = g.fingerprint AND a.state = 'open') AS in_flight FROM generations g "
-    "LEFT JOIN claimants c ON c.id = g.claimant WHERE g.fingerprint = :fingerprint"
-)
+FIND_GENERATION: Final = """
+    SELECT g.status, g.retryable, g.claimant, g.batch, c.ended_at, EXISTS (
+        SELECT 1 FROM attempts a WHERE a.fingerprint = g.fingerprint AND a.state = 'open') AS in_flight
+    FROM generations g LEFT JOIN claimants c ON c.id = g.claimant WHERE g.fingerprint = :fingerprint"""
 # Enter a request that the ledger has not seen before.
-ADD_GENERATION: Final = (
-    "INSERT INTO generations (fingerprint, backend, batch, status, retryable, claimant) "
-    "VALUES (:fingerprint, :backend, :batch, 'pending', TRUE, :claimant)"
-)
+ADD_GENERATION: Final = """
+    INSERT INTO generations (fingerprint, backend, batch, status, retryable, claimant)
+    VALUES (:fingerprint, :backend, :batch, 'pending', TRUE, :claimant)"""
 # Claim a known request for another attempt.
-CLAIM_GENERATION: Final = (
-    "UPDATE generations SET status = 'pending', retryable = TRUE, claimant = :claimant "
-    "WHERE fingerprint = :fingerprint"
-)
-# Mark a request whose retries of unknown outcome are used up.
-GIVE_UP_GENERATION: Final = (
-    "UPDATE generations SET status = 'unknown', claimant = NULL WHERE fingerprint = :fingerprint"
-)
+CLAIM_GENERATION: Final = """
+    UPDATE generations SET status = 'pending', retryable = TRUE, claimant = :claimant WHERE fingerprint = :fingerprint"""
+# Mark a request whose retries after lost answers are used up.
+GIVE_UP_GENERATION: Final = """
+    UPDATE generations SET status = 'unknown', claimant = NULL WHERE fingerprint = :fingerprint"""
 # Open an attempt, which holds its price.
-ADD_ATTEMPT: Final = (
-    "INSERT INTO attempts (fingerprint, batch, backend, run_id, claimant, api_version, state, price, cost, "
-    "cost_estimated, day, started_at) VALUES (:fingerprint, :batch, :backend, :run_id, :claimant, :api_version, "
-    "'open', :price, 0, FALSE, :day, :now) RETURNING id"
-)
+ADD_ATTEMPT: Final = """
+    INSERT INTO attempts (fingerprint, batch, backend, run_id, claimant, api_version, state, price, cost,
+        cost_estimated, day, started_at)
+    VALUES (:fingerprint, :batch, :backend, :run_id, :claimant, :api_version, 'open', :price, 0, FALSE, :day, :now)
+    RETURNING id"""
 # How often a request met the most frequent kind of answer that may have cost money without a picture.
-COUNT_WASTED: Final = (
-    "SELECT COUNT(*) AS times FROM attempts WHERE fingerprint = :fingerprint "
-    "AND (state = 'unknown' OR (state = 'charged' AND outcome <> 'succeeded')) "
-    "GROUP BY outcome ORDER BY times DESC LIMIT 1"
-)
+COUNT_WASTED: Final = """
+    SELECT COUNT(*) AS times FROM attempts
+    WHERE fingerprint = :fingerprint AND (state = 'unknown' OR (state = 'charged' AND outcome <> 'succeeded'))
+    GROUP BY outcome ORDER BY times DESC LIMIT 1"""
 # Whether a claimant found the job of a request expired.
-EXPIRED_ATTEMPT: Final = (
-    "SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND claimant = :claimant AND outcome = 'expired'"
-)
+EXPIRED_ATTEMPT: Final = """
+    SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND claimant = :claimant AND outcome = 'expired'"""
 
-# --- settling ---------------------------------------------------------------------------------------------------------
+# --- settling
 
 # An attempt, to be settled.
-FIND_ATTEMPT: Final = (
-    "SELECT fingerprint, backend, run_id, claimant, state, outcome, price, day FROM attempts WHERE id = :id"
-)
+FIND_ATTEMPT: Final = """
+    SELECT fingerprint, backend, run_id, claimant, state, outcome, price, day FROM attempts WHERE id = :id"""
 # Note the v2 job of an attempt.
-SET_JOB: Final = (
-    "UPDATE attempts SET job = :job, request_id = :request_id, started_at = :sent_at WHERE id = :id"
-)
+SET_JOB: Final = """
+    UPDATE attempts SET job = :job, request_id = :request_id, started_at = :sent_at WHERE id = :id"""
 # Write what came of an attempt.
-SETTLE_ATTEMPT: Final = (
-    "UPDATE attempts SET state = :state, outcome = :outcome, cause = NULLIF(:cause, ''), cost = :cost, "
-    "cost_estimated = :cost_estimated, status_code = :status_code, error = :error, "
-    "request_id = COALESCE(:request_id, request_id), latency_s = :latency_s, "
-    "started_at = COALESCE(:sent_at, started_at), finished_at = :now WHERE id = :id"
-)
+SETTLE_ATTEMPT: Final = """
+    UPDATE attempts SET state = :state, outcome = :outcome, cause = NULLIF(:cause, ''), cost = :cost,
+        cost_estimated = :cost_estimated, status_code = :status_code, error = :error,
+        request_id = COALESCE(:request_id, request_id), latency_s = :latency_s,
+        started_at = COALESCE(:sent_at, started_at), finished_at = :now
+    WHERE id = :id"""
 # Write what came of a request: never over a success, and without a picture only where no other attempt is open.
-SETTLE_GENERATION: Final = (
-    "UPDATE generations SET status = :status, retryable = :retryable, claimant = :claimant, "
-    "image_path = :path, image_sha256 = :sha256, width = :width, height = :height, bytes = :bytes "
-    "WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:path IS NOT NULL OR NOT EXISTS "
-    "(SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND state = 'open'))"
-)
+SETTLE_GENERATION: Final = """
+    UPDATE generations SET status = :status, retryable = :retryable, claimant = :claimant,
+        image_path = :path, image_sha256 = :sha256, width = :width, height = :height, bytes = :bytes
+    WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:path IS NOT NULL OR NOT EXISTS (
+        SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND state = 'open'))"""
 
-# --- recovery ---------------------------------------------------------------------------------------------------------
+# --- recovery
 
 # The open attempts of one claimant.
-OPEN_ATTEMPTS_OF: Final = (
-    "SELECT id FROM attempts WHERE state IN ('open', 'unknown') AND state = 'open' AND claimant = :claimant"
-)
-_ORPHAN: Final = (
-    "SELECT a.id, a.fingerprint, a.claimant, a.batch, a.api_version, a.job, a.started_at, a.price, "
-    "EXISTS (SELECT 1 FROM attempts o WHERE o.fingerprint = a.fingerprint AND o.state = 'charged' "
-    "AND o.outcome = 'succeeded') AS accounted_for FROM attempts a "
-)
+OPEN_ATTEMPTS_OF: Final = """
+    SELECT id FROM attempts WHERE state IN ('open', 'unknown') AND state = 'open' AND claimant = :claimant"""
+_ORPHAN: Final = """
+    SELECT a.id, a.fingerprint, a.claimant, a.batch, a.api_version, a.job, a.started_at, a.price, EXISTS (
+        SELECT 1 FROM attempts o WHERE o.fingerprint = a.fingerprint AND o.state = 'charged'
+        AND o.outcome = 'succeeded') AS accounted_for
+    FROM attempts a"""
 # The open attempts of claimants that have ended.
-ORPHANS: Final = _ORPHAN + (
-    "JOIN claimants c ON c.id = a.claimant WHERE a.state IN ('open', 'unknown') AND a.state = 'open' "
-    "AND c.ended_at IS NOT NULL AND a.backend = :backend AND a.claimant <> :me"
-)
+ORPHANS: Final = f"""{_ORPHAN} JOIN claimants c ON c.id = a.claimant
+    WHERE a.state IN ('open', 'unknown') AND a.state = 'open' AND c.ended_at IS NOT NULL
+    AND a.backend = :backend AND a.claimant <> :me"""
 # An orphan that this claimant has adopted already.
-ADOPTED_ORPHAN: Final = _ORPHAN + "WHERE a.id = :id AND a.state = 'open' AND a.claimant = :me"
+ADOPTED_ORPHAN: Final = f"{_ORPHAN} WHERE a.id = :id AND a.state = 'open' AND a.claimant = :me"
 # Make an orphan an attempt of this claimant.
 ADOPT_ATTEMPT: Final = "UPDATE attempts SET claimant = :me WHERE id = :id"
 # Claim the request of an orphan.
-ADOPT_GENERATION: Final = (
-    "UPDATE generations SET claimant = :me WHERE fingerprint = :fingerprint AND status <> 'succeeded'"
-)
+ADOPT_GENERATION: Final = """
+    UPDATE generations SET claimant = :me WHERE fingerprint = :fingerprint AND status <> 'succeeded'"""
 
-# --- money and rate ---------------------------------------------------------------------------------------------------
+# --- money and rate
 
-_HELD: Final = (
-    "SELECT COALESCE(SUM(charged), 0) AS charged, COALESCE(SUM(unknown), 0) AS unknown, "
-    "COALESCE(SUM(open), 0) AS open FROM spending WHERE backend = :backend"
-)
+_HELD: Final = """
+    SELECT COALESCE(SUM(charged), 0) AS charged, COALESCE(SUM(unknown), 0) AS unknown, COALESCE(SUM(open), 0) AS open
+    FROM spending WHERE backend = :backend"""
 # What counts against a cap, by its scope.
 HELD: Final = {
     "run": f"{_HELD} AND run_id = :run_id",
@@ -142,77 +125,70 @@ HELD: Final = {
     "all": _HELD,
 }
 # Add to the sums of a run's day.
-ADD_SPENDING: Final = (
-    "INSERT INTO spending (backend, day, run_id, charged, unknown, open) "
-    "VALUES (:backend, :day, :run_id, :charged, :unknown, :open) ON CONFLICT (backend, day, run_id) DO UPDATE SET "
-    "charged = spending.charged + excluded.charged, unknown = spending.unknown + excluded.unknown, "
-    "open = spending.open + excluded.open"
-)
+ADD_SPENDING: Final = """
+    INSERT INTO spending (backend, day, run_id, charged, unknown, open)
+    VALUES (:backend, :day, :run_id, :charged, :unknown, :open)
+    ON CONFLICT (backend, day, run_id) DO UPDATE SET charged = spending.charged + excluded.charged,
+        unknown = spending.unknown + excluded.unknown, open = spending.open + excluded.open"""
 # When the next request may be sent.
 FIND_RATE: Final = "SELECT next_at, paused_until FROM rates WHERE backend = :backend"
 # Change that.
-SET_RATE: Final = (
-    "INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, :next_at, :paused_until) "
-    "ON CONFLICT (backend) DO UPDATE SET next_at = excluded.next_at, paused_until = excluded.paused_until"
-)
+SET_RATE: Final = """
+    INSERT INTO rates (backend, next_at, paused_until) VALUES (:backend, :next_at, :paused_until)
+    ON CONFLICT (backend) DO UPDATE SET next_at = excluded.next_at, paused_until = excluded.paused_until"""
 
-# --- views ------------------------------------------------------------------------------------------------------------
+# --- views
 
-# The most that an attempt was ever charged. Reads all attempts, once a run.
-HIGHEST_CHARGE: Final = (
-    "SELECT MAX(cost) AS cost FROM attempts WHERE backend = :backend AND state = 'charged'"
-)
+# The most that an attempt was ever charged.
+HIGHEST_CHARGE: Final = """
+    SELECT MAX(cost) AS cost FROM attempts WHERE backend = :backend AND state = 'charged'"""
 # How many requests the ledger knows.
 COUNT_GENERATIONS: Final = "SELECT COUNT(*) AS times FROM generations"
-# What came of all requests, and of some.
+# The status of all requests, and of some.
 ALL_STATUSES: Final = "SELECT fingerprint, status, retryable FROM generations"
 STATUSES: Final = f"{ALL_STATUSES} WHERE fingerprint IN :keys"
 # The accounting of some requests, and of the attempt that tells most: the one with the picture, or else the last one.
-GENERATIONS: Final = (
-    "SELECT g.fingerprint, g.batch, g.status, g.image_path, g.image_sha256, g.width, g.height, g.bytes, "
-    "COALESCE(s.attempts, 0) AS attempts, COALESCE(s.cost, 0) AS cost, s.cost_estimated, s.started_at, "
-    "COALESCE(s.possibly_charged, 0) AS possibly_charged, CASE WHEN g.status <> 'succeeded' THEN t.error END AS error, "
-    "t.status_code, t.latency_s, t.request_id, t.run_id, t.finished_at FROM generations g "
-    "LEFT JOIN (SELECT fingerprint, COUNT(*) AS attempts, SUM(cost) AS cost, "
-    "SUM(CASE WHEN state = 'unknown' THEN price ELSE 0 END) AS possibly_charged, "
-    "MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS cost_estimated, MIN(started_at) AS started_at, "
-    "COALESCE(MAX(CASE WHEN outcome = 'succeeded' THEN id END), MAX(id)) AS telling "
-    "FROM attempts WHERE fingerprint IN :keys AND COALESCE(outcome, '') <> 'not_sent' GROUP BY fingerprint) s "
-    "ON s.fingerprint = g.fingerprint LEFT JOIN attempts t ON t.id = s.telling WHERE g.fingerprint IN :keys"
-)
+GENERATIONS: Final = """
+    SELECT g.fingerprint, g.batch, g.status, g.image_path, g.image_sha256, g.width, g.height, g.bytes,
+        COALESCE(s.attempts, 0) AS attempts, COALESCE(s.cost, 0) AS cost, s.cost_estimated, s.started_at,
+        COALESCE(s.possibly_charged, 0) AS possibly_charged, t.status_code, t.latency_s, t.request_id, t.run_id,
+        t.finished_at, CASE WHEN g.status <> 'succeeded' THEN t.error END AS error
+    FROM generations g LEFT JOIN (
+        SELECT fingerprint, COUNT(*) AS attempts, SUM(cost) AS cost, MIN(started_at) AS started_at,
+            SUM(CASE WHEN state = 'unknown' THEN price ELSE 0 END) AS possibly_charged,
+            MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS cost_estimated,
+            COALESCE(MAX(CASE WHEN outcome = 'succeeded' THEN id END), MAX(id)) AS telling
+        FROM attempts WHERE fingerprint IN :keys AND COALESCE(outcome, '') <> 'not_sent' GROUP BY fingerprint
+    ) s ON s.fingerprint = g.fingerprint LEFT JOIN attempts t ON t.id = s.telling WHERE g.fingerprint IN :keys"""
 
-# --- report for people ------------------------------------------------------------------------------------------------
+# --- report for people
 
 # The backends that the ledger knows.
 BACKENDS: Final = "SELECT backend FROM generations UNION SELECT backend FROM attempts ORDER BY 1"
 # How many requests have each status.
-COUNT_BY_STATUS: Final = (
-    "SELECT status, COUNT(*) AS times FROM generations WHERE backend = :backend GROUP BY status"
-)
+COUNT_BY_STATUS: Final = """
+    SELECT status, COUNT(*) AS times FROM generations WHERE backend = :backend GROUP BY status"""
 # Attempts and amounts by day and state.
-AMOUNTS_BY_DAY: Final = (
-    "SELECT day, state, COUNT(*) AS times, SUM(cost) AS cost, SUM(price) AS price, "
-    "SUM(CASE WHEN outcome <> 'succeeded' THEN cost ELSE 0 END) AS in_vain "
-    "FROM attempts WHERE backend = :backend AND COALESCE(outcome, '') <> 'not_sent' GROUP BY day, state ORDER BY day"
-)
+AMOUNTS_BY_DAY: Final = """
+    SELECT day, state, COUNT(*) AS times, SUM(cost) AS cost, SUM(price) AS price,
+        SUM(CASE WHEN outcome <> 'succeeded' THEN cost ELSE 0 END) AS without_picture
+    FROM attempts WHERE backend = :backend AND COALESCE(outcome, '') <> 'not_sent' GROUP BY day, state ORDER BY day"""
 # How many requests failed for each cause: that of the last attempt.
-FAILED_BY_CAUSE: Final = (
-    "SELECT COALESCE(a.cause, 'other') AS cause, COUNT(*) AS times FROM generations g "
-    "JOIN attempts a ON a.id = (SELECT MAX(id) FROM attempts WHERE fingerprint = g.fingerprint "
-    "AND COALESCE(outcome, '') <> 'not_sent') "
-    "WHERE g.backend = :backend AND g.status = 'failed' GROUP BY COALESCE(a.cause, 'other') ORDER BY times DESC"
-)
+FAILED_BY_CAUSE: Final = """
+    SELECT COALESCE(a.cause, 'other') AS cause, COUNT(*) AS times FROM generations g JOIN attempts a ON a.id = (
+        SELECT MAX(id) FROM attempts WHERE fingerprint = g.fingerprint AND COALESCE(outcome, '') <> 'not_sent')
+    WHERE g.backend = :backend AND g.status = 'failed' GROUP BY COALESCE(a.cause, 'other') ORDER BY times DESC"""
 # v2 jobs that no run has collected.
-OPEN_JOBS: Final = (
-    "SELECT request_id, fingerprint, started_at FROM attempts "
-    "WHERE backend = :backend AND state = 'open' AND job IS NOT NULL ORDER BY id"
-)
+OPEN_JOBS: Final = """
+    SELECT request_id, fingerprint, started_at FROM attempts
+    WHERE backend = :backend AND state = 'open' AND job IS NOT NULL ORDER BY id"""
 # Where the sums that caps are checked by differ from the attempts that they are sums of.
-SPENDING_DIFFERENCES: Final = (
-    "SELECT backend, day, run_id, SUM(charged) AS charged, SUM(unknown) AS unknown, SUM(open) AS open FROM ("
-    "SELECT backend, day, run_id, charged, unknown, open FROM spending UNION ALL "
-    "SELECT backend, day, run_id, -CASE WHEN state = 'charged' THEN cost ELSE 0 END, "
-    "-CASE WHEN state = 'unknown' THEN price ELSE 0 END, -CASE WHEN state = 'open' THEN price ELSE 0 END "
-    "FROM attempts) AS both_ways GROUP BY backend, day, run_id "
-    "HAVING SUM(charged) <> 0 OR SUM(unknown) <> 0 OR SUM(open) <> 0"
-)
+SPENDING_DIFFERENCES: Final = """
+    SELECT backend, day, run_id, SUM(charged) AS charged, SUM(unknown) AS unknown, SUM(open) AS open FROM (
+        SELECT backend, day, run_id, charged, unknown, open FROM spending
+        UNION ALL
+        SELECT backend, day, run_id, -CASE WHEN state = 'charged' THEN cost ELSE 0 END,
+            -CASE WHEN state = 'unknown' THEN price ELSE 0 END, -CASE WHEN state = 'open' THEN price ELSE 0 END
+        FROM attempts
+    ) AS both_ways GROUP BY backend, day, run_id
+    HAVING SUM(charged) <> 0 OR SUM(unknown) <> 0 OR SUM(open) <> 0"""

@@ -10,7 +10,7 @@ from kontext_pipeline.columns import GENERATION_SCHEMA
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.attempts import count_wasted
 from kontext_pipeline.generation.ledger.database import Database, Transaction
-from kontext_pipeline.generation.ledger.money import Cap, held, usd
+from kontext_pipeline.generation.ledger.money import Cap, held, today, usd
 from kontext_pipeline.generation.ledger.rates import pause_left_us
 from kontext_pipeline.generation.ledger.records import Status
 
@@ -49,7 +49,8 @@ class LedgerViews:
         """
         with self.database.read() as connection:
             transaction = Transaction(connection)
-            left = (cap.limit - sum(held(transaction, self.backend, run_id, cap)) for cap in caps)
+            day = today(transaction)
+            left = (cap.limit - sum(held(transaction, self.backend, run_id, day, cap)) for cap in caps)
             return min(left, default=None)
 
     def size(self) -> int:
