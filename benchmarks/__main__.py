@@ -115,9 +115,7 @@ def fill(server: RunningServer, *, quick: bool) -> None:
             return ideal / one.books.span_s
 
         job = Job(url=server.url, rows=count, concurrency=concurrency)
-        found = in_turns(
-            server, Settings(latency_s=latency_s), job, KINDS + OTHERS.kinds, 1 if quick else rounds
-        )
+        found = in_turns(server, Settings(latency_s=latency_s), job, KINDS + OTHERS.kinds, 1 if quick else rounds)
         for (who, api), measured in found.items():
             here = median(measured, share)
             row(
@@ -310,9 +308,7 @@ def main() -> None:
         # Everything goes here and is removed at the end, also by the processes that this one starts.
         tempfile.tempdir = os.environ["TMPDIR"] = folder
         os.environ["PYTHONPYCACHEPREFIX"] = str(Path(folder) / "bytecode")
-        subprocess.run(
-            [sys.executable, "-c", "import kontext_pipeline.cli, kontext_pipeline.pipeline"], check=True
-        )
+        subprocess.run([sys.executable, "-c", "import kontext_pipeline.cli, kontext_pipeline.pipeline"], check=True)
         for name in options.only:
             MEASUREMENTS[name](server, quick=options.quick)
     print(f"\nload average {os.getloadavg()[0]:.1f} at the end")

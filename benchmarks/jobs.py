@@ -129,12 +129,10 @@ def bare(job: Job, manifest: Path, *, write_to: Path | None = None) -> tuple[int
 
     with manifest.open() as file:
         asked = [
-            {name: row[name] for name in ("prompt", "input_image", "aspect_ratio")}
-            for row in csv.DictReader(file)
+            {name: row[name] for name in ("prompt", "input_image", "aspect_ratio")} for row in csv.DictReader(file)
         ]
     bodies = [
-        {**row, "seed": number, "output_format": "png", "safety_tolerance": 2}
-        for number, row in enumerate(asked)
+        {**row, "seed": number, "output_format": "png", "safety_tolerance": 2} for number, row in enumerate(asked)
     ]
     session = requests.Session()
     session.mount("http://", HTTPAdapter(pool_maxsize=job.concurrency))
@@ -151,9 +149,7 @@ def bare(job: Job, manifest: Path, *, write_to: Path | None = None) -> tuple[int
         return len(picture)
 
     def call(body: dict[str, Any]) -> int:
-        answer = session.post(
-            f"{job.url}/{job.api}/flux-kontext-max", json=body, headers=headers, timeout=300
-        )
+        answer = session.post(f"{job.url}/{job.api}/flux-kontext-max", json=body, headers=headers, timeout=300)
         answer.raise_for_status()
         if job.api == "v1":
             return keep(body, answer.content)

@@ -87,8 +87,7 @@ def rows(count: int, first: int = 0) -> pa.Table:
         {
             "prompt": [f"{pieces[n % 997]}, {pieces[n % 991]}, number {n}" for n in numbers],
             "input_image": [
-                f"https://images.example.org/photographs/originals/{n % 50021:032x}.jpg?width=2048"
-                for n in numbers
+                f"https://images.example.org/photographs/originals/{n % 50021:032x}.jpg?width=2048" for n in numbers
             ],
             "aspect_ratio": [RATIOS[n % 4] for n in numbers],
             "label": [WORDS[n % 23] for n in numbers],
@@ -150,9 +149,7 @@ def print_figures(kind: str, count: int, batch_size: int) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--kinds", nargs="+", default=["csv", "parquet"], choices=["csv", "parquet"])
     parser.add_argument("--batch-size", type=int, default=1000)

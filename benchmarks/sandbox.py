@@ -89,9 +89,7 @@ async def many(port: int, path: str, bodies: list[dict[str, object]], connection
 
 def throughput(*, draw: bool, path: str, distinct: int, count: int) -> None:
     with Server(draw=draw, speed=1000) as server:
-        bodies: list[dict[str, object]] = [
-            {"prompt": "a lake at dawn", "seed": n % distinct} for n in range(count)
-        ]
+        bodies: list[dict[str, object]] = [{"prompt": "a lake at dawn", "seed": n % distinct} for n in range(count)]
         asyncio.run(many(server.port, path, bodies[:distinct], min(distinct, 64)))
         seconds = asyncio.run(many(server.port, path, bodies, 64))
         what = f"{path[:3]} {'drawn, from memory' if draw else 'plain'}"
@@ -101,9 +99,7 @@ def throughput(*, draw: bool, path: str, distinct: int, count: int) -> None:
 def in_flight(jobs: int) -> None:
     with Server(draw=True, speed=1) as server:
         before = server.memory.memory_info().rss / 1e6
-        bodies: list[dict[str, object]] = [
-            {"prompt": f"picture {n} " + "x" * 200, "seed": n} for n in range(jobs)
-        ]
+        bodies: list[dict[str, object]] = [{"prompt": f"picture {n} " + "x" * 200, "seed": n} for n in range(jobs)]
         asyncio.run(many(server.port, "/v2/flux-kontext-max", bodies, 32))
         running = server.books()["running"]
         print(
@@ -122,9 +118,7 @@ def in_flight(jobs: int) -> None:
             worst = max(worst, time.perf_counter() - began)
             peak = max(peak, server.memory.memory_info().rss / 1e6)
             time.sleep(0.05)
-        print(
-            f"v1 200 drawn at once          {peak:7.0f} MB at most, slowest answer beside it {worst * 1e3:.0f} ms"
-        )
+        print(f"v1 200 drawn at once          {peak:7.0f} MB at most, slowest answer beside it {worst * 1e3:.0f} ms")
 
 
 def drawing() -> None:
@@ -137,9 +131,7 @@ def drawing() -> None:
         "a watercolour painting",
     ):
         photograph = (
-            portrait
-            if prompt[:2] in {"in", "at", "a "} and "lake" not in prompt and "city" not in prompt
-            else None
+            portrait if prompt[:2] in {"in", "at", "a "} and "lake" not in prompt and "city" not in prompt else None
         )
         times: list[float] = []
         for number in range(5):

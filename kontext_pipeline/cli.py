@@ -66,12 +66,8 @@ def plan(manifests: tuple[str, ...], **options: Any) -> None:
 @main.command(settings=(*PLANNING, *GENERATION))
 @click.option("--budget", type=float, metavar="USD", help="The most that this run may spend.")
 @click.option("--retry-failed", is_flag=True, help="Try rows again that failed for good.")
-@click.option(
-    "--yes", is_flag=True, help="Don't ask before money is spent, or when the balance is too small."
-)
-def run(
-    manifests: tuple[str, ...], *, budget: float | None, retry_failed: bool, yes: bool, **options: Any
-) -> None:
+@click.option("--yes", is_flag=True, help="Don't ask before money is spent, or when the balance is too small.")
+def run(manifests: tuple[str, ...], *, budget: float | None, retry_failed: bool, yes: bool, **options: Any) -> None:
     """Generate the pictures of a manifest that don't exist yet.
 
     Exit status: 0 every row has its picture; 1 some rows failed for good; 2 nothing was sent, because the
@@ -88,9 +84,7 @@ def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes:
     from kontext_pipeline.preflight import PreflightError
 
     if budget is not None and budget < 0:
-        raise SettingsError(
-            f"--budget is {budget:g}: an amount in USD, 0 or more, is expected. Nothing was sent."
-        )
+        raise SettingsError(f"--budget is {budget:g}: an amount in USD, 0 or more, is expected. Nothing was sent.")
     _ = pipeline.settings.key
     planned = pipeline.plan()
     estimate = pipeline.estimate(planned, retry_failed=retry_failed)
@@ -174,9 +168,7 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")
-@click.option(
-    "--profile", "profiles", multiple=True, metavar="NAME", help="Inject the faults of a named profile."
-)
+@click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Inject the faults of a named profile.")
 @click.option(
     "--faults",
     "fault_files",
@@ -188,9 +180,7 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
 @click.option("--latency", "latency_s", type=float, metavar="SECONDS", help="Median time of a generation.")
 @click.option("--balance", type=float, metavar="USD", help="Credits on the account at the start.")
 @click.option("--rpm", type=int, metavar="N", help="Requests a minute that the account allows.")
-@click.option(
-    "--key", "keys", multiple=True, metavar="KEY", help="Keys to accept; default: any of the right form."
-)
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Keys to accept; default: any of the right form.")
 @click.option("--seed", type=int, metavar="N", help="Seed of latencies and faults.")
 @click.option("--plain", is_flag=True, help="Serve plain pictures, which is faster than drawing them.")
 @click.option(

@@ -124,10 +124,7 @@ MANIFEST_COLUMNS: Final = tuple(column for column in COLUMNS if column.source is
 LEDGER_COLUMNS: Final = tuple(column for column in COLUMNS if column.source is Source.LEDGER)
 
 TABLE_COLUMNS: Final = tuple(
-    column
-    for position in (Position.REGISTERED, Position.LAST)
-    for column in COLUMNS
-    if column.position is position
+    column for position in (Position.REGISTERED, Position.LAST) for column in COLUMNS if column.position is position
 )
 """The columns of the metadata table, in its order; the user's own ones follow."""
 

@@ -74,9 +74,7 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     table.add_row("to generate", f"{estimate.to_generate:,}", "")
     free = "" if settings.paid else "sandbox: nothing is spent"
     table.add_row("estimated cost", f"{estimate.cost_usd:,.2f} USD", free)
-    pace = f"{settings.concurrency} in flight" + (
-        f", {settings.rpm:g} requests a minute" if settings.rpm else ""
-    )
+    pace = f"{settings.concurrency} in flight" + (f", {settings.rpm:g} requests a minute" if settings.rpm else "")
     table.add_row("estimated time", _duration(estimate.seconds), pace if settings.paid else "of the paid API")
     out.print(table)
     for warning in plan.warnings:
@@ -224,9 +222,7 @@ def _show_backend(books: "BackendBooks") -> None:
     for name in ("day (UTC)", "spent", "possibly charged", "reserved"):
         days.add_column(name, justify="left" if "day" in name else "right")
     for day in books.days:
-        days.add_row(
-            day.day, f"{day.spent_usd:,.2f}", f"{day.possibly_charged_usd:,.2f}", f"{day.reserved_usd:,.2f}"
-        )
+        days.add_row(day.day, f"{day.spent_usd:,.2f}", f"{day.possibly_charged_usd:,.2f}", f"{day.reserved_usd:,.2f}")
     out.print(days)
     for job in books.jobs_out_there[:20]:
         say(f"unfinished job {job.request_id}, since {job.started_at}, picture {job.fingerprint[:12]}")

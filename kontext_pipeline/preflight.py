@@ -48,9 +48,7 @@ def check_account(
             reachable=True,
         )
     if balance.outcome is Outcome.UNREACHABLE:
-        raise PreflightError(
-            f"{base_url} can't be reached: {balance.error}. Nothing was sent.", reachable=False
-        )
+        raise PreflightError(f"{base_url} can't be reached: {balance.error}. Nothing was sent.", reachable=False)
     return _compare(balance, pictures, go_on_with_less=go_on_with_less)
 
 

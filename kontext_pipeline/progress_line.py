@@ -25,8 +25,6 @@ def delays(progress: "Progress", now: float) -> str:
         reasons.append(f"paused {math.ceil(progress.paused_until - now):,} s: {progress.pause_reason}")
     waiting = progress.waiting
     if waiting:
-        names = [
-            reason if len(waiting) == 1 else f"{reason} ({count:,})" for reason, count in waiting.items()
-        ]
+        names = [reason if len(waiting) == 1 else f"{reason} ({count:,})" for reason, count in waiting.items()]
         reasons.append(f"{sum(waiting.values()):,} waiting to retry: {', '.join(names)}")
     return "; ".join(reasons)

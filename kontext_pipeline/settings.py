@@ -41,8 +41,7 @@ def _http_url(value: str) -> str:
         usable = False
     if not usable or parts.query or parts.fragment or re.search(r"[^!-~]|\\", value):
         raise ValueError(
-            "http:// or https://, a host, and if needed a port and a path are expected, such as "
-            + SEGMIND_URL
+            "http:// or https://, a host, and if needed a port and a path are expected, such as " + SEGMIND_URL
         )
     return value
 
@@ -127,9 +126,7 @@ class Settings(BaseSettings):
     backend: Backend = Field(
         "segmind", description="`segmind` is the paid API; `sandbox` is the free stand-in on this machine."
     )
-    api_version: ApiVersion = Field(
-        "v1", description="`v1` waits for each answer; `v2` submits, polls and fetches."
-    )
+    api_version: ApiVersion = Field("v1", description="`v1` waits for each answer; `v2` submits, polls and fetches.")
     manifests: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
         ["data/demo.csv"],
         description="CSV or Parquet files or globs, separated by spaces; quote names that contain spaces.",
@@ -144,9 +141,7 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory.",
     )
-    seed: int = Field(
-        0, ge=0, lt=2**63, description="Number from which the seeds of rows without a seed are derived."
-    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Number from which the seeds of rows without a seed are derived.")
     batch_size: int = Field(
         100,
         ge=1,
@@ -184,9 +179,7 @@ class Settings(BaseSettings):
         1.0, gt=0, le=3600, description="First pause before a retry, seconds; it doubles each time."
     )
     backoff_cap_s: float = Field(60.0, gt=0, le=3600, description="Longest pause before a retry, seconds.")
-    backoff_jitter: float = Field(
-        0.5, ge=0, le=1, description="Share of each pause that is drawn at random, 0 to 1."
-    )
+    backoff_jitter: float = Field(0.5, ge=0, le=1, description="Share of each pause that is drawn at random, 0 to 1.")
     connect_timeout_s: float = Field(10.0, gt=0, le=600, description="Wait for a connection, seconds.")
     answer_timeout_s: float = Field(
         300.0, gt=0, le=7200, description="Wait for an answer, seconds; a typical one takes 24.34."
@@ -194,9 +187,7 @@ class Settings(BaseSettings):
     job_timeout_s: float = Field(
         600.0, gt=0, le=86_400, description="v2: wait for a job before it is left to a later run, seconds."
     )
-    drain_s: float = Field(
-        120.0, ge=0, le=7200, description="After a stop: wait for answers in flight, seconds."
-    )
+    drain_s: float = Field(120.0, ge=0, le=7200, description="After a stop: wait for answers in flight, seconds.")
     lease_s: float = Field(
         60.0,
         ge=1,

@@ -107,9 +107,7 @@ def _log_options() -> list[click.Parameter]:
             count=True,
             help="Log more to the terminal: -v what a run does, -vv every step of every request.",
         ),
-        option(
-            ["--log-file"], metavar="PATH", help="Append a log of every step of every request to this file."
-        ),
+        option(["--log-file"], metavar="PATH", help="Append a log of every step of every request to this file."),
         option(
             ["--log-format"],
             type=click.Choice(get_args(logs.LogFormat)),

@@ -39,9 +39,7 @@ def _postgres_server() -> Iterator[sqlalchemy.Engine]:
             "as postgresql://USER@HOST:PORT/DATABASE"
         )
     named = sqlalchemy.make_url(url).set(drivername="postgresql+psycopg2")
-    engine = sqlalchemy.create_engine(
-        named, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 10}
-    )
+    engine = sqlalchemy.create_engine(named, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 10})
     yield engine
     engine.dispose()
 

@@ -61,9 +61,7 @@ def test_loading_is_quick(tmp_path: Path) -> None:
     "command",
     [
         ["dagster", "definitions", "validate"],
-        pytest.param(
-            ["dagster", "definitions", "validate", "--workspace", "workspace.yaml"], marks=pytest.mark.long
-        ),
+        pytest.param(["dagster", "definitions", "validate", "--workspace", "workspace.yaml"], marks=pytest.mark.long),
         pytest.param(["dg", "check", "defs"], marks=pytest.mark.long),
     ],
     ids=str,
@@ -99,8 +97,6 @@ def test_dg_lists_what_there_is(tmp_path: Path) -> None:
 def _bare() -> dict[str, str]:
     """The environment of somebody who has set nothing."""
     kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("KONTEXT_", "SEGMIND_", "DAGSTER_"))
+        name: value for name, value in os.environ.items() if not name.startswith(("KONTEXT_", "SEGMIND_", "DAGSTER_"))
     }
     return kept | {"PATH": f"{SCRIPTS}{os.pathsep}{kept.get('PATH', '')}", "PYTHONPATH": str(REPOSITORY)}

@@ -86,9 +86,7 @@ def _thumbnail(path: Path | UPath, px: int) -> Image.Image | None:
     return flat
 
 
-def _draw(
-    thumbs: Sequence[Image.Image | None], captions: Sequence[str], columns: int, px: int
-) -> Image.Image:
+def _draw(thumbs: Sequence[Image.Image | None], captions: Sequence[str], columns: int, px: int) -> Image.Image:
     font = ImageFont.load_default(_CAPTION_PX)
     shown = [thumb and ImageOps.contain(thumb, (px, px)) for thumb in thumbs]
     heights = [px if thumb is None else thumb.height for thumb in shown]

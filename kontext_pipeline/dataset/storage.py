@@ -105,9 +105,7 @@ def read_batch(root: UPath | Path, key: str, *, columns: Sequence[str] | None = 
         with path.open("rb") as file:
             table = pq.read_table(file, columns=None if columns is None else list(columns))
     except FileNotFoundError:
-        raise DatasetError(
-            f"Batch {key} has no metadata yet: {path} does not exist. Run the batch first."
-        ) from None
+        raise DatasetError(f"Batch {key} has no metadata yet: {path} does not exist. Run the batch first.") from None
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(
             f"{path} can't be read as Parquet ({error}). Delete it and run the batch again: "

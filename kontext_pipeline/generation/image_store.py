@@ -56,9 +56,7 @@ class ImageStore:
         try:
             self.spool.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreFull(
-                f"the image store {self.spool.parent} can't be written: {error.strerror}"
-            ) from None
+            raise StoreFull(f"the image store {self.spool.parent} can't be written: {error.strerror}") from None
 
     def check_room(self, in_flight: int) -> None:
         """Make sure that what is about to be paid for can be kept.
@@ -153,9 +151,7 @@ class ImageStore:
     def _store(self, source: Path, path: str) -> None:
         """Store a file, unless the store has a whole picture under its name. Only then remove the file."""
         if self._measure(path) is None:
-            write_atomically(
-                self.root / path, lambda temporary: _copy(source, temporary), temporary_folder=self.spool
-            )
+            write_atomically(self.root / path, lambda temporary: _copy(source, temporary), temporary_folder=self.spool)
         source.unlink(missing_ok=True)
 
     def _measure(self, path: str) -> Stored | None:

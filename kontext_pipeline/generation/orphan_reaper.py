@@ -65,9 +65,7 @@ class OrphanReaper:
         if stored is not None:
             # The run died between storing the image and settling the attempt. Nobody knows the exact cost.
             settlement = Settlement("charged", "succeeded", cost=orphan.price, cost_estimated=True)
-            self._ledger.settle(
-                orphan.attempt, settlement, status="succeeded", picture=stored, retryable=False
-            )
+            self._ledger.settle(orphan.attempt, settlement, status="succeeded", picture=stored, retryable=False)
         elif orphan.job is not None:
             sent = SentRequest(orphan.attempt, orphan.fingerprint, orphan.batch, None, orphan.price)
             self._jobs.adopt(sent, Job.from_json(orphan.job), time.time() - orphan.started_at.timestamp())

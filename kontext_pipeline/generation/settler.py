@@ -174,9 +174,7 @@ class Settler:
     def stop_for_account(self, answer: Answer) -> None:
         """Stop the run for an answer that concerns the account, or for an API that can't be reached."""
         if answer.outcome is Outcome.UNREACHABLE:
-            self._run.stop(
-                Cause.UNREACHABLE, f"the API can't be reached: {answer.error}. Start again to continue."
-            )
+            self._run.stop(Cause.UNREACHABLE, f"the API can't be reached: {answer.error}. Start again to continue.")
         else:
             self._run.stop(answer.cause, _account_message(answer))
 

@@ -55,9 +55,7 @@ class Difference:
     specs=[BOOKS_BALANCE, EVERY_ROW],
     can_subset=True,
 )
-def check_metadata(
-    context: AssetCheckExecutionContext, kontext: KontextResource
-) -> Iterator[AssetCheckResult]:
+def check_metadata(context: AssetCheckExecutionContext, kontext: KontextResource) -> Iterator[AssetCheckResult]:
     """Check the tables of the run's batches, or of all batches if the run has none."""
     from kontext_pipeline.dataset.storage import read_batch, written_batches
     from kontext_pipeline.dataset.summary import summarize
@@ -122,9 +120,7 @@ def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Differenc
             found.append(Difference(key, fingerprint, f"{path} {state}; the table says {size:,}"))
     succeeded = {row["fingerprint"] for row in known if row["status"] == "succeeded"}
     found += [
-        Difference(
-            key, fingerprint, "the ledger has a picture, the table has none: materialize metadata again"
-        )
+        Difference(key, fingerprint, "the ledger has a picture, the table has none: materialize metadata again")
         for fingerprint, (path, _) in files.items()
         if path is None and fingerprint in succeeded
     ]
@@ -136,9 +132,7 @@ def _keys_of_run(context: AssetCheckExecutionContext) -> Sequence[str] | None:
     return run.partition_keys if run.has_partition_key or run.has_partition_key_range else None
 
 
-def _books_balance(
-    differences: Sequence[Difference], summaries: "Mapping[str, BatchSummary]"
-) -> AssetCheckResult:
+def _books_balance(differences: Sequence[Difference], summaries: "Mapping[str, BatchSummary]") -> AssetCheckResult:
     metadata: dict[str, Any] = {
         "batches": len(summaries),
         "cost_usd": round(sum(one.cost_usd for one in summaries.values()), 6),

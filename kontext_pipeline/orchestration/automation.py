@@ -51,9 +51,7 @@ RANGE: Final = "dagster/asset_partition_range"
     default_status=DefaultSensorStatus.STOPPED,
     description="Plan again when a manifest changes, or a setting on which the plan depends. Sends nothing.",
 )
-def manifests_changed(
-    context: SensorEvaluationContext, kontext: KontextResource
-) -> SensorResult | SkipReason:
+def manifests_changed(context: SensorEvaluationContext, kontext: KontextResource) -> SensorResult | SkipReason:
     """Request a run of `plan_manifests` if the manifests changed since the last request."""
     from kontext_pipeline.errors import KontextError
     from kontext_pipeline.planning.manifests import read_manifests
@@ -88,9 +86,7 @@ new_batches = AutomationConditionSensorDefinition(
     description="Generate every batch that lacks a picture: new batches, edited rows, and pictures that a stopped run left. "
     "One run for each unbroken range of batches. Spends money.",
 )
-def unfinished_batches(
-    context: ScheduleEvaluationContext, kontext: KontextResource
-) -> list[RunRequest] | SkipReason:
+def unfinished_batches(context: ScheduleEvaluationContext, kontext: KontextResource) -> list[RunRequest] | SkipReason:
     """Request runs for the batches that lack a picture or a table, unless a run is in progress."""
     runs = context.instance.get_runs(RunsFilter(job_name=augment_job.name, statuses=IN_PROGRESS), limit=1)
     if runs:

@@ -44,9 +44,7 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
             ),
             TableColumn("manifest", "string"),
             TableColumn("batches", "int"),
-            TableColumn(
-                "pictures", "int", description="requested by its rows; shared pictures count for each"
-            ),
+            TableColumn("pictures", "int", description="requested by its rows; shared pictures count for each"),
         ),
     }
 

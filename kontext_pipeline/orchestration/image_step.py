@@ -81,9 +81,7 @@ def generate_missing(
 
 
 @contextlib.contextmanager
-def recorded_if_interrupted(
-    context: AssetExecutionContext, pipeline: "Pipeline", planned: "Plan"
-) -> Iterator[None]:
+def recorded_if_interrupted(context: AssetExecutionContext, pipeline: "Pipeline", planned: "Plan") -> Iterator[None]:
     """Record finished batches as materialized if the block is interrupted, then raise the interruption again."""
     try:
         yield

@@ -29,9 +29,7 @@ class MetadataTables(UPathIOManager):
     `pyarrow.Table` for one partition, and a dict of tables by key for several.
     """
 
-    def get_path_for_partition(
-        self, context: InputContext | OutputContext, path: "UPath", partition: str
-    ) -> "UPath":
+    def get_path_for_partition(self, context: InputContext | OutputContext, path: "UPath", partition: str) -> "UPath":
         """Return the file of the batch `partition`."""
         from kontext_pipeline.dataset.storage import batch_path
 

@@ -24,9 +24,7 @@ IMAGES: Final = AssetKey("images")
 METADATA: Final = AssetKey("metadata")
 
 
-def report_batches(
-    pipeline: "Pipeline", keys: Sequence[str], *, instance: DagsterInstance | None = None
-) -> int:
+def report_batches(pipeline: "Pipeline", keys: Sequence[str], *, instance: DagsterInstance | None = None) -> int:
     """Register the plan's batches and record the batches `keys` as materialized. Return how many were recorded.
 
     A batch whose figures are recorded already is left out. Images count as materialized when every row has its
@@ -45,25 +43,19 @@ def report_batches(
     new = [key for key in keys if not _is_recorded(instance, key, figures(summaries[key]))]
     if new:
         estimate = pipeline.estimate(planned)
-        instance.report_runless_asset_event(
-            AssetMaterialization(PLAN, metadata=plan_metadata(planned, estimate))
-        )
+        instance.report_runless_asset_event(AssetMaterialization(PLAN, metadata=plan_metadata(planned, estimate)))
     log.info("%d of %d batches are recorded as materialized in Dagster.", len(new), len(keys))
     for key in new:
         summary = summaries[key]
         if not summary.by_status["pending"]:
             shown = batch_metadata(pipeline, tables[key], thumbnails=thumbnails_for(len(new)))
             instance.report_runless_asset_event(AssetMaterialization(IMAGES, partition=key, metadata=shown))
-        instance.report_runless_asset_event(
-            AssetMaterialization(METADATA, partition=key, metadata=figures(summary))
-        )
+        instance.report_runless_asset_event(AssetMaterialization(METADATA, partition=key, metadata=figures(summary)))
     return len(new)
 
 
 def _is_recorded(instance: DagsterInstance, key: str, now: dict[str, Any]) -> bool:
-    found = instance.fetch_materializations(
-        AssetRecordsFilter(asset_key=METADATA, asset_partitions=[key]), limit=1
-    )
+    found = instance.fetch_materializations(AssetRecordsFilter(asset_key=METADATA, asset_partitions=[key]), limit=1)
     event = found.records[0].asset_materialization if found.records else None
     if event is None:
         return False

@@ -70,9 +70,7 @@ class _RunLog(logging.Handler):
 
 
 @contextlib.contextmanager
-def progress_lines(
-    log: "DagsterLogManager", to_generate: int
-) -> "Iterator[Callable[[Callable[[], Progress]], None]]":
+def progress_lines(log: "DagsterLogManager", to_generate: int) -> "Iterator[Callable[[Callable[[], Progress]], None]]":
     """Log a run's progress now and then while the block runs, and once at its end.
 
     Yields:
@@ -103,6 +101,4 @@ def progress_line(progress: "Progress", to_generate: int) -> str:
     """Return the progress of a run, and why requests wait."""
     done = progress.succeeded + progress.found
     waits = delays(progress, time.monotonic())
-    return f"{done:,} of {to_generate:,} pictures exist; {details(progress)}" + (
-        f"; {waits}" if waits else ""
-    )
+    return f"{done:,} of {to_generate:,} pictures exist; {details(progress)}" + (f"; {waits}" if waits else "")

@@ -113,9 +113,7 @@ class Plan:
                 yield piece
 
 
-def load_plan(
-    data_dir: "Path | UPath", names: Sequence[str] | None = None, *, backend: str | None = None
-) -> Plan:
+def load_plan(data_dir: "Path | UPath", names: Sequence[str] | None = None, *, backend: str | None = None) -> Plan:
     """Open the plan in a data directory, without reading a manifest.
 
     Args:

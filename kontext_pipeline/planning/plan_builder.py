@@ -70,9 +70,7 @@ class PlanBuilder:
     def _derive(self) -> None:
         table = self._rows.table
         columns = table.select(["prompt", "aspect_ratio", "output_format", "safety_tolerance", "seed"])
-        columns = columns.append_column(
-            "canonical_image", seeds.canonical_images(table["input_image"], self._sha256)
-        )
+        columns = columns.append_column("canonical_image", seeds.canonical_images(table["input_image"], self._sha256))
         columns = columns.append_column("sent", self._sent)
         columns = columns.append_column("id", table["id"]).append_column("variants", table["variants"])
         rows, requests = len(self._sizes), int(self._sizes.sum())
@@ -94,9 +92,7 @@ class PlanBuilder:
     def _derived(self, rows: pa.Table) -> tuple[Digests, Numbers, Numbers, Digests]:
         """Return the rows' identities by content, and the variants, seeds and fingerprints of their requests."""
         content = seeds.identities_of_content(rows)
-        rows = rows.append_column(
-            "identity", pc.coalesce(seeds.identities_of_ids(rows["id"]), hex_of(content))
-        )
+        rows = rows.append_column("identity", pc.coalesce(seeds.identities_of_ids(rows["id"]), hex_of(content)))
         sizes = np.asarray(rows["variants"]).astype(np.int64)
         variants = np.ones(len(sizes), np.int64)
         if sizes.max() > 1:

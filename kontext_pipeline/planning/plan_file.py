@@ -119,9 +119,7 @@ class PlanFile:
         self._file.close(force=True)
 
 
-def write_plan_file(
-    path: Path, own: pa.Schema, batches: Iterable[Mapping[str, pa.Array]], footer: Footer
-) -> None:
+def write_plan_file(path: Path, own: pa.Schema, batches: Iterable[Mapping[str, pa.Array]], footer: Footer) -> None:
     """Write a plan file to a local path.
 
     `own` are the user's own columns, `batches` the columns of each batch in the order of `footer.numbers`.

@@ -95,14 +95,11 @@ def _locked(folder: "Path | UPath") -> Iterator[None]:
             yield
     except Timeout:
         raise PlanError(
-            f"another process has been planning in {folder} for {_LOCK_WAIT_S // 60} minutes; "
-            "try again when it is done"
+            f"another process has been planning in {folder} for {_LOCK_WAIT_S // 60} minutes; try again when it is done"
         ) from None
 
 
-def _is_current(
-    origins: Mapping[str, Origin], earlier: Mapping[str, PlanFile], folder: "Path | UPath"
-) -> bool:
+def _is_current(origins: Mapping[str, Origin], earlier: Mapping[str, PlanFile], folder: "Path | UPath") -> bool:
     """Return whether the plans were made from the same files, input pictures and settings."""
     for name, origin in origins.items():
         if name not in earlier or earlier[name].footer.origin != origin:

@@ -73,9 +73,7 @@ class FileProblems:
             self.add(text(index), row=row, column=column)
         self._problems.count(max(0, len(rows) - MOST_SHOWN))
 
-    def add_where(
-        self, mask: Any, numbers: npt.NDArray[np.int64], text: Callable[[int], str], column: str
-    ) -> None:
+    def add_where(self, mask: Any, numbers: npt.NDArray[np.int64], text: Callable[[int], str], column: str) -> None:
         """Add a problem for each row where the boolean column `mask` is true.
 
         `numbers` are the row numbers of the table, `text` takes an index into the table.

@@ -48,9 +48,7 @@ class ManifestRows:
     notes: list[str] = field(default_factory=list)
 
 
-def check_rows(
-    manifest: Manifest, known: Mapping[str, InputFile], problems: FileProblems
-) -> ManifestRows | None:
+def check_rows(manifest: Manifest, known: Mapping[str, InputFile], problems: FileProblems) -> ManifestRows | None:
     """Read and check one manifest. Returns None if the file is not a table of prompts.
 
     `known` are local input pictures that are known already, by path. If there are problems, the rows are unusable, but
@@ -70,9 +68,7 @@ def check_rows(
             problems.add("has no rows")
         return None
     columns = _Cells(raw, problems).columns()
-    columns["input_path"], files = check_input_images(
-        columns["input_image"], raw.numbers, manifest, known, problems
-    )
+    columns["input_path"], files = check_input_images(columns["input_image"], raw.numbers, manifest, known, problems)
     own_names = [name for name in raw.table.column_names if name not in MANIFEST_NAMES]
     columns |= {name: cells.plain(raw.table[name]) for name in own_names}
     return ManifestRows(manifest, raw.numbers, pa.table(columns), own_names, files, problems.notes)
@@ -143,17 +139,13 @@ class _Cells:
             return otherwise
 
     def _choices(self, name: str, spellings: Mapping[str, str], default: str) -> pa.ChunkedArray:
-        values, bad = self._read(
-            name, lambda column: cells.choices(column, spellings), (self._nothing, self._nowhere)
-        )
+        values, bad = self._read(name, lambda column: cells.choices(column, spellings), (self._nothing, self._nowhere))
         self._add_not_allowed(bad, name, ", ".join(dict.fromkeys(spellings.values())))
         return pc.fill_null(values, default)
 
     def _whole_numbers(self, name: str, allowed: range) -> pa.ChunkedArray:
         nothing = self._nothing.cast(pa.int64())
-        values, bad = self._read(
-            name, lambda column: cells.whole_numbers(column, allowed), (nothing, self._nowhere)
-        )
+        values, bad = self._read(name, lambda column: cells.whole_numbers(column, allowed), (nothing, self._nowhere))
         self._add_not_allowed(bad, name, f"whole numbers from {allowed.start} to {allowed.stop - 1}")
         return pc.if_else(bad, pa.scalar(None, pa.int64()), values)
 

@@ -57,9 +57,7 @@ def seeds_of_variants(
     A seed in the manifest increases by one with each variant (from 1) and wraps at the end of `SEEDS`. Otherwise the
     seed is derived from the project's seed (`KONTEXT_SEED`), the row's identity and the variant.
     """
-    counted: npt.NDArray[np.int64] = (
-        np.asarray(pc.fill_null(given, 0)) + np.asarray(variants) - 1
-    ) % SEEDS.stop
+    counted: npt.NDArray[np.int64] = (np.asarray(pc.fill_null(given, 0)) + np.asarray(variants) - 1) % SEEDS.stop
     if given.null_count == 0:
         return counted
     texts = pc.binary_join_element_wise(f"{project_seed}\n", identities, "\n", variants.cast(pa.string()), "")

@@ -36,9 +36,7 @@ Kind = Literal[
     "failed",
     "expired",
 ]
-JsonForm = Literal[
-    "image-base64", "image-url", "output-url", "images-url", "image_url", "data-uri", "no-image"
-]
+JsonForm = Literal["image-base64", "image-url", "output-url", "images-url", "image_url", "data-uri", "no-image"]
 Cause = Literal["content-type", "credits", "team-limit", "parameter"]
 
 GENERATE: Final[tuple[Endpoint, ...]] = ("v1", "submit")
@@ -161,9 +159,7 @@ class FaultFile(BaseModel):
 def profile_names() -> list[str]:
     """Return the names of the shipped profiles, sorted."""
     shipped = resources.files("kontext_pipeline.sandbox").joinpath("profiles")
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_profile(name: str) -> FaultFile:

@@ -146,9 +146,7 @@ class Gateway:
         task.add_done_callback(self._underway.discard)
         return await asyncio.shield(task)
 
-    async def _accept(
-        self, request: Request, run: Run, entry: Entry, api: Literal["v1", "v2"], body: Any
-    ) -> Accepted:
+    async def _accept(self, request: Request, run: Run, entry: Entry, api: Literal["v1", "v2"], body: Any) -> Accepted:
         """Check everything that is checked before the model runs. Raises Refusal."""
         fields = body if isinstance(body, dict) else {}
         prompt = fields.get("prompt") if isinstance(fields.get("prompt"), str) else ""
@@ -236,9 +234,7 @@ class Gateway:
             job.entry.status = 200
         if kind == "json-image":
             assert job.fault is not None
-            return JSONResponse(
-                self._json_image(request, job.fault, job.recipe, picture, name), headers=headers
-            )
+            return JSONResponse(self._json_image(request, job.fault, job.recipe, picture, name), headers=headers)
         if kind == "no-headers":
             headers = {}
         return _picture(picture, job.recipe, kind, headers)
@@ -462,9 +458,7 @@ class Gateway:
         highest = MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
         too_high = parameters.input_image is not None and parameters.safety_tolerance > highest
         if self.config.enforce_safety_note and too_high:
-            text = (
-                f"Invalid value for parameter safety_tolerance: {highest} is the maximum with an input image"
-            )
+            text = f"Invalid value for parameter safety_tolerance: {highest} is the maximum with an input image"
             raise Refusal(error(406, text))
 
     def _latency(self, occurrence: str, struck: Sequence[Fault]) -> float:
@@ -481,9 +475,7 @@ class Gateway:
         if seconds:
             await asyncio.sleep(seconds / self.config.speed)
 
-    def _json_image(
-        self, request: Request, fault: Fault, recipe: Recipe, picture: bytes, name: str
-    ) -> dict[str, Any]:
+    def _json_image(self, request: Request, fault: Fault, recipe: Recipe, picture: bytes, name: str) -> dict[str, Any]:
         url = f"{_base_url(request)}/files/outputs/{name}"
         text = base64.b64encode(picture).decode()
         match fault.form:

@@ -24,7 +24,9 @@ from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.drawing.portrait import SIZE as PORTRAIT_SIZE
 from kontext_pipeline.sandbox.store import FileStore
 
-DEMO_URL: Final = "https://segmind-resources.s3.amazonaws.com/input/a1adf47e-bfba-45c4-a11f-ae2b732102ad-kontext-max-ip.webp"
+DEMO_URL: Final = (
+    "https://segmind-resources.s3.amazonaws.com/input/a1adf47e-bfba-45c4-a11f-ae2b732102ad-kontext-max-ip.webp"
+)
 """The source document's sample input image. It is never fetched: a drawn portrait stands in for it."""
 FORMATS: Final = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 MEDIA_TYPES: Final = {
@@ -145,9 +147,7 @@ class Inputs:
         if self._config.fetch_inputs or netloc in self._config.trusted_input_hosts or self._trusts(host):
             return self.keep(self._fetch(uri))
         _refuse_private_literal(host)
-        return InputImage(
-            "stand-in:" + hashlib.sha256(uri.encode("utf-8", "replace")).hexdigest(), *STAND_IN_SIZE
-        )
+        return InputImage("stand-in:" + hashlib.sha256(uri.encode("utf-8", "replace")).hexdigest(), *STAND_IN_SIZE)
 
     def keep(self, data: bytes) -> InputImage:
         """Store a picture and return it. Raises BadInput if it isn't one or is too large."""
@@ -208,9 +208,7 @@ class Inputs:
             "User-Agent": "kontext-sandbox",
         }
         try:
-            answer = pool.request(
-                "GET", target, headers=headers, redirect=False, retries=False, preload_content=False
-            )
+            answer = pool.request("GET", target, headers=headers, redirect=False, retries=False, preload_content=False)
             try:
                 location = answer.headers.get("Location")
                 if answer.status in {301, 302, 303, 307, 308} and location:

@@ -66,14 +66,10 @@ _GENERATION_ERRORS: Final[Json] = {
     **_SERVER_ERRORS,
     "400": _error("A parameter is missing or not allowed, or the input image can't be had."),
     "404": _error("No such model."),
-    "406": _error(
-        "Content-Type isn't application/json, credits or the team's limit are used up, a value is refused."
-    ),
+    "406": _error("Content-Type isn't application/json, credits or the team's limit are used up, a value is refused."),
     "410": _error("A fault: the model has been retired."),
     "413": _error("The body is too large."),
-    "429": _error(
-        "Too many requests.", {"x-rate-limit-reset-at-utc": {"type": "string", "format": "date-time"}}
-    ),
+    "429": _error("Too many requests.", {"x-rate-limit-reset-at-utc": {"type": "string", "format": "date-time"}}),
 }
 _MODEL_PARAMETER: Final[Json] = {
     "name": "model",
@@ -137,17 +133,12 @@ _SCHEMAS: Final[Json] = {
         {
             "request_id": {"type": "string", "format": "uuid"},
             "status": {"const": "QUEUED"},
-            **{
-                name: {"type": "string", "format": "uri"}
-                for name in ("poll_url", "status_url", "response_url")
-            },
+            **{name: {"type": "string", "format": "uri"} for name in ("poll_url", "status_url", "response_url")},
         }
     ),
     "Metrics": _object(
         {
-            **dict.fromkeys(
-                ("cost", "remaining_credits", "inference_time", "queue_time", "total_time"), _NUMBER
-            ),
+            **dict.fromkeys(("cost", "remaining_credits", "inference_time", "queue_time", "total_time"), _NUMBER),
             "retry_count": _COUNT,
         }
     ),
@@ -277,9 +268,7 @@ def _poll(operation: str, summary: str, schema: str) -> Json:
 def _file(operation: str, summary: str, media: Json) -> Json:
     errors = {"404": _error("No such file, or it has expired."), **_SERVER_ERRORS}
     success = _answer("The picture.", media)
-    return _get(
-        operation, summary, "files", success, parameters=[_NAME_PARAMETER], responses=errors, security=[]
-    )
+    return _get(operation, summary, "files", success, parameters=[_NAME_PARAMETER], responses=errors, security=[])
 
 
 def _put(operation: str, summary: str, body: str, answer: str) -> Json:
@@ -333,9 +322,7 @@ OPENAPI: Final[Json] = {
             )
         },
         "/v2/{model}": {
-            "post": _generation(
-                "submit", "Submit a job.", _answer("The job is queued.", _json(_ref("Submission")))
-            )
+            "post": _generation("submit", "Submit a job.", _answer("The job is queued.", _json(_ref("Submission"))))
         },
         "/v2/requests/{request_id}/status": {"get": _poll("status", "Where a job is.", "Status")},
         "/v2/requests/{request_id}": {"get": _poll("result", "What a job made.", "Result")},

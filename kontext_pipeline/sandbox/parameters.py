@@ -39,9 +39,7 @@ class Parameters:
         self.input_image = _text(body, "input_image") if "input_image" in body else None
         self.aspect_ratio = _choice(body, "aspect_ratio", ASPECT_RATIOS, DEFAULT_ASPECT_RATIO)
         self.output_format = _choice(body, "output_format", OUTPUT_FORMATS, DEFAULT_OUTPUT_FORMAT)
-        self.safety_tolerance = _integer(
-            body, "safety_tolerance", SAFETY_TOLERANCES, DEFAULT_SAFETY_TOLERANCE
-        )
+        self.safety_tolerance = _integer(body, "safety_tolerance", SAFETY_TOLERANCES, DEFAULT_SAFETY_TOLERANCE)
         self.seed = _integer(body, "seed", SEEDS, DEFAULT_SEED)
 
     def recipe(self, input_image: Any) -> Recipe:

@@ -71,9 +71,7 @@ class Renderer:
         self._underway: dict[tuple[str, str], asyncio.Future[bytes]] = {}
         self._photographs: OrderedDict[str, Image.Image] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(
-            max(2, min(4, os.cpu_count() or 1)), thread_name_prefix="sandbox-renderer"
-        )
+        self._pool = ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 1)), thread_name_prefix="sandbox-renderer")
 
     async def picture(self, recipe: Recipe) -> bytes:
         """Return the picture's bytes: from memory, or drawn in a thread, once for all who ask meanwhile."""

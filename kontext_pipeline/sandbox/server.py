@@ -46,9 +46,7 @@ class _Resettable(asyncio.Protocol):
         self.app = app
 
 
-_PROTOCOL: Final = cast(
-    "type[asyncio.Protocol]", type("ResettableProtocol", (_Resettable, AutoHTTPProtocol), {})
-)
+_PROTOCOL: Final = cast("type[asyncio.Protocol]", type("ResettableProtocol", (_Resettable, AutoHTTPProtocol), {}))
 
 
 def build_server(config: SandboxConfig, *, host: str = "127.0.0.1", **options: Any) -> uvicorn.Server:

@@ -65,9 +65,7 @@ class Sandbox:
         deadline = time.monotonic() + timeout_s
         while (books := self.books())["totals"]["running"]:
             if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"{books['totals']['running']} generations still run after {timeout_s:g} s"
-                )
+                raise TimeoutError(f"{books['totals']['running']} generations still run after {timeout_s:g} s")
             time.sleep(0.02)
         return books
 
@@ -90,9 +88,7 @@ def running_sandbox(config: SandboxConfig | None = None, **fields: Any) -> Itera
     with listen("127.0.0.1", 0) as listener:
         # What still runs when a test is over is of no interest: no second of grace, no complaint about it.
         server = build_server(config, timeout_graceful_shutdown=0, log_level="critical")
-        thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [listener]}, name="sandbox", daemon=True
-        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="sandbox", daemon=True)
         thread.start()
         deadline = time.monotonic() + START_S
         while not server.started:

@@ -166,9 +166,7 @@ class _Adapter(HTTPAdapter):
         self._tls_context = _tls_context()
         super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size, max_retries=0)
 
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
-    ) -> None:
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, socket_options=_socket_options(), **pool_kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOL_CLASSES
 
@@ -234,9 +232,7 @@ def _socket_options() -> list[tuple[int, int, int]]:
 
 
 def _tls_context() -> ssl.SSLContext:
-    bundle = (
-        os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
-    )
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
     context = create_urllib3_context()
     try:
         if os.path.isdir(bundle):  # noqa: PTH112  # a plain string from the environment

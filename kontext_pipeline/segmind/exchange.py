@@ -64,9 +64,7 @@ class Exchanger:
         self._get_headers = {**self._download_headers, "x-api-key": api_key}
         self._post_headers = {**self._get_headers, "Content-Type": "application/json"}
 
-    def send(
-        self, call: Call, url: str, *, body: bytes | None = None, spool: Spool | None = None
-    ) -> Exchange:
+    def send(self, call: Call, url: str, *, body: bytes | None = None, spool: Spool | None = None) -> Exchange:
         """Send a GET or, with a `body`, a POST, and read the answer. The body of a success goes to `spool`."""
         headers = self._post_headers
         if body is None:
@@ -109,9 +107,7 @@ class Exchanger:
 
     def fail(self, answer: Answer, outcome: Outcome | None = None, *, cause: Cause, error: str) -> Answer:
         """Return `answer` with another outcome (None: the same), cause and error, without the key in it."""
-        return replace(
-            answer, outcome=outcome or answer.outcome, cause=cause, error=one_line(error, self.key)
-        )
+        return replace(answer, outcome=outcome or answer.outcome, cause=cause, error=one_line(error, self.key))
 
     def cut(self, answer: Answer, failure: DisconnectedError) -> Answer:
         """Return `answer`, a success, as one whose body is incomplete.
@@ -178,9 +174,7 @@ def _copy(reply: Reply, write: Callable[[bytes], Any], limit: int) -> None:
         write(chunk[: limit - size])
         size += len(chunk)
         if size > limit:
-            raise DisconnectedError(
-                f"it is larger than {limit:,} bytes", cause=Cause.ANSWER_TOO_LARGE, sent=True
-            )
+            raise DisconnectedError(f"it is larger than {limit:,} bytes", cause=Cause.ANSWER_TOO_LARGE, sent=True)
 
 
 def _whole_number(text: str | None) -> int | None:

@@ -171,9 +171,7 @@ def _webp(head: bytes, size: int) -> ImageInfo:
         raise NotAPicture(f"the WebP is cut: it ends after {size} of {length} bytes", cut=True)
     kind = head[12:16]
     if kind == b"VP8X":
-        return ImageInfo(
-            "webp", int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
-        )
+        return ImageInfo("webp", int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1)
     if kind == b"VP8L" and head[20] == 0x2F:
         bits = int.from_bytes(head[21:25], "little")
         return ImageInfo("webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)

@@ -196,9 +196,7 @@ _TEXTS_OF_406: Final = (
         Meaning(Outcome.STOPPED, Cause.WRONG_CONTENT_TYPE),
     ),
     (
-        re.compile(
-            r"spend|(team|workspace|organi[sz]ation|monthly|daily|account|budget)\W+(\w+\W+){0,3}limit"
-        ),
+        re.compile(r"spend|(team|workspace|organi[sz]ation|monthly|daily|account|budget)\W+(\w+\W+){0,3}limit"),
         Meaning(Outcome.STOPPED, Cause.SPEND_LIMIT),
     ),
     (

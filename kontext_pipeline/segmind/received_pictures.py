@@ -64,9 +64,7 @@ class PictureReader:
         info = _inspected(received)
         if isinstance(info, ImageInfo):
             data = received.data if received.path is None else None
-            picture = Picture(
-                received.path, data, received.sha256, received.size, info.format, info.width, info.height
-            )
+            picture = Picture(received.path, data, received.sha256, received.size, info.format, info.width, info.height)
             return replace(answer, picture=picture)
         if exchange.failure is not None:
             return self._exchanger.cut(answer, exchange.failure)

@@ -91,9 +91,7 @@ class Spool:
                 # Network file systems report a full disk here. The file stays: flushing it to the disk will
                 # report the failure again.
                 self._spilled = True
-        return Received(
-            self._path, bytes(self._memory or b""), self._hash.hexdigest(), self.size, self._spilled
-        )
+        return Received(self._path, bytes(self._memory or b""), self._hash.hexdigest(), self.size, self._spilled)
 
     def discard(self) -> None:
         """Drop everything that was written."""

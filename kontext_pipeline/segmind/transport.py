@@ -175,9 +175,7 @@ def _ended(call: OpenCall) -> DisconnectedError:
     if late:
         reason = f"no connection within {call.timeout_s:g} s"
         return DisconnectedError(reason, cause=Cause.CONNECT_TIMEOUT, sent=False)
-    return DisconnectedError(
-        "this program ended the call before it was sent", cause=Cause.CLIENT_CLOSED, sent=False
-    )
+    return DisconnectedError("this program ended the call before it was sent", cause=Cause.CLIENT_CLOSED, sent=False)
 
 
 def _explained(error: BaseException, call: OpenCall) -> DisconnectedError:

@@ -16,9 +16,7 @@ LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 def copy(tmp_path: Path) -> Path:
     """A copy of the package, with its contracts beside it."""
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    shutil.copytree(
-        PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.html", "*.toml")
-    )
+    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.html", "*.toml"))
     return tmp_path / PACKAGE.name
 
 

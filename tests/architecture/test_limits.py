@@ -49,8 +49,7 @@ def large_classes(package: Path) -> set[str]:
         f"{_in(package, path)}::{one.name}"
         for path, classes in by_module.items()
         for one in classes
-        if len(methods_of(one, everything)) > CLASS_METHODS
-        or len(attributes_of(one, everything)) > CLASS_ATTRIBUTES
+        if len(methods_of(one, everything)) > CLASS_METHODS or len(attributes_of(one, everything)) > CLASS_ATTRIBUTES
     }
 
 
@@ -143,8 +142,7 @@ def record_of(fields: int, decorator: str) -> str:
         (record_of(16, "@dataclass"), {"one.py::Row"}),
         (record_of(16, "@dataclass(frozen=True)"), set()),
         (
-            "class Base(BaseModel): pass\nclass Form(Base):\n"
-            + "".join(f"    field_{n}: int\n" for n in range(16)),
+            "class Base(BaseModel): pass\nclass Form(Base):\n" + "".join(f"    field_{n}: int\n" for n in range(16)),
             set(),
         ),
         (
@@ -152,8 +150,7 @@ def record_of(fields: int, decorator: str) -> str:
             {"one.py::Whole"},
         ),
         (
-            "def outer():\n"
-            + "".join(f"    {line}\n" for line in class_of("Inner", methods=21).splitlines()),
+            "def outer():\n" + "".join(f"    {line}\n" for line in class_of("Inner", methods=21).splitlines()),
             {"one.py::Inner"},
         ),
     ],

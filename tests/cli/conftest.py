@@ -43,9 +43,7 @@ def provider() -> Iterator[Provider]:
 def environment(provider: Provider) -> dict[str, str]:
     """A user's environment: the key and where the API is, impatient retries, and nothing else of ours."""
     clean = {
-        name: text
-        for name, text in os.environ.items()
-        if not name.startswith(("KONTEXT_", "SEGMIND_", "DAGSTER_"))
+        name: text for name, text in os.environ.items() if not name.startswith(("KONTEXT_", "SEGMIND_", "DAGSTER_"))
     }
     return {
         **clean,
@@ -58,9 +56,7 @@ def environment(provider: Provider) -> dict[str, str]:
 
 
 @pytest.fixture
-def kontext(
-    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Kontext]:
+def kontext(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Kontext]:
     def run(*arguments: str, **changes: str) -> Done:
         with monkeypatch.context() as patched:
             patched.chdir(tmp_path)

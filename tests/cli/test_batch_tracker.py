@@ -62,9 +62,7 @@ def test_what_is_settled_is_not_handed_out(plan: Plan) -> None:
     done = fingerprints(plan, KEYS[0])
     given_up = {fingerprints(plan, KEYS[1])[0]}
     written: list[str] = []
-    tracker = BatchTracker(
-        plan, KEYS[:2], read_settled=settled(*done, given_up=given_up), write_table=written.append
-    )
+    tracker = BatchTracker(plan, KEYS[:2], read_settled=settled(*done, given_up=given_up), write_table=written.append)
     assert [item.request.prompt for item in tracker.work_items()] == ["d", "e"]
     assert tracker.finished == [KEYS[0]]
     tracker.close()

@@ -114,9 +114,7 @@ def test_a_line_has_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
     }
     log.info("settled", extra=fields)
     line = capsys.readouterr().err
-    assert line.endswith(
-        "INFO of_a_test: settled [attempt=7 fingerprint=0123456789ab seconds=24.34 cost_usd=0.1]\n"
-    )
+    assert line.endswith("INFO of_a_test: settled [attempt=7 fingerprint=0123456789ab seconds=24.34 cost_usd=0.1]\n")
 
 
 def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,9 +34,7 @@ def test_a_command_has_the_options_of_its_settings(command: str) -> None:
         if name in Settings.model_fields and isinstance(option, click.Option):
             assert option.opts == [f"--{name.replace('_', '-')}"]
             assert option.help == str(Settings.model_fields[name].description).replace("`", "")
-            assert option.default is None or option.to_info_dict()["default"] is None, (
-                "the settings have the default"
-            )
+            assert option.default is None or option.to_info_dict()["default"] is None, "the settings have the default"
 
 
 def test_types_and_choices_are_those_of_the_settings() -> None:

@@ -19,9 +19,7 @@ class Account:
         return self.answer
 
 
-def check(
-    account: Account, pictures: int = 6, *, budget: int | None = None, less: bool = False
-) -> str | None:
+def check(account: Account, pictures: int = 6, *, budget: int | None = None, less: bool = False) -> str | None:
     return check_account(
         account,  # type: ignore[arg-type]
         pictures,

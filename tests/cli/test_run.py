@@ -50,9 +50,7 @@ def test_sixty_rows_give_sixty_pictures_and_the_bill(
         assert path.stat().st_size == row.bytes
         assert path.suffix == f".{row.output_format}"
     sent = {(body["prompt"], body["seed"]) for body in provider.billed}
-    assert sent == set(zip(found["prompt"], found["seed"], strict=True)), (
-        "what was asked for is what was sent"
-    )
+    assert sent == set(zip(found["prompt"], found["seed"], strict=True)), "what was asked for is what was sent"
     assert not any("input_image" in body for body in provider.billed), "no demo picture by default"
 
     again = kontext_process("run", "rows.csv", "--batch-size", "25", *PAID)
@@ -137,9 +135,7 @@ def test_every_row_ends_with_its_picture_over_a_flaky_line(
     assert found["cost_usd"].sum().round(6) == provider.bill_usd == 6.0
 
 
-def test_what_can_be_known_before_is_said_before(
-    kontext: Kontext, provider: Provider, manifest: Manifest
-) -> None:
+def test_what_can_be_known_before_is_said_before(kontext: Kontext, provider: Provider, manifest: Manifest) -> None:
     manifest([{"prompt": "", "aspect_ratio": "16x9"}, {"prompt": "fine", "seed": "many"}])
     done = kontext("run", "rows.csv", *PAID)
     assert done.returncode == 2
@@ -191,16 +187,12 @@ def test_input_pictures_reach_the_api_as_uris(
     assert kontext("run", "rows.csv", *PAID).returncode == 0
     sent = {body["prompt"]: body.get("input_image") for body in provider.billed}
     assert sent["a"] == url
-    assert str(sent["b"]).startswith("data:image/png;base64,"), (
-        "a server without uploads gets the file itself"
-    )
+    assert str(sent["b"]).startswith("data:image/png;base64,"), "a server without uploads gets the file itself"
     assert sent["c"] == data_uri()
     assert sent["d"] is None
 
 
-def test_a_budget_buys_exactly_what_it_pays_for(
-    kontext: Kontext, provider: Provider, manifest: Manifest
-) -> None:
+def test_a_budget_buys_exactly_what_it_pays_for(kontext: Kontext, provider: Provider, manifest: Manifest) -> None:
     manifest(rows(20))
     done = kontext("run", "rows.csv", "--budget", "0.70", *PAID)
     assert done.returncode == 3
@@ -226,9 +218,7 @@ def test_status_tells_the_books(kontext: Kontext, provider: Provider, manifest: 
 def test_the_key_is_nowhere_but_in_the_header(
     kontext_process: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
 ) -> None:
-    provider.fault = lambda _body, times: (
-        error(500, f"your key {KEY} is fine, we are not") if times == 1 else None
-    )
+    provider.fault = lambda _body, times: error(500, f"your key {KEY} is fine, we are not") if times == 1 else None
     manifest(rows(3))
     done = kontext_process("run", "rows.csv", *PAID)
     assert done.returncode == 0

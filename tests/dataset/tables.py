@@ -16,9 +16,7 @@ def fingerprint(name: str | int) -> str:
     return str(name).rjust(64, "0")
 
 
-def plan(
-    names: Sequence[str | int], *, batch: str = "demo-00000", manifest: str = "demo", **own: pa.Array
-) -> pa.Table:
+def plan(names: Sequence[str | int], *, batch: str = "demo-00000", manifest: str = "demo", **own: pa.Array) -> pa.Table:
     """Return a plan's batch with one row for each of `names`; equal names are the same picture."""
     rows = [
         {

@@ -210,9 +210,7 @@ def test_sources_that_are_not_what_they_should_be_are_refused() -> None:
     with pytest.raises(ValueError, match=r"plan.*seed"):
         metadata_table(plan(["a"]).drop_columns(["seed"]), generations(), backend="sandbox")
     with pytest.raises(ValueError, match="more than once"):
-        metadata_table(
-            plan(["a"]), generations({"fingerprint": "a"}, {"fingerprint": "a"}), backend="sandbox"
-        )
+        metadata_table(plan(["a"]), generations({"fingerprint": "a"}, {"fingerprint": "a"}), backend="sandbox")
 
 
 def test_the_digest_follows_all_that_makes_the_table_but_the_ledger() -> None:
@@ -227,9 +225,7 @@ def test_the_digest_follows_all_that_makes_the_table_but_the_ledger() -> None:
         plan_digest(batch.slice(0, 1), backend="sandbox"),
     ]
     assert len(set(digests)) == len(digests)
-    moved = batch.set_column(
-        batch.column_names.index("input_path"), "input_path", pa.array(["/elsewhere/a.jpg"] * 2)
-    )
+    moved = batch.set_column(batch.column_names.index("input_path"), "input_path", pa.array(["/elsewhere/a.jpg"] * 2))
     assert plan_digest(moved, backend="sandbox") == digests[0]
 
 

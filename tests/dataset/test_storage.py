@@ -42,9 +42,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-EXPECTED = [
-    (key, status) for key in sorted(KEYS) if key != "demo-00001" for status in ("pending", "succeeded")
-]
+EXPECTED = [(key, status) for key in sorted(KEYS) if key != "demo-00001" for status in ("pending", "succeeded")]
 
 
 def test_what_is_written_is_read_back(root: Path) -> None:

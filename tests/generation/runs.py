@@ -101,9 +101,7 @@ class Stopped(BaseException):
     """What the signal handler of a run in its own process raises, as a supervisor's does."""
 
 
-def perform(
-    spec: RunSpec, *, source: Iterator[WorkItem] | None = None, client: SegmindClient | None = None
-) -> Result:
+def perform(spec: RunSpec, *, source: Iterator[WorkItem] | None = None, client: SegmindClient | None = None) -> Result:
     """Do the run here."""
     result = Result()
     ledger = Ledger(spec.ledger, backend=BACKEND)
@@ -323,9 +321,7 @@ class Ledgerbook:
             charged = sum(attempt.state == "charged" for attempt in attempts)
             unknown = sum(attempt.state == "unknown" for attempt in attempts)
             assert times <= len(attempts), f"{prompt}: {times} POSTs, {len(attempts)} attempts"
-            assert charged <= billed[prompt] <= charged + unknown, (
-                f"{prompt}: {billed[prompt]} billed, {attempts}"
-            )
+            assert charged <= billed[prompt] <= charged + unknown, f"{prompt}: {billed[prompt]} billed, {attempts}"
 
     def pictures(self, data_dir: str) -> set[str]:
         """Fingerprints of the whole pictures in the store."""

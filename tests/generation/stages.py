@@ -62,9 +62,7 @@ class Stages:
 
     def __init__(self, folder: Path, *, ahead: int = 0, capacity: int = 64, **options: Any) -> None:
         self.folder = folder
-        self.options = Options(
-            **{"concurrency": 4, "retries": RetryPolicy(base_s=1.0, jitter=0.0), **options}
-        )
+        self.options = Options(**{"concurrency": 4, "retries": RetryPolicy(base_s=1.0, jitter=0.0), **options})
         self.clock = FakeClock()
         self.client = ScriptedClient()
         client = cast(SegmindClient, self.client)
@@ -75,9 +73,7 @@ class Stages:
         self.ledger = self.open_ledger("run")
         self.store = ImageStore(UPath(folder / "data"), rescue=folder / "rescue")
         ledger, store, clock, retries = self.ledger, self.store, self.clock, self.options.retries
-        self.run = run = RunState(
-            lambda item, status: self.outcomes.append((int(item.fingerprint, 16), status))
-        )
+        self.run = run = RunState(lambda item, status: self.outcomes.append((int(item.fingerprint, 16), status)))
         self.queue = queue = WorkQueue(64, clock=clock)
         self.slots = slots = Slots(self.options.concurrency, ahead=ahead, clock=clock)
         self.pause = pause = SharedPause(ledger, slots, clock=clock)

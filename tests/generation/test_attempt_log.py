@@ -108,9 +108,7 @@ def test_an_image_of_v2(stages: StagesMaker, caplog: pytest.LogCaptureFixture) -
     assert for_users(caplog) == []
 
 
-def test_a_server_error_and_the_attempt_after_it(
-    stages: StagesMaker, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_error_and_the_attempt_after_it(stages: StagesMaker, caplog: pytest.LogCaptureFixture) -> None:
     s = stages()
     told = answer(Outcome.SERVER_ERROR, cause="unavailable", status_code=503, latency_s=0.1, error="busy")
     send(s, Call.GENERATE, told)
@@ -159,9 +157,7 @@ def test_an_attempt_that_was_given_back(stages: StagesMaker, caplog: pytest.LogC
     assert [fields["state"] for fields in transitions(caplog)] == ["reserved", "released"]
 
 
-def test_an_image_that_the_store_could_not_take(
-    stages: StagesMaker, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_image_that_the_store_could_not_take(stages: StagesMaker, caplog: pytest.LogCaptureFixture) -> None:
     s = stages()
     (s.folder / "data/images/00").write_text("a file where the folder must be")
     send(s, Call.GENERATE, answer(Outcome.SUCCEEDED, status_code=200, cost_usd=0.09))
@@ -184,9 +180,7 @@ def test_an_attempt_of_a_dead_run(stages: StagesMaker, caplog: pytest.LogCapture
         assert fields == {"attempt": 1, "state": "charged", "cost_usd": PRICE / 1e6}
     else:
         assert fields == {"attempt": 1, "state": "unknown", "cause": "run_died", "cost_usd": 0.0}
-    assert for_users(caplog) == [
-        "took over 1 attempts of runs that had ended, and released 0 that were never sent"
-    ]
+    assert for_users(caplog) == ["took over 1 attempts of runs that had ended, and released 0 that were never sent"]
 
 
 def send_picture(s: Stages) -> None:
@@ -207,9 +201,7 @@ def test_a_burst_of_429_is_one_line(stages: StagesMaker, caplog: pytest.LogCaptu
     assert for_users(caplog) == ["paused 12.0 s: the account's rate limit"]
 
 
-def test_a_pause_that_becomes_much_longer_is_told_again(
-    stages: StagesMaker, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_pause_that_becomes_much_longer_is_told_again(stages: StagesMaker, caplog: pytest.LogCaptureFixture) -> None:
     s = stages()
     s.pause.note(5.0)
     s.pause.note(60.0)

@@ -39,9 +39,7 @@ def test_sixty_four_workers_in_four_processes_fill_a_cap_and_stop(
     assert len(book.server["entries"]) == 37
 
 
-def test_more_workers_than_threads_wait_for_the_last_of_a_budget(
-    spec: SpecMaker, kontext_sandbox: Sandbox
-) -> None:
+def test_more_workers_than_threads_wait_for_the_last_of_a_budget(spec: SpecMaker, kontext_sandbox: Sandbox) -> None:
     # Refusals give money back while far more requests than there are threads wait for it.
     kontext_sandbox.set_faults({"kind": "failed", "share": 0.5})
     result = perform(spec(range(300), api_version="v2", concurrency=200, caps=[(3.70, "all")]))
@@ -59,9 +57,7 @@ def test_more_workers_than_threads_wait_for_the_last_of_a_budget(
     ],
     ids=["400", "500", "503", "429"],
 )
-def test_what_refusals_give_back_is_spent(
-    spec: SpecMaker, kontext_sandbox: Sandbox, fault: dict[str, object]
-) -> None:
+def test_what_refusals_give_back_is_spent(spec: SpecMaker, kontext_sandbox: Sandbox, fault: dict[str, object]) -> None:
     kontext_sandbox.set_faults(fault)
     one = spec(range(120), concurrency=16, caps=[(3.70, "all")])
     assert perform(one).stopped == "budget"
@@ -93,9 +89,7 @@ def test_other_prices_than_the_list_says(spec: SpecMaker, tmp_path: Path, price:
 
 
 @pytest.mark.parametrize("scope", ["day", "month"])
-def test_a_period_has_its_own_cap(
-    spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, scope: str
-) -> None:
+def test_a_period_has_its_own_cap(spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, scope: str) -> None:
     one = spec(range(40), caps=[(0.5, scope)])
     assert perform(one).stopped == "budget"
     with running(dataclasses.replace(one, clock_ahead_s=32 * A_DAY_S), folder=tmp_path) as (later,):

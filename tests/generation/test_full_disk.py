@@ -58,9 +58,7 @@ def everything_paid_once(one: RunSpec, sandbox: Sandbox) -> Ledgerbook:
     return book
 
 
-def test_a_disk_with_no_room_buys_nothing(
-    spec: SpecMaker, kontext_sandbox: Sandbox, small_disk: Path
-) -> None:
+def test_a_disk_with_no_room_buys_nothing(spec: SpecMaker, kontext_sandbox: Sandbox, small_disk: Path) -> None:
     filler = fill(small_disk)
     one = spec(range(10), data_dir=str(small_disk / "data"))
     # Not even the folders can be made, or else there is no room for a picture.
@@ -105,9 +103,7 @@ def test_what_arrives_when_the_disk_is_full_is_rescued_and_placed_by_the_next_ru
 def test_a_ledger_that_can_not_be_written_stops_the_run_and_loses_nothing(
     spec: SpecMaker, kontext_sandbox: Sandbox, small_disk: Path, tmp_path: Path, api_version: str
 ) -> None:
-    one = spec(
-        range(12), api_version=api_version, concurrency=4, ledger=f"sqlite:///{small_disk / 'ledger.db'}"
-    )
+    one = spec(range(12), api_version=api_version, concurrency=4, ledger=f"sqlite:///{small_disk / 'ledger.db'}")
     with running(one, folder=tmp_path) as (run,):
         filler = filled_in_flight(run, kontext_sandbox, small_disk)
         result = run.wait()

@@ -45,9 +45,7 @@ def test_a_second_picture_does_not_replace_the_first(store: ImageStore, kontext_
     assert list(store.spool.iterdir()) == []
 
 
-def test_a_damaged_file_is_replaced_by_a_whole_one(
-    store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path
-) -> None:
+def test_a_damaged_file_is_replaced_by_a_whole_one(store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path) -> None:
     stored = store.keep(NAME, a_picture(kontext_sandbox, store.spool))
     path = tmp_path / "data" / stored.path
     path.write_bytes(path.read_bytes()[: stored.bytes // 2])
@@ -99,9 +97,7 @@ def test_a_picture_in_memory_is_kept_too(store: ImageStore, kontext_sandbox: San
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second disk is known here")
-def test_a_picture_on_another_disk_is_copied(
-    store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path
-) -> None:
+def test_a_picture_on_another_disk_is_copied(store: ImageStore, kontext_sandbox: Sandbox, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
         if Path(other).stat().st_dev == tmp_path.stat().st_dev:
             pytest.skip("the temporary folder is on the same disk")

@@ -31,9 +31,7 @@ def states(one: RunSpec) -> Counter[tuple[Any, ...]]:
     with database.read() as connection:
         found = Counter(
             tuple(row)
-            for row in connection.execute(
-                text("SELECT state, outcome, cause FROM attempts WHERE run_id <> 'before'")
-            )
+            for row in connection.execute(text("SELECT state, outcome, cause FROM attempts WHERE run_id <> 'before'"))
         )
     database.close()
     return found
@@ -77,9 +75,7 @@ def test_a_key_that_is_refused_on_an_upload_stops_the_run(edits: RunSpec, kontex
     assert perform(edits).stopped == "bad_key"
 
 
-def test_a_server_without_uploads_is_sent_the_picture_in_the_request(
-    edits: RunSpec, kontext_sandbox: Sandbox
-) -> None:
+def test_a_server_without_uploads_is_sent_the_picture_in_the_request(edits: RunSpec, kontext_sandbox: Sandbox) -> None:
     kontext_sandbox.set_faults({"kind": "status", "status": 404, "on": ["upload"]})
     assert set(perform(edits).outcomes.values()) == {"succeeded"}
     assert kontext_sandbox.books()["totals"]["billed"] == 13

@@ -336,9 +336,7 @@ def test_an_adopted_job_is_in_hand_and_has_a_slot(stages: StagesMaker) -> None:
     ("age_s", "left_s"),
     [(0.0, TIMEOUT_S), (100.0, TIMEOUT_S - 100.0), (86_400.0, TIMEOUT_S / 2), (-50.0, TIMEOUT_S)],
 )
-def test_an_adopted_job_has_at_least_half_the_timeout(
-    stages: StagesMaker, age_s: float, left_s: float
-) -> None:
+def test_an_adopted_job_has_at_least_half_the_timeout(stages: StagesMaker, age_s: float, left_s: float) -> None:
     s = v2(stages)
     adopt(s, 1, age_s)
     s.clock.forward(left_s - 1)

@@ -45,9 +45,7 @@ def test_a_lost_lease_is_logged_and_nothing_more_is_reserved(
         first.reserve([("a" * 64, "batch")], TERMS)
 
 
-def test_orphans_are_logged_once_by_their_number(
-    ledgers: list[Ledger], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_orphans_are_logged_once_by_their_number(ledgers: list[Ledger], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "kontext_pipeline")
     first, second = ledgers
     for result in first.reserve([("a" * 64, "batch"), ("b" * 64, "batch")], TERMS):

@@ -41,9 +41,7 @@ settlements = st.one_of(
         st.sampled_from([PRICE, 80_000, 0]),
         st.sampled_from(["succeeded", "unusable", "expired"]),
     ),
-    st.builds(
-        lambda outcome: (Settlement("unknown", outcome), False), st.sampled_from(["lost", "gateway_timeout"])
-    ),
+    st.builds(lambda outcome: (Settlement("unknown", outcome), False), st.sampled_from(["lost", "gateway_timeout"])),
     st.just((Settlement("released", "server_error", status_code=500), False)),
 )
 
@@ -130,9 +128,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         before = self.held("1 = 1")
         replaced = self.has_ended(worker)
-        terms = ReservationTerms(
-            "v1", PRICE, caps=[self.today, self.run, self.everything], unknown_retries=retries
-        )
+        terms = ReservationTerms("v1", PRICE, caps=[self.today, self.run, self.everything], unknown_retries=retries)
         try:
             results = worker.ledger.reserve([(fingerprint, "batch") for fingerprint in wanted], terms)
         except LeaseLost:
@@ -306,9 +302,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return {attempt for (attempt,) in self.rows.execute("SELECT id FROM attempts WHERE state = 'open'")}
 
     def in_flight(self, fingerprint: str) -> int:
-        return int(
-            self.one("SELECT COUNT(*) FROM attempts WHERE fingerprint = ? AND state = 'open'", fingerprint)
-        )
+        return int(self.one("SELECT COUNT(*) FROM attempts WHERE fingerprint = ? AND state = 'open'", fingerprint))
 
     def has_ended(self, worker: Worker) -> bool:
         return self.one("SELECT ended_at FROM claimants WHERE id = ?", worker.ledger.lease.id) is not None

@@ -81,9 +81,7 @@ def columns(url: str) -> dict[str, object]:
 
 def schema(path: Path) -> list[tuple[str, str]]:
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        return connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE sql <> '' ORDER BY name"
-        ).fetchall()
+        return connection.execute("SELECT name, sql FROM sqlite_master WHERE sql <> '' ORDER BY name").fetchall()
 
 
 def test_the_newest_migration_is_the_version_of_the_schema() -> None:
@@ -244,9 +242,7 @@ def check_made_by_four(one: RunSpec, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [None, "0001"])
-def test_four_processes_make_or_upgrade_one_ledger(
-    spec: SpecMaker, tmp_path: Path, version: str | None
-) -> None:
+def test_four_processes_make_or_upgrade_one_ledger(spec: SpecMaker, tmp_path: Path, version: str | None) -> None:
     one = spec([])
     if version is not None:
         make_version(one.ledger, version)

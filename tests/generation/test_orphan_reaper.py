@@ -52,9 +52,7 @@ def test_without_dead_runs_nothing_is_written(stages: StagesMaker) -> None:
 
 
 @pytest.mark.parametrize("where", ["the store", "the spool", "the rescue folder"])
-def test_an_image_that_had_arrived_is_charged_at_the_price_that_was_held(
-    stages: StagesMaker, where: str
-) -> None:
+def test_an_image_that_had_arrived_is_charged_at_the_price_that_was_held(stages: StagesMaker, where: str) -> None:
     s = stages()
     orphaned(s, 1, price=120_000)
     match where:
@@ -202,9 +200,7 @@ def threaded(s: Stages, monkeypatch: pytest.MonkeyPatch, error: Exception) -> St
     return s
 
 
-def test_the_stage_survives_a_ledger_that_does_not_answer(
-    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stage_survives_a_ledger_that_does_not_answer(stages: StagesMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     assert threaded(stages(), monkeypatch, LedgerError("it does not answer")).run.stopped is None
 
 

@@ -40,9 +40,7 @@ def all_statements() -> dict[str, str]:
     for name, value in vars(statements).items():
         if name.isupper() and not name.startswith("_") and name not in {"HEARTBEAT", *POSTGRESQL_ONLY}:
             found.update(
-                {f"{name} {key}": text for key, text in value.items()}
-                if isinstance(value, dict)
-                else {name: value}
+                {f"{name} {key}": text for key, text in value.items()} if isinstance(value, dict) else {name: value}
             )
     return found
 

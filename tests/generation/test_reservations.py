@@ -130,9 +130,7 @@ def test_a_pause_of_another_process_holds_reservations_back(
         result = run.wait()
     other.close()
     assert set(result.outcomes.values()) == {"succeeded"}
-    arrivals = sorted(
-        datetime.fromisoformat(entry["received_at"]) for entry in kontext_sandbox.books()["entries"]
-    )
+    arrivals = sorted(datetime.fromisoformat(entry["received_at"]) for entry in kontext_sandbox.books()["entries"])
     assert len(arrivals) == 8
     assert arrivals[3] <= paused_at
     assert (arrivals[4] - paused_at).total_seconds() > 2.4

@@ -57,9 +57,7 @@ def test_ten_claims_against_room_for_three(ledger: Ledger) -> None:
     assert kinds(results[:3]) == [Reserved] * 3
     assert results[3:] == [OverBudget(cap, recoverable=3 * PRICE)] * 7
     with ledger.database.read() as connection:
-        rows = connection.execute(
-            text("SELECT id, fingerprint, batch, state, price FROM attempts ORDER BY id")
-        )
+        rows = connection.execute(text("SELECT id, fingerprint, batch, state, price FROM attempts ORDER BY id"))
         assert (
             [tuple(row) for row in rows]
             == [
@@ -205,9 +203,7 @@ def test_released_requests_are_pending_and_give_their_money_back(ledger: Ledger)
     assert isinstance(first, Reserved)
     assert isinstance(second, Reserved)
     ledger.release([first.attempt, second.attempt])
-    assert ledger.statuses([name for name, _ in claims("ab")]) == {
-        name: ("pending", True) for name, _ in claims("ab")
-    }
+    assert ledger.statuses([name for name, _ in claims("ab")]) == {name: ("pending", True) for name, _ in claims("ab")}
     assert ledger.remaining_budget([Cap(PRICE, "all")]) == PRICE
     assert kinds(ledger.reserve(claims("ab"), TERMS)) == [Reserved] * 2
 

@@ -82,9 +82,7 @@ def test_several_are_reserved_in_one_transaction(stages: StagesMaker) -> None:
     assert s.held() == (0, 0, 8 * PRICE)
 
 
-def test_a_transaction_has_a_bounded_number_of_requests(
-    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_transaction_has_a_bounded_number_of_requests(stages: StagesMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reserver_module, "LARGEST_BATCH", 3)
     s = stages(concurrency=8)
     offer(s, *range(1, 9))
@@ -99,9 +97,7 @@ def test_without_requests_nothing_is_written(stages: StagesMaker) -> None:
     assert commits == []
 
 
-def test_a_reservation_holds_the_price_of_its_day(
-    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reservation_holds_the_price_of_its_day(stages: StagesMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     s = stages()
     monkeypatch.setattr(reserver_module, "today", lambda: 20_000)
     s.reserver.raise_price(130_000)
@@ -152,9 +148,7 @@ def test_a_reservation_rules_a_pause_out(stages: StagesMaker) -> None:
     assert s.events == []
 
 
-def test_mixed_results_keep_the_order_of_what_waits(
-    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mixed_results_keep_the_order_of_what_waits(stages: StagesMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     s = stages(concurrency=8)
     offer(s, 1, 2, 3, 4, 5)
     cap = Cap(PRICE, "all")
@@ -192,9 +186,7 @@ def test_a_budget_that_is_spent_stops_the_run(stages: StagesMaker) -> None:
     offer(s, 1, 2, 3)
     s.reserver.step()
     for reservation in s.slots.withdraw():
-        s.ledger.settle(
-            reservation.attempt, Settlement("charged", "succeeded", cost=PRICE), status="succeeded"
-        )
+        s.ledger.settle(reservation.attempt, Settlement("charged", "succeeded", cost=PRICE), status="succeeded")
     s.reserver.step()
     assert s.run.stopped is not None
     assert s.run.stopped.cause == "budget"
@@ -260,9 +252,7 @@ def test_a_request_that_has_its_outcome_is_finished_as_found(stages: StagesMaker
 
 
 @pytest.mark.parametrize("retry_failed", [False, True])
-def test_a_failed_request_is_tried_again_where_the_run_asks_for_it(
-    stages: StagesMaker, retry_failed: bool
-) -> None:
+def test_a_failed_request_is_tried_again_where_the_run_asks_for_it(stages: StagesMaker, retry_failed: bool) -> None:
     s = stages(retry_failed=retry_failed)
     other = s.open_ledger("another run")
     settlement = Settlement("released", "rejected")
@@ -275,9 +265,7 @@ def test_a_failed_request_is_tried_again_where_the_run_asks_for_it(
 # --- failures -----------------------------------------------------------------------------------
 
 
-def test_without_room_for_images_nothing_is_reserved(
-    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_room_for_images_nothing_is_reserved(stages: StagesMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     s = stages()
     rooms: list[int] = []
 
@@ -296,9 +284,7 @@ def test_without_room_for_images_nothing_is_reserved(
     assert s.idle
 
 
-def test_a_ledger_that_cannot_be_written_stops_the_run(
-    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ledger_that_cannot_be_written_stops_the_run(stages: StagesMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     s = stages()
 
     def fail(*_: object) -> None:
@@ -311,9 +297,7 @@ def test_a_ledger_that_cannot_be_written_stops_the_run(
     assert s.idle
 
 
-def test_a_failure_between_two_results_lets_all_work_go(
-    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_between_two_results_lets_all_work_go(stages: StagesMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     s = stages()
 
     def fail(*_: object) -> None:

@@ -112,9 +112,7 @@ def test_without_uploads_the_picture_travels_in_the_request(stages: StagesMaker)
         (Outcome.LOST, Outcome.SERVER_ERROR),
     ],
 )
-def test_a_failed_upload_is_passed_on_with_the_request(
-    stages: StagesMaker, met: Outcome, passed_on: Outcome
-) -> None:
+def test_a_failed_upload_is_passed_on_with_the_request(stages: StagesMaker, met: Outcome, passed_on: Outcome) -> None:
     s = stages()
     s.client.on(Call.UPLOAD, answer(met, Call.UPLOAD, error="too large"))
     request = s.resolver.resolve(with_input(s, 1))
@@ -161,9 +159,7 @@ def test_what_the_reserver_no_longer_takes_is_let_go(stages: StagesMaker) -> Non
     assert s.idle
 
 
-def test_an_error_stops_the_run_and_lets_the_item_go(
-    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_stops_the_run_and_lets_the_item_go(stages: StagesMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     s = stages()
     s.queue.put(s.item(1))
     s.queue.put(s.item(2))

@@ -74,9 +74,7 @@ def test_attempts_money_and_the_latest_error_are_in_the_figures(run: RunState) -
     assert progress.latest_error == "second"
 
 
-def test_the_first_stop_counts_and_callbacks_are_called_once(
-    run: RunState, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_first_stop_counts_and_callbacks_are_called_once(run: RunState, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Stop | None] = []
     run.when_stopped(lambda: seen.append(run.stopped))
     run.when_stopped(lambda: seen.append(run.stopped))

@@ -112,14 +112,10 @@ def test_a_full_store_stops_the_run_and_the_money_is_booked(
 
 
 @pytest.mark.parametrize("with_image", [True, False])
-def test_a_spool_that_was_full_stops_the_run_after_the_answer_is_settled(
-    stages: StagesMaker, with_image: bool
-) -> None:
+def test_a_spool_that_was_full_stops_the_run_after_the_answer_is_settled(stages: StagesMaker, with_image: bool) -> None:
     s = stages()
     sent = s.sent(s.item(1))
-    s.settler.settle(
-        sent, image(s, 1, spilled=True) if with_image else answer(Outcome.UNUSABLE, spilled=True)
-    )
+    s.settler.settle(sent, image(s, 1, spilled=True) if with_image else answer(Outcome.UNUSABLE, spilled=True))
     assert s.run.stopped is not None
     assert s.run.stopped.cause == "disk_full"
     assert str(s.store.spool) in s.run.stopped.message
@@ -292,18 +288,14 @@ def test_an_answer_that_concerns_the_account_stops_the_run(
 
 
 @pytest.mark.parametrize("call", [Call.UPLOAD, Call.POLL, Call.FETCH])
-def test_a_refusal_that_is_not_of_the_request_may_be_tried_by_a_later_run(
-    stages: StagesMaker, call: Call
-) -> None:
+def test_a_refusal_that_is_not_of_the_request_may_be_tried_by_a_later_run(stages: StagesMaker, call: Call) -> None:
     s = stages()
     s.settler.settle(s.sent(s.item(1)), answer(Outcome.REJECTED, call))
     assert s.generation(1) == ("failed", True, False)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.SERVER_ERROR, Outcome.LOST])
-def test_an_attempt_of_an_earlier_run_is_settled_and_not_tried_again(
-    stages: StagesMaker, outcome: Outcome
-) -> None:
+def test_an_attempt_of_an_earlier_run_is_settled_and_not_tried_again(stages: StagesMaker, outcome: Outcome) -> None:
     s = stages()
     sent = s.sent(s.item(1))
     s.settler.settle(SentRequest(sent.attempt, sent.fingerprint, "batch", None, PRICE), answer(outcome))
@@ -344,9 +336,7 @@ def test_a_lost_answer_is_a_warning_once(stages: StagesMaker, caplog: pytest.Log
 
 def use_up(s: Stages, *numbers: int) -> None:
     for number in numbers:
-        s.settler.settle(
-            s.sent(s.item(number)), answer(Outcome.SERVER_ERROR, status_code=502, error="bad gateway")
-        )
+        s.settler.settle(s.sent(s.item(number)), answer(Outcome.SERVER_ERROR, status_code=502, error="bad gateway"))
         s.slots.release()
 
 

@@ -16,12 +16,8 @@ def paused_until(s: Stages) -> float:
         return float(connection.execute(text("SELECT paused_until FROM rates")).scalar_one()) / 1e6
 
 
-@pytest.mark.parametrize(
-    ("told_s", "pause_s"), [(None, 5.0), (12.0, 12.0), (0.0, 0.1), (0.25, 0.25)], ids=str
-)
-def test_a_429_pauses_this_run_and_every_other(
-    stages: StagesMaker, told_s: float | None, pause_s: float
-) -> None:
+@pytest.mark.parametrize(("told_s", "pause_s"), [(None, 5.0), (12.0, 12.0), (0.0, 0.1), (0.25, 0.25)], ids=str)
+def test_a_429_pauses_this_run_and_every_other(stages: StagesMaker, told_s: float | None, pause_s: float) -> None:
     s = stages(concurrency=10)
     before = time.monotonic()
     s.pause.begin(told_s)

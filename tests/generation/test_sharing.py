@@ -151,9 +151,7 @@ def test_a_short_lease_of_ones_own_is_not_held_against_others(
 # machine to be late in: half a per cent of it.
 @pytest.mark.long
 @pytest.mark.alone
-@pytest.mark.parametrize(
-    "kontext_sandbox", [{"speed": 240.0, "rpm": 400, "rate_window_s": 40.0}], indirect=True
-)
+@pytest.mark.parametrize("kontext_sandbox", [{"speed": 240.0, "rpm": 400, "rate_window_s": 40.0}], indirect=True)
 def test_four_processes_fill_the_rate_and_meet_no_429(
     spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -138,9 +138,7 @@ def test_a_second_ctrl_c_leaves_at_once(
 @pytest.mark.alone
 @pytest.mark.parametrize("api_version", ["v1", "v2"])
 @pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
-def test_collecting_is_bounded(
-    spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, api_version: str
-) -> None:
+def test_collecting_is_bounded(spec: SpecMaker, kontext_sandbox: Sandbox, tmp_path: Path, api_version: str) -> None:
     one = spec(range(16), api_version=api_version, concurrency=8, drain_s=0.3)
     with running(one, folder=tmp_path) as (run,):
         wait_for_posts(kontext_sandbox, 8)
@@ -161,9 +159,7 @@ def test_an_api_out_of_reach_stops_the_run_and_costs_nothing(spec: SpecMaker) ->
     assert result.progress["possibly_charged"] == 0
 
 
-def test_a_fault_in_the_manifest_stops_the_run_and_is_raised(
-    spec: SpecMaker, kontext_sandbox: Sandbox
-) -> None:
+def test_a_fault_in_the_manifest_stops_the_run_and_is_raised(spec: SpecMaker, kontext_sandbox: Sandbox) -> None:
     def broken() -> Iterator[WorkItem]:
         yield from work_items(one)
         raise ManifestError(["data/demo.csv, row 7: gone"])

@@ -121,9 +121,7 @@ def test_errors_of_polls_and_fetches_cost_nothing(
 
 
 @pytest.mark.parametrize("kind", ["cut-body", "garbage"])
-def test_what_came_instead_of_a_picture_is_set_aside(
-    spec: SpecMaker, kontext_sandbox: Sandbox, kind: str
-) -> None:
+def test_what_came_instead_of_a_picture_is_set_aside(spec: SpecMaker, kontext_sandbox: Sandbox, kind: str) -> None:
     kontext_sandbox.set_faults({"kind": kind, "on": ["v1"], "times": 1, "share": 0.5})
     one = spec(range(30), concurrency=8)
     result = perform(one)
@@ -203,9 +201,7 @@ def test_a_budget_that_only_a_hanging_job_holds_is_used_up(spec: SpecMaker, kont
 
 # A slow job outlives its deadline while the run has other things to do: it is collected all the same.
 @pytest.mark.parametrize("kontext_sandbox", [{"speed": 240.0, "latency_spread": 0.0}], indirect=True)
-def test_a_late_job_is_collected_as_long_as_the_run_goes_on(
-    spec: SpecMaker, kontext_sandbox: Sandbox
-) -> None:
+def test_a_late_job_is_collected_as_long_as_the_run_goes_on(spec: SpecMaker, kontext_sandbox: Sandbox) -> None:
     kontext_sandbox.set_faults({"kind": "slow", "on": ["submit"], "prompt": "row 0", "seconds": 240.0})
     one = spec([*range(20), *range(20)], api_version="v2", concurrency=2, job_timeout_s=0.5, rpm=600)
     result = perform(one)

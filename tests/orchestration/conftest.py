@@ -59,9 +59,7 @@ class Project:
     ) -> ExecuteInProcessResult:
         """Run the job `augment` over one batch, or over all from `first` to `last`."""
         tags = {} if last is None else {RANGE_START: first, RANGE_END: last}
-        return self.run(
-            "augment", partition_key=first if last is None else None, tags=tags, config=config, check=check
-        )
+        return self.run("augment", partition_key=first if last is None else None, tags=tags, config=config, check=check)
 
     def generate(self, keys: Sequence[str]) -> None:
         """Plan and generate these batches as `kontext run` does, without a run of Dagster, which takes longer."""
@@ -89,9 +87,7 @@ class Project:
         )
         if check:
             assert result.success, [
-                event.step_failure_data.error_display_string
-                for event in result.all_events
-                if event.is_step_failure
+                event.step_failure_data.error_display_string for event in result.all_events if event.is_step_failure
             ]
         return result
 
@@ -109,9 +105,7 @@ class Project:
 
 
 @pytest.fixture
-def project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[Project]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Project]:
     """A user with a manifest of ten rows in batches of four, set to the paid backend at the sandbox's address.
 
     `@pytest.mark.parametrize("project", [{...}], indirect=True)` passes the sandbox's fields.
@@ -155,8 +149,7 @@ def materialized(result: ExecuteInProcessResult, asset: str) -> dict[str | None,
     """Return the values of the metadata of an asset's materializations in this run, by partition."""
     return {
         event.partition: {
-            name: value.value
-            for name, value in event.step_materialization_data.materialization.metadata.items()
+            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
         }
         for event in result.get_asset_materialization_events()
         if event.asset_key is not None and event.asset_key.path == [asset]

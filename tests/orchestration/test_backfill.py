@@ -35,9 +35,7 @@ class Ui:
     url: str
 
     def ask(self, query: str, **variables: Any) -> Any:
-        answer = requests.post(
-            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60
-        ).json()
+        answer = requests.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
         assert "errors" not in answer, answer["errors"]
         [value] = answer["data"].values()
         return value
@@ -71,8 +69,7 @@ class Ui:
         )
         backfill = str(answer["backfillId"])
         query = (
-            "query ($id: String!) { partitionBackfillOrError(backfillId: $id) "
-            "{ ... on PartitionBackfill { status } } }"
+            "query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
         )
         ends = {"COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
         return _wait_for(lambda: str(self.ask(query, id=backfill)["status"]), ends)

@@ -101,9 +101,7 @@ def _replace(project: Project, key: str, table: pa.Table) -> None:
 def _checked(project: Project) -> ExecuteInProcessResult:
     """Execute the checks by themselves, as from the UI: on no partition, and so over all batches."""
     job = defs().resolve_implicit_global_asset_job_def()
-    keys = {
-        AssetCheckKey(AssetKey("metadata"), name) for name in ("books_balance", "every_row_has_its_picture")
-    }
+    keys = {AssetCheckKey(AssetKey("metadata"), name) for name in ("books_balance", "every_row_has_its_picture")}
     return job.get_subset(asset_selection=set(), asset_check_selection=keys).execute_in_process(
         instance=project.instance
     )

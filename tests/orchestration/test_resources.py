@@ -35,17 +35,12 @@ def test_the_launchpad_names_the_fields() -> None:
     resources = defs().resources
     assert resources is not None
     fields = resources["segmind"].get_resource_definition().config_schema.config_type.fields
-    assert (
-        fields["concurrency"].description
-        == "Generations in flight at once, per process. KONTEXT_CONCURRENCY."
-    )
+    assert fields["concurrency"].description == "Generations in flight at once, per process. KONTEXT_CONCURRENCY."
 
 
 def test_a_field_overrides_the_environment_and_an_empty_one_does_not() -> None:
     choice = SegmindResource.model_fields["backend"].annotation
     [backend, _none] = get_args(choice)
-    settings = KontextResource(
-        segmind=SegmindResource(backend=backend("sandbox"), concurrency=3), seed=7
-    ).settings()
+    settings = KontextResource(segmind=SegmindResource(backend=backend("sandbox"), concurrency=3), seed=7).settings()
     assert (settings.backend, settings.concurrency, settings.seed) == ("sandbox", 3, 7)
     assert settings.batch_size == Settings.model_fields["batch_size"].default

@@ -29,11 +29,7 @@ def logged(instance: DagsterInstance) -> list[tuple[int, str]]:
         log.warning("after the step")
 
     run = materialize([logging_asset], instance=instance)
-    return [
-        (entry.level, entry.user_message)
-        for entry in instance.all_logs(run.run_id)
-        if not entry.is_dagster_event
-    ]
+    return [(entry.level, entry.user_message) for entry in instance.all_logs(run.run_id) if not entry.is_dagster_event]
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +88,4 @@ def test_a_run_of_the_pipeline_logs_few_lines(project: Project) -> None:
 
 def test_the_progress_line() -> None:
     progress = Progress(succeeded=1200, found=3, failed=1, in_flight=8, spent=120_000_000)
-    assert progress_line(progress, 2000) == (
-        "1,203 of 2,000 pictures exist; 1 failed, 8 in flight, 120.00 USD spent"
-    )
+    assert progress_line(progress, 2000) == ("1,203 of 2,000 pictures exist; 1 failed, 8 in flight, 120.00 USD spent")

@@ -42,9 +42,7 @@ def test_rows_that_the_api_refuses_do_not_fail_the_batch(project: Project) -> No
     assert project.billed() == 4
 
 
-@pytest.mark.parametrize(
-    ("status", "cause"), [(401, "bad_key"), (403, "no_permission"), (406, "insufficient_credits")]
-)
+@pytest.mark.parametrize(("status", "cause"), [(401, "bad_key"), (403, "no_permission"), (406, "insufficient_credits")])
 def test_an_account_stop_fails_the_step_without_a_retry_and_the_next_run_goes_on(
     project: Project, status: int, cause: str
 ) -> None:
@@ -111,9 +109,7 @@ def test_a_batch_without_a_plan_says_what_to_do(project: Project) -> None:
     assert "no plan" in said.description
 
 
-def test_a_plan_for_another_backend_is_not_generated(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_for_another_backend_is_not_generated(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.plan()
     monkeypatch.setenv("KONTEXT_BACKEND", "sandbox")
     said = failure_of(project.augment(ALL[0], check=False))

@@ -47,9 +47,7 @@ def test_the_digest_follows_all_facts_and_not_their_order() -> None:
     assert digest_of([A]) != digest_of([InputFile(A.path, A.size, 21, A.sha256)])
 
 
-def test_a_file_is_unchanged_until_its_size_or_time_changes(
-    tmp_path: Path, make_picture: Callable[..., Path]
-) -> None:
+def test_a_file_is_unchanged_until_its_size_or_time_changes(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
     path = make_picture(tmp_path / "a.png")
     (file,) = with_digests([inspect(path, {})])
     assert file.is_unchanged()

@@ -99,9 +99,7 @@ def test_values_that_are_plain_enough(tmp_path: Path, name: str, written: str, m
 
 
 def test_own_columns_of_a_csv_stay_text(tmp_path: Path) -> None:
-    (rows,) = rows_of(
-        csv(tmp_path, "prompt,label,when, note ,empty\nx,001,2024-01-02,  n ,\ny,1e3,NaN,NULL,\n")
-    )
+    (rows,) = rows_of(csv(tmp_path, "prompt,label,when, note ,empty\nx,001,2024-01-02,  n ,\ny,1e3,NaN,NULL,\n"))
     own = rows.table.select(rows.own_names)
     assert own.schema == pa.schema([(name, pa.string()) for name in ("label", "when", "note", "empty")])
     assert own.to_pylist() == [

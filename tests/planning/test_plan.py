@@ -92,9 +92,7 @@ def test_a_plan(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
     assert (third["row"], third["id"], third["input_path"], third["label"]) == (2, "rex", None, "")
 
 
-def test_requests_have_the_fingerprints_of_the_plan(
-    tmp_path: Path, make_picture: Callable[[Path], Path]
-) -> None:
+def test_requests_have_the_fingerprints_of_the_plan(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
     make_picture(tmp_path / "a.png")
     lines = ['"a ""cat""\t\n\x01",a.png,4', "a dog,https://example.org/a.png,", "é\u2028,,"]
     csv(tmp_path, lines, "prompt,input_image,safety_tolerance")
@@ -125,9 +123,7 @@ def test_the_file_has_one_row_group_a_batch(tmp_path: Path) -> None:
     assert prints == [row["fingerprint"] for row in rows_of(plan)]
 
 
-def test_an_unchanged_manifest_is_not_planned_again(
-    tmp_path: Path, make_picture: Callable[..., Path]
-) -> None:
+def test_an_unchanged_manifest_is_not_planned_again(tmp_path: Path, make_picture: Callable[..., Path]) -> None:
     make_picture(tmp_path / "a.png")
     csv(tmp_path, ["x,a.png", "y,"], "prompt,input_image")
     first = plan_of(tmp_path)
@@ -450,9 +446,7 @@ def test_warnings_name_the_rows(tmp_path: Path) -> None:
 
 def test_too_many_batches(tmp_path: Path) -> None:
     csv(tmp_path, [f"p{n}" for n in range(100_001)])
-    with pytest.raises(
-        PlanError, match=r"the plan has 100,001 batches, and Dagster .*KONTEXT_BATCH_SIZE, now 1"
-    ):
+    with pytest.raises(PlanError, match=r"the plan has 100,001 batches, and Dagster .*KONTEXT_BATCH_SIZE, now 1"):
         plan_of(tmp_path, batch_size=1)
     assert not list((tmp_path / "data" / "plan").glob("*.parquet"))
 
@@ -468,9 +462,7 @@ def test_more_batches_than_are_comfortable(tmp_path: Path) -> None:
     write_plan_file(path, pa.schema([]), [dict(zip(table.column_names, table.columns, strict=True))], footer)
     plan = load_plan(tmp_path / "data")
     assert len(plan.batches) == 10_001
-    assert any(
-        "the plan has 10,001 batches; above 10,000 Dagster's pages get slow" in w for w in plan.warnings
-    )
+    assert any("the plan has 10,001 batches; above 10,000 Dagster's pages get slow" in w for w in plan.warnings)
 
 
 @pytest.mark.long
@@ -558,9 +550,7 @@ def test_whatever_is_edited(start: list[int], rounds: list[Any], with_ids: bool)
             if not with_ids:
                 prints = {row["prompt"]: row["fingerprint"] for row in after}
                 assert all(row["fingerprint"] == prints[row["prompt"]] for row in after)
-                assert all(
-                    prints.get(row["prompt"], row["fingerprint"]) == row["fingerprint"] for row in before
-                )
+                assert all(prints.get(row["prompt"], row["fingerprint"]) == row["fingerprint"] for row in before)
             old = [key for key in plan.batch_keys if key in seen]
             assert plan.batch_keys[: len(old)] == old
             assert all(len(rows_of(plan, key)) <= 3 for key in plan.batch_keys)

@@ -121,9 +121,7 @@ def test_all_problems_come_together_ordered_by_file_and_row(tmp_path: Path) -> N
 
 def test_a_missing_file_does_not_hide_the_problems_of_the_others(tmp_path: Path) -> None:
     there = csv(tmp_path, "prompt,seed\nx,a\n")
-    problems = problems_of(
-        there, tmp_path / "gone.csv", f"{tmp_path}/*.parquet", tmp_path / "notes.txt", tmp_path
-    )
+    problems = problems_of(there, tmp_path / "gone.csv", f"{tmp_path}/*.parquet", tmp_path / "notes.txt", tmp_path)
     assert problems == [
         "m.csv, row 1, column seed: 'a' is not allowed; allowed: whole numbers from 0 to 4294967295",
         "gone.csv: there is no such file",
@@ -160,8 +158,7 @@ def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     path = csv(tmp_path, "prompt\nx\n")
     assert [
-        manifest.name
-        for manifest in read_manifests([path, f"{tmp_path}/*.csv", tmp_path / "x" / ".." / "m.csv"])
+        manifest.name for manifest in read_manifests([path, f"{tmp_path}/*.csv", tmp_path / "x" / ".." / "m.csv"])
     ] == ["m"]
 
 
@@ -252,14 +249,10 @@ def test_columns_of_the_same_name(tmp_path: Path) -> None:
     ]
     table = pa.table([pa.array(["x"]), pa.array(["y"])], names=["prompt", "prompt"])
     pq.write_table(table, tmp_path / "p.parquet")
-    assert problems_of(tmp_path / "p.parquet") == [
-        "p.parquet, column prompt: there are 2 columns of this name"
-    ]
+    assert problems_of(tmp_path / "p.parquet") == ["p.parquet, column prompt: there are 2 columns of this name"]
 
 
-@pytest.mark.parametrize(
-    "name", ["fingerprint", "batch", "row", "manifest", "cost_usd", "input_sha256", "width"]
-)
+@pytest.mark.parametrize("name", ["fingerprint", "batch", "row", "manifest", "cost_usd", "input_sha256", "width"])
 def test_a_column_that_the_metadata_table_has(tmp_path: Path, name: str) -> None:
     assert problems_of(csv(tmp_path, f"prompt,{name}\nx,1\n")) == [
         f"m.csv, column {name}: the metadata table has a column of this name; rename it"
@@ -272,9 +265,7 @@ def test_a_column_that_the_metadata_table_has_and_was_meant_otherwise(tmp_path: 
 
 
 def test_files_that_are_not_what_their_names_say(tmp_path: Path) -> None:
-    assert problems_of(csv(tmp_path, "prompt\nx\n", "m.parquet"))[0].startswith(
-        "m.parquet: can't be read as Parquet: "
-    )
+    assert problems_of(csv(tmp_path, "prompt\nx\n", "m.parquet"))[0].startswith("m.parquet: can't be read as Parquet: ")
 
 
 @pytest.mark.parametrize(
@@ -299,9 +290,7 @@ def test_files_that_are_not_what_their_names_say(tmp_path: Path) -> None:
         ("id", pa.array([1.5]), "column id: holds double with a fraction"),
     ],
 )
-def test_parquet_columns_that_hold_something_else(
-    tmp_path: Path, column: str, values: pa.Array, said: str
-) -> None:
+def test_parquet_columns_that_hold_something_else(tmp_path: Path, column: str, values: pa.Array, said: str) -> None:
     pq.write_table(pa.table({"prompt": ["x"], column: values}), tmp_path / "m.parquet")
     (problem,) = problems_of(tmp_path / "m.parquet")
     assert problem.replace("'", "").startswith("m.parquet, " + said.replace("'", ""))

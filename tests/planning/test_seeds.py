@@ -52,9 +52,7 @@ SCHEMA = pa.schema(
 def table_of(rows: list[dict[str, Any]]) -> pa.Table:
     """Return the rows as a table that begins in the middle of its buffers, as slices do."""
     table = pa.Table.from_pylist([rows[0], *rows], schema=SCHEMA).slice(1)
-    return table.append_column(
-        "canonical_image", canonical_images(table["input_image"], table["input_sha256"])
-    )
+    return table.append_column("canonical_image", canonical_images(table["input_image"], table["input_sha256"]))
 
 
 def identity_of_content(row: dict[str, Any], canonical_image: str | None) -> str:

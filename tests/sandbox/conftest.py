@@ -22,18 +22,14 @@ class Client:
         self.http = requests.Session()
         self.http.trust_env = False
 
-    def post(
-        self, api: str = "v1", *, key: str | None = None, model: str = MODEL, **body: Any
-    ) -> requests.Response:
+    def post(self, api: str = "v1", *, key: str | None = None, model: str = MODEL, **body: Any) -> requests.Response:
         body.setdefault("prompt", "a red fox in the snow")
         headers = {"x-api-key": self.sandbox.api_key if key is None else key}
         return self.http.post(f"{self.sandbox.url}/{api}/{model}", json=body, headers=headers, timeout=30)
 
     def get(self, path: str, *, key: str | None = None) -> requests.Response:
         url = path if path.startswith("http") else self.sandbox.url + path
-        return self.http.get(
-            url, headers={"x-api-key": self.sandbox.api_key if key is None else key}, timeout=30
-        )
+        return self.http.get(url, headers={"x-api-key": self.sandbox.api_key if key is None else key}, timeout=30)
 
     def upload(self, *images: bytes, media: str = "image/png") -> list[str]:
         uris = [data_uri(image, media) for image in images]

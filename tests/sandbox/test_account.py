@@ -29,9 +29,7 @@ def test_a_missing_or_malformed_key_is_a_401_in_its_own_shape(client: Client, ap
 
 def test_a_key_as_a_bearer_token_is_refused(client: Client) -> None:
     headers = {"Authorization": f"Bearer {client.sandbox.api_key}"}
-    answer = client.http.post(
-        f"{client.sandbox.url}/v1/{MODEL}", json={"prompt": "x"}, headers=headers, timeout=10
-    )
+    answer = client.http.post(f"{client.sandbox.url}/v1/{MODEL}", json={"prompt": "x"}, headers=headers, timeout=10)
     assert answer.status_code == 401
 
 
@@ -134,9 +132,7 @@ def test_the_rate_limit_says_when_its_window_resets_and_then_lets_go() -> None:
         left = (reset - datetime.now(UTC)).total_seconds()
         assert 0 < left <= 0.61
         assert "retry-after" not in answers[3].headers
-        assert client.post("v2", key="SG_ffffffffffffffff").status_code == 200, (
-            "another key has its own window"
-        )
+        assert client.post("v2", key="SG_ffffffffffffffff").status_code == 200, "another key has its own window"
         time.sleep(left)
         assert client.post("v2").status_code == 200
         assert client.get("/v1/get-user-credits").status_code == 200, "only generations count"
@@ -158,7 +154,5 @@ def test_every_answer_of_a_post_has_a_request_id(client: Client) -> None:
 
 def test_a_fault_on_the_balance_strikes_before_the_first_post() -> None:
     with running_sandbox(faults=(Fault(kind="status", status=503, on=("credits",)),)) as sandbox:
-        answer = requests.get(
-            f"{sandbox.url}/v1/get-user-credits", headers={"x-api-key": sandbox.api_key}, timeout=10
-        )
+        answer = requests.get(f"{sandbox.url}/v1/get-user-credits", headers={"x-api-key": sandbox.api_key}, timeout=10)
         assert answer.status_code == 503

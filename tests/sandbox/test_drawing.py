@@ -152,17 +152,13 @@ def test_blur_takes_detail_from_the_edges(photograph: Image.Image) -> None:
     for x in range(0, 600, 8):
         stripes.paste((20, 20, 20), (x, 300, x + 4, 400))
     corner = (0, 240, 60, 272)
-    sharp, blurred = (
-        edited(stripes, p).crop(corner).convert("L") for p in ("as it is", "blur the background")
-    )
+    sharp, blurred = (edited(stripes, p).crop(corner).convert("L") for p in ("as it is", "blur the background"))
     assert ImageStat.Stat(blurred).stddev[0] < 0.5 * ImageStat.Stat(sharp).stddev[0]
 
 
 def test_a_caption_is_set_in_type(photograph: Image.Image) -> None:
     without, with_caption = edited(photograph, "as it is"), edited(photograph, 'as it is, "HELLO" on top')
-    changed = (
-        ImageChops.difference(without, with_caption).convert("L").point(lambda v: 255 * (v > 60)).getbbox()
-    )
+    changed = ImageChops.difference(without, with_caption).convert("L").point(lambda v: 255 * (v > 60)).getbbox()
     assert changed is not None
     assert changed[2] - changed[0] > 120
 
@@ -178,9 +174,7 @@ def test_every_picture_is_marked(photograph: Image.Image, source: str) -> None:
     if source == "plain":
         image = Image.open(io.BytesIO(plain_picture((1024, 1024), "png", DIGEST))).convert("RGB")
     else:
-        image = draw_picture(
-            "a white page", (1024, 1024), DIGEST, photograph if source == "photograph" else None
-        )
+        image = draw_picture("a white page", (1024, 1024), DIGEST, photograph if source == "photograph" else None)
     plate = image.crop((1024 - 24 - 130, 24, 1024 - 24, 64)).convert("L")
     dark, light = plate.point(lambda v: 255 * (v < 90)), plate.point(lambda v: 255 * (v > 225))
     assert ImageStat.Stat(dark).mean[0] > 90

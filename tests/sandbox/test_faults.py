@@ -103,9 +103,7 @@ def test_a_broken_picture_is_billed_once(client: Client, path: str, kind: str) -
     assert picture(ask().content).format == "PNG"
 
 
-@pytest.mark.parametrize(
-    "form", ["image-base64", "image-url", "output-url", "images-url", "image_url", "data-uri"]
-)
+@pytest.mark.parametrize("form", ["image-base64", "image-url", "output-url", "images-url", "image_url", "data-uri"])
 def test_json_can_carry_the_picture_in_many_forms(client: Client, form: str) -> None:
     client.sandbox.set_faults({"kind": "json-image", "form": form, "times": 1})
     answer = client.post()
@@ -174,9 +172,7 @@ def test_a_fault_can_be_for_some_prompts_and_for_some_posts_alone(client: Client
 def test_a_faults_decision_does_not_hang_on_the_order_of_arrival() -> None:
     def struck(workers: int) -> dict[str, tuple[str | None, int | None]]:
         with running_sandbox(profiles=("outage",), seed=5) as sandbox:
-            sandbox.set_faults(
-                {"kind": "status", "status": 500, "share": 0.3}, {"kind": "reset", "share": 0.2}
-            )
+            sandbox.set_faults({"kind": "status", "status": 500, "share": 0.3}, {"kind": "reset", "share": 0.2})
 
             def ask(number: int) -> None:
                 with contextlib.suppress(requests.ConnectionError):
@@ -224,9 +220,7 @@ def test_every_profile_loads_and_its_books_stay_exact(name: str) -> None:
 
 
 def test_the_shipped_profiles_are_the_named_ones() -> None:
-    assert {"rate-limited", "outage", "slow", "out-of-credits", "lossy", "expired-key"} <= set(
-        profile_names()
-    )
+    assert {"rate-limited", "outage", "slow", "out-of-credits", "lossy", "expired-key"} <= set(profile_names())
 
 
 def test_profiles_and_files_mix_and_fields_win(tmp_path: Path) -> None:

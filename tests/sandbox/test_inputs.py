@@ -59,9 +59,7 @@ def site() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def fetching(site: str) -> Iterator[Client]:
-    with running_sandbox(
-        trusted_input_hosts=(site,), fetch_inputs=True, max_input_bytes=20_000, draw=True
-    ) as sandbox:
+    with running_sandbox(trusted_input_hosts=(site,), fetch_inputs=True, max_input_bytes=20_000, draw=True) as sandbox:
         yield Client(sandbox)
 
 

@@ -37,9 +37,7 @@ def test_no_generated_request_meets_an_undocumented_answer(case: schemathesis.Ca
     excluded = [CHECKS.get_one(name) for name in ("use_after_free", "ensure_resource_availability")]
     if operation in SEMANTIC:
         excluded.append(CHECKS.get_one("positive_data_acceptance"))
-    case.call_and_validate(
-        base_url=served.url, headers={"x-api-key": TEST_KEY}, excluded_checks=excluded, timeout=10
-    )
+    case.call_and_validate(base_url=served.url, headers={"x-api-key": TEST_KEY}, excluded_checks=excluded, timeout=10)
 
 
 def test_every_route_is_described_and_the_other_way_round() -> None:

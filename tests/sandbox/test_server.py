@@ -142,10 +142,7 @@ def test_books_can_be_read_from_where_one_left_off(client: Client) -> None:
 def test_a_reset_wants_json_so_that_no_web_page_can_send_it(client: Client) -> None:
     client.post()
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert (
-        client.http.post(client.sandbox.url + "/sandbox/reset", data="", headers=form, timeout=10).status_code
-        == 406
-    )
+    assert client.http.post(client.sandbox.url + "/sandbox/reset", data="", headers=form, timeout=10).status_code == 406
     assert client.sandbox.books()["totals"]["posts"] == 1
 
 

@@ -110,9 +110,7 @@ def test_a_whole_number_written_as_3_0_is_an_integer_and_unknown_fields_are_igno
     assert (answer.status_code, answer.headers["x-seed-value"]) == (200, "3")
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'"fox"', b"\xff", b"[" * 100_000, b'{"prompt":"a"' + b"}" * 3]
-)
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"fox"', b"\xff", b"[" * 100_000, b'{"prompt":"a"' + b"}" * 3])
 def test_a_body_that_is_no_json_object_is_a_400(client: Client, body: bytes) -> None:
     headers = {"x-api-key": client.sandbox.api_key, "Content-Type": "application/json"}
     answer = client.http.post(f"{client.sandbox.url}/v1/{MODEL}", data=body, headers=headers, timeout=10)

@@ -143,8 +143,7 @@ class Gateway:
         if reply.chunked:
             headers["Transfer-Encoding"] = "chunked"
             body = b"".join(
-                b"%x\r\n%b\r\n" % (len(body[i : i + 1000]), body[i : i + 1000])
-                for i in range(0, len(body), 1000)
+                b"%x\r\n%b\r\n" % (len(body[i : i + 1000]), body[i : i + 1000]) for i in range(0, len(body), 1000)
             )
             body += b"0\r\n\r\n"
         elif not reply.no_length:

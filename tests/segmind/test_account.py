@@ -80,9 +80,7 @@ def test_a_server_without_uploads_says_so(gateway: Gateway, client: SegmindClien
         (Reply(body=b'{"file_urls": ["file:///etc/passwd"]}'), Outcome.UNUSABLE),
     ],
 )
-def test_an_upload_that_fails_says_how(
-    gateway: Gateway, client: SegmindClient, reply: Reply, outcome: Outcome
-) -> None:
+def test_an_upload_that_fails_says_how(gateway: Gateway, client: SegmindClient, reply: Reply, outcome: Outcome) -> None:
     gateway.routes[UPLOAD] = reply
     with pytest.raises(UploadFailed) as caught:
         client.upload(b"x", "image/png")
@@ -98,9 +96,7 @@ def test_the_upload_address_follows_the_base_unless_set(
     assert connect(upload_url=f"{elsewhere.url}/put").upload(b"x", "image/png") == "http://127.0.0.1/1.png"
 
 
-def test_a_base_address_may_have_a_path(
-    gateway: Gateway, connect: Callable[..., SegmindClient], spool: Path
-) -> None:
+def test_a_base_address_may_have_a_path(gateway: Gateway, connect: Callable[..., SegmindClient], spool: Path) -> None:
     gateway.routes["/proxy/v1/flux-kontext-max"] = Reply(body=picture())
     client = connect(base_url=f"{gateway.url}/proxy")
     assert client.generate(BODY, spool).outcome is Outcome.SUCCEEDED

@@ -81,6 +81,4 @@ def test_a_private_server_may_point_to_a_private_address() -> None:
 
 def test_a_url_is_made_fit_to_be_requested() -> None:
     addresses = ApiAddresses("https://api.segmind.com", KEY)
-    assert (
-        addresses.output_url("https://files.example.com/a b.png#x") == "https://files.example.com/a%20b.png"
-    )
+    assert addresses.output_url("https://files.example.com/a b.png#x") == "https://files.example.com/a%20b.png"

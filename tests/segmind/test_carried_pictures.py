@@ -47,9 +47,7 @@ def _with_url(document: Any, url: str) -> bytes:
         {"image": None, "output": "", "images": [], "url": URL},
     ],
 )
-def test_json_that_carries_a_picture(
-    gateway: Gateway, client: SegmindClient, spool: Path, document: Any
-) -> None:
+def test_json_that_carries_a_picture(gateway: Gateway, client: SegmindClient, spool: Path, document: Any) -> None:
     gateway.routes[V1] = Reply(
         body=_with_url(document, f"{gateway.url}/files/a.jpg?x=1"),
         headers={"x-cost": "0.1", "Content-Type": "image/png"},
@@ -80,9 +78,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_a_paid_pictures_file_is_asked_for_again(
-    gateway: Gateway, client: SegmindClient, spool: Path
-) -> None:
+def test_a_paid_pictures_file_is_asked_for_again(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
     gateway.routes[V1] = Reply(body=_with_url({"image": URL}, f"{gateway.url}/a.jpg"))
     gateway.routes["/a.jpg"] = [Reply(503), Reply(body=CONTENT, cut=100), Reply(body=CONTENT)]
     assert client.generate(BODY, spool).outcome is Outcome.SUCCEEDED
@@ -97,9 +93,7 @@ def test_a_paid_pictures_file_is_asked_for_again(
 def test_a_paid_picture_whose_file_is_not_to_be_had_leaves_its_address(
     gateway: Gateway, client: SegmindClient, spool: Path, of_file: Reply
 ) -> None:
-    gateway.routes[V1] = Reply(
-        body=_with_url({"image": URL}, f"{gateway.url}/a.jpg"), headers={"x-cost": "0.1"}
-    )
+    gateway.routes[V1] = Reply(body=_with_url({"image": URL}, f"{gateway.url}/a.jpg"), headers={"x-cost": "0.1"})
     gateway.routes["/a.jpg"] = of_file
     answer = client.generate(BODY, spool)
     assert answer.call is Call.GENERATE
@@ -119,9 +113,7 @@ def test_a_paid_picture_whose_file_is_not_to_be_had_leaves_its_address(
         f"http://example.com/{KEY}",
     ],
 )
-def test_an_address_that_cannot_be_used(
-    gateway: Gateway, client: SegmindClient, spool: Path, address: str
-) -> None:
+def test_an_address_that_cannot_be_used(gateway: Gateway, client: SegmindClient, spool: Path, address: str) -> None:
     gateway.routes[V1] = Reply(body=_with_url({"image": URL}, address))
     answer = client.generate(BODY, spool)
     assert answer.outcome is Outcome.UNUSABLE
@@ -133,9 +125,7 @@ def test_an_address_that_cannot_be_used(
     "url",
     ["file:///etc/passwd", "ftp://127.0.0.1/a.jpg", "gopher://127.0.0.1/", "/etc/passwd", "//127.0.0.1/a"],
 )
-def test_only_web_addresses_count_as_pictures(
-    gateway: Gateway, client: SegmindClient, spool: Path, url: str
-) -> None:
+def test_only_web_addresses_count_as_pictures(gateway: Gateway, client: SegmindClient, spool: Path, url: str) -> None:
     gateway.routes[V1] = Reply(body=_with_url({"image": URL}, url))
     answer = client.generate(BODY, spool)
     assert (answer.outcome, answer.cause) == (Outcome.UNUSABLE, "no_image")

@@ -31,9 +31,7 @@ def submitted(gateway: Gateway) -> Reply:
     )
 
 
-def test_the_whole_path_through_the_ledgers_text(
-    gateway: Gateway, client: SegmindClient, spool: Path
-) -> None:
+def test_the_whole_path_through_the_ledgers_text(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
     metrics = {
         "cost": 0.1,
         "remaining_credits": 9.9,
@@ -124,9 +122,7 @@ def test_addresses_of_the_servers_own_choice_are_used(gateway: Gateway, client: 
         b'{"request_id": "' + b"x" * 300 + b'"}',
     ],
 )
-def test_a_submit_that_names_no_job_may_be_charged(
-    gateway: Gateway, client: SegmindClient, body: bytes
-) -> None:
+def test_a_submit_that_names_no_job_may_be_charged(gateway: Gateway, client: SegmindClient, body: bytes) -> None:
     gateway.routes[SUBMIT] = Reply(body=body)
     answer = client.submit(BODY)
     assert (answer.outcome, answer.cause, answer.charge) == (
@@ -202,9 +198,7 @@ def test_an_output_that_cannot_be_had_keeps_its_cost(
     assert client.fetch(job, spool).outcome is Outcome.SUCCEEDED
 
 
-def test_a_record_may_be_the_picture_or_carry_it(
-    gateway: Gateway, client: SegmindClient, spool: Path
-) -> None:
+def test_a_record_may_be_the_picture_or_carry_it(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
     job = Job("abc", "", "")
     gateway.routes[RECORD] = Reply(body=picture("WEBP"))
     answer = client.fetch(job, spool)

@@ -50,9 +50,7 @@ def test_the_wait_is_counted_on_the_servers_clock(
     assert answer.retry_after_s == (None if seconds is None else pytest.approx(seconds, abs=0.01))
 
 
-def test_without_a_usable_date_our_own_clock_has_to_do(
-    gateway: Gateway, client: SegmindClient, spool: Path
-) -> None:
+def test_without_a_usable_date_our_own_clock_has_to_do(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=30)
     gateway.routes[V1] = Reply(429, b"{}", {"Date": "yesterday", RESET: soon.isoformat()})
     assert client.generate(BODY, spool).retry_after_s == pytest.approx(30, abs=2)

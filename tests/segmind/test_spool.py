@@ -75,9 +75,7 @@ def test_where_no_disk_takes_it_the_picture_stays_in_memory(gateway: Gateway, tm
     assert list(rescue.iterdir()) == []
 
 
-def test_a_spool_that_cannot_be_opened_spills(
-    gateway: Gateway, client: SegmindClient, tmp_path: Path
-) -> None:
+def test_a_spool_that_cannot_be_opened_spills(gateway: Gateway, client: SegmindClient, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     spool.write_text("a file, not a folder")
     gateway.routes[V1] = Reply(body=CONTENT)
@@ -89,9 +87,7 @@ def test_a_spool_that_cannot_be_opened_spills(
     assert answer.picture.path.read_bytes() == CONTENT
 
 
-def test_neither_folder_can_be_opened(
-    gateway: Gateway, connect: Callable[..., SegmindClient], tmp_path: Path
-) -> None:
+def test_neither_folder_can_be_opened(gateway: Gateway, connect: Callable[..., SegmindClient], tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     client = connect(spill=blocked / "rescue")

@@ -120,9 +120,7 @@ def test_a_redirect_is_refused_and_the_key_goes_nowhere(
     assert elsewhere.requests == []
 
 
-def test_a_redirect_to_what_is_no_url_is_a_redirect(
-    gateway: Gateway, client: SegmindClient, spool: Path
-) -> None:
+def test_a_redirect_to_what_is_no_url_is_a_redirect(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
     gateway.routes[V1] = Reply(302, headers={"Location": "http://[::1"})
     answer = client.generate(BODY, spool)
     assert (answer.outcome, answer.cause, answer.charge) == (Outcome.STOPPED, "redirected", Charge.NO)
@@ -155,9 +153,7 @@ def test_a_success_says_what_it_cost(gateway: Gateway, client: SegmindClient, sp
     assert not answer.spilled
 
 
-def test_a_success_without_accounting_is_still_a_success(
-    gateway: Gateway, client: SegmindClient, spool: Path
-) -> None:
+def test_a_success_without_accounting_is_still_a_success(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
     for nonsense in ({}, {"x-cost": "nan"}, {"x-cost": "-1"}, {"x-cost": "free", "x-seed-value": "many"}):
         gateway.routes[V1] = Reply(body=picture("JPEG"), headers=nonsense)
         answer = client.generate(BODY, spool)
@@ -217,16 +213,12 @@ def test_credentials_files_are_not_read(
         (b"x" * 100_000, "x" * 497 + "..."),
     ],
 )
-def test_the_servers_words(
-    gateway: Gateway, client: SegmindClient, spool: Path, body: bytes, expected: str
-) -> None:
+def test_the_servers_words(gateway: Gateway, client: SegmindClient, spool: Path, body: bytes, expected: str) -> None:
     gateway.routes[V1] = Reply(400, body)
     assert client.generate(BODY, spool).error == expected
 
 
-def test_the_key_is_struck_out_of_whatever_a_server_says(
-    gateway: Gateway, client: SegmindClient, spool: Path
-) -> None:
+def test_the_key_is_struck_out_of_whatever_a_server_says(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
     def echo(request: Request) -> Reply:
         key = request.headers["x-api-key"]
         pad = "." * (490 - len(gateway.requests))

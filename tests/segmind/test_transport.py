@@ -184,9 +184,7 @@ def test_a_poll_has_a_shorter_deadline(gateway: Gateway, connect: Connect) -> No
     assert result(answer) == (Outcome.LOST, "answer_timeout")
 
 
-def test_a_slow_answer_within_the_deadline_is_waited_for(
-    gateway: Gateway, connect: Connect, spool: Path
-) -> None:
+def test_a_slow_answer_within_the_deadline_is_waited_for(gateway: Gateway, connect: Connect, spool: Path) -> None:
     gateway.routes[V1] = Reply(body=picture(), delay=0.5)
     client = connect(connect_timeout_s=0.2, answer_timeout_s=5)
     assert client.generate(BODY, spool).outcome is Outcome.SUCCEEDED
@@ -255,9 +253,7 @@ def test_many_threads_share_one_client(
     assert "pool is full" not in caplog.text
 
 
-def test_threads_at_random_faults_send_each_request_once(
-    gateway: Gateway, connect: Connect, spool: Path
-) -> None:
+def test_threads_at_random_faults_send_each_request_once(gateway: Gateway, connect: Connect, spool: Path) -> None:
     content = picture()
     faults = [
         Reply(body=content),
@@ -316,9 +312,7 @@ def test_the_key_is_in_no_log_and_no_exception(
     assert caught.value.__context__ is None
     answers.append(connect(base_url=f"http://127.0.0.1:{closed_port}").generate(BODY, spool))
     assert "127.0.0.1" in caplog.text
-    assert KEY not in caplog.text + repr(answers) + repr(client) + repr(caught.value) + str(
-        vars(caught.value)
-    )
+    assert KEY not in caplog.text + repr(answers) + repr(client) + repr(caught.value) + str(vars(caught.value))
 
 
 def test_the_end_of_a_call_leaves_the_next_call_on_its_connection_alone(gateway: Gateway) -> None:
@@ -417,18 +411,14 @@ def certificate(tmp_path: Path) -> Path:
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
     path = tmp_path / "certificate.pem"
     path.write_bytes(
         signed.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return path
 
@@ -488,9 +478,7 @@ def test_what_a_tunnel_was_told_is_not_the_request(
     tunnel.stop()
 
 
-def test_plain_text_where_tls_is_expected_sent_nothing(
-    gateway: Gateway, connect: Connect, spool: Path
-) -> None:
+def test_plain_text_where_tls_is_expected_sent_nothing(gateway: Gateway, connect: Connect, spool: Path) -> None:
     client = connect(base_url=gateway.url.replace("http:", "https:"), connect_timeout_s=1)
     assert client.generate(BODY, spool).outcome is Outcome.UNREACHABLE
     assert KEY not in repr(gateway.requests)
@@ -504,9 +492,7 @@ def test_the_shipped_bundle_is_trusted_unless_the_environment_names_one(
     assert result(connect(base_url=secure.url).generate(BODY, spool)) == (Outcome.UNREACHABLE, "tls")
 
 
-def test_a_bundle_that_cannot_be_read_is_said_at_once(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_that_cannot_be_read_is_said_at_once(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/bundle.pem")
     with pytest.raises(SettingsError, match=r"/nowhere/bundle\.pem"):
         connect()

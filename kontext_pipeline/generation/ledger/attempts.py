@@ -42,9 +42,7 @@ class ReserveCall:
         lease.check(transaction)
         self._delay_us = pause_left_us(transaction, lease.backend)
         self._day = today(transaction)
-        self._held = [
-            (cap, held(transaction, lease.backend, lease.run_id, self._day, cap)) for cap in terms.caps
-        ]
+        self._held = [(cap, held(transaction, lease.backend, lease.run_id, self._day, cap)) for cap in terms.caps]
         self._opened = 0
         """What this transaction has opened so far, millionths of a USD."""
         results = [self._reserve(transaction, number) for number in range(len(self._claims))]
@@ -102,9 +100,7 @@ class ReserveCall:
         """Claim the request, open an attempt and return its id."""
         lease = self._lease
         claim = {"fingerprint": fingerprint, "backend": lease.backend, "batch": batch, "claimant": lease.id}
-        transaction.execute(
-            statements.ADD_GENERATION if found is None else statements.CLAIM_GENERATION, claim
-        )
+        transaction.execute(statements.ADD_GENERATION if found is None else statements.CLAIM_GENERATION, claim)
         attempt = {
             **claim,
             "batch": batch if found is None else found["batch"],
@@ -166,9 +162,7 @@ def release_unsent(transaction: Transaction, claimant: str, sent: SentAttempts) 
     release(transaction, [row["id"] for row in rows if row["id"] not in sent])
 
 
-def adopt_picture(
-    transaction: Transaction, backend: str, fingerprint: str, batch: str, picture: Stored
-) -> None:
+def adopt_picture(transaction: Transaction, backend: str, fingerprint: str, batch: str, picture: Stored) -> None:
     """Do what `Ledger.adopt_picture` does."""
     request = {"fingerprint": fingerprint, "backend": backend, "batch": batch, "claimant": None}
     if transaction.row(statements.FIND_GENERATION, request) is None:

@@ -168,9 +168,7 @@ class ClaimantFiles:
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise LedgerError(
-                f"{folder}, where the ledger's users lock, can't be made: {error.strerror}"
-            ) from None
+            raise LedgerError(f"{folder}, where the ledger's users lock, can't be made: {error.strerror}") from None
         self.lock = FileLock(folder / f"{claimant}.lock", thread_local=False)
         self.sent = folder / f"{claimant}.sent"
 

@@ -60,9 +60,7 @@ def held(transaction: Transaction, backend: str, run_id: str, day: str, cap: Cap
     return Held(*map(int, row))
 
 
-def add_spending(
-    transaction: Transaction, backend: str, day: str, run_id: str, amounts: Mapping[str, int]
-) -> None:
+def add_spending(transaction: Transaction, backend: str, day: str, run_id: str, amounts: Mapping[str, int]) -> None:
     """Add amounts, by the state of an attempt, to the sums of a run's day. Amounts of `released` count nowhere."""
     sums = {"charged": 0, "unknown": 0, "open": 0, **amounts}
     transaction.execute(statements.ADD_SPENDING, {"backend": backend, "day": day, "run_id": run_id, **sums})

@@ -65,9 +65,7 @@ class ReclaimCall:
         unsent = [
             attempt
             for attempt, row in found.items()
-            if attempt not in self._adopted
-            and (log := logs[row["claimant"]]) is not None
-            and attempt not in log
+            if attempt not in self._adopted and (log := logs[row["claimant"]]) is not None and attempt not in log
         ]
         release(transaction, unsent)
         self._released = len(unsent)

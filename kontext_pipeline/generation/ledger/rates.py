@@ -59,6 +59,4 @@ def _read(transaction: Transaction, backend: str) -> tuple[int, int, int]:
 
 
 def _save(transaction: Transaction, backend: str, next_at: int, paused_until: int) -> None:
-    transaction.execute(
-        statements.SET_RATE, {"backend": backend, "next_at": next_at, "paused_until": paused_until}
-    )
+    transaction.execute(statements.SET_RATE, {"backend": backend, "next_at": next_at, "paused_until": paused_until})

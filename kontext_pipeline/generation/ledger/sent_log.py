@@ -89,9 +89,7 @@ class SentLog:
             self._file = None
 
     def _failed(self, error: OSError) -> LedgerError:
-        return LedgerError(
-            f"{self._path}, where the ledger notes what is sent, can't be written: {error.strerror}"
-        )
+        return LedgerError(f"{self._path}, where the ledger notes what is sent, can't be written: {error.strerror}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,9 +66,7 @@ class LedgerViews:
             rows = _rows_of(connection, statements.STATUSES, fingerprints)
             return dict(_judged(Transaction(connection), rows, unknown_retries, retry_failed))
 
-    def settled(
-        self, *, unknown_retries: int = 1, retry_failed: bool = False
-    ) -> tuple[frozenset[str], frozenset[str]]:
+    def settled(self, *, unknown_retries: int = 1, retry_failed: bool = False) -> tuple[frozenset[str], frozenset[str]]:
         """Return all requests that succeeded, and all others that a run would not try again.
 
         Reads the whole ledger, in a microsecond or two for each request; `statuses` takes ten times as long.

@@ -176,8 +176,6 @@ def _badge(height: int) -> Image.Image:
     draw.ellipse((left, middle - dot // 2, left + dot, middle + dot // 2), fill=(*SAND, 255))
     x = left + dot + tall * 28 // 100
     for letter, advance in zip("SANDBOX", advances, strict=True):
-        draw.text(
-            (x, middle), letter, font=face, fill=(255, 255, 255, 255), anchor="lm", stroke_width=scale // 3
-        )
+        draw.text((x, middle), letter, font=face, fill=(255, 255, 255, 255), anchor="lm", stroke_width=scale // 3)
         x += advance
     return plate.reduce(scale)

@@ -15,9 +15,7 @@ SUPERSAMPLE = 2
 
 def blend(first: RGB, second: RGB, percent: int) -> RGB:
     """Return `percent` of the way from `first` to `second`."""
-    red, green, blue = (
-        (a * (100 - percent) + b * percent) // 100 for a, b in zip(first, second, strict=True)
-    )
+    red, green, blue = ((a * (100 - percent) + b * percent) // 100 for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
@@ -46,9 +44,7 @@ def colour_at(stops: Stops, thousandth: int) -> RGB:
 def ramp(size: tuple[int, int], top: int, bottom: int) -> Image.Image:
     """Return a mask that runs from `top` to `bottom` (0 to 255) down the picture."""
     width, height = size
-    rows = (
-        bytes(((top * (height - 1 - y) + bottom * y) // max(1, height - 1),)) * width for y in range(height)
-    )
+    rows = (bytes(((top * (height - 1 - y) + bottom * y) // max(1, height - 1),)) * width for y in range(height))
     return Image.frombytes("L", size, b"".join(rows))
 
 

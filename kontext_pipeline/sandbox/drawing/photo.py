@@ -87,9 +87,7 @@ def _sky_mask(image: Image.Image) -> Image.Image:
     high_up = ramp(small.size, 255, 0).point(curve(lambda v: (v - 60) * 3))
     certain = ImageChops.multiply(ImageChops.multiply(candidate, calm), high_up)
     # From where it is certain the sky reaches to the very outline of what stands before it.
-    grown = ImageChops.multiply(
-        certain.filter(ImageFilter.MaxFilter(9)), candidate.point(curve(lambda v: v * 3))
-    )
+    grown = ImageChops.multiply(certain.filter(ImageFilter.MaxFilter(9)), candidate.point(curve(lambda v: v * 3)))
     return grown.filter(ImageFilter.GaussianBlur(1)).resize(image.size, Image.Resampling.BILINEAR)
 
 
@@ -107,12 +105,8 @@ def _season(image: Image.Image, wishes: Wishes, chance: Chance) -> Image.Image:
     if wishes.season == "autumn":
         hue, saturation, value = image.convert("HSV").split()
         first, last = 30, 122
-        turned = hue.point(
-            curve(lambda h: 10 + (h - first) * 26 // (last - first) if first < h < last else h)
-        )
-        gold = Image.merge("HSV", (turned, saturation.point(curve(lambda s: s * 11 // 10)), value)).convert(
-            "RGB"
-        )
+        turned = hue.point(curve(lambda h: 10 + (h - first) * 26 // (last - first) if first < h < last else h))
+        gold = Image.merge("HSV", (turned, saturation.point(curve(lambda s: s * 11 // 10)), value)).convert("RGB")
         image = Image.composite(gold, image, _band(image, first - 4, last + 4))
         image = tone(image, gains=(107, 100, 88), exposure=101)
         return weather.add_petals(image, chance, ((222, 120, 34), (188, 62, 28), (236, 176, 60)))
@@ -139,15 +133,11 @@ def _season(image: Image.Image, wishes: Wishes, chance: Chance) -> Image.Image:
 def _winter(image: Image.Image) -> Image.Image:
     """Snow lies on what is green or brown and on whatever faces up; the light turns cold."""
     grey = image.convert("L")
-    ground = ImageChops.lighter(
-        _band(image, 22, 125), _band(image, 4, 24).point(curve(lambda v: v * 45 // 100))
-    )
+    ground = ImageChops.lighter(_band(image, 22, 125), _band(image, 4, 24).point(curve(lambda v: v * 45 // 100)))
     # What faces up is lighter than what is right below it.
     facing_up = ImageChops.subtract(grey, ImageChops.offset(grey, 0, -4)).filter(ImageFilter.BoxBlur(1))
     facing_up = facing_up.point(curve(lambda v: (v - 8) * 7))
-    settled = ImageChops.add(ground.point(curve(lambda v: v * 70 // 100)), facing_up).filter(
-        ImageFilter.BoxBlur(1)
-    )
+    settled = ImageChops.add(ground.point(curve(lambda v: v * 70 // 100)), facing_up).filter(ImageFilter.BoxBlur(1))
     relief = grey.point(curve(lambda v: 120 + v * 62 // 100)).convert("RGB")
     white = tone(relief, gains=(97, 101, 107))
     image = Image.composite(white, saturate(image, 62), settled)
@@ -192,9 +182,7 @@ def _time(image: Image.Image, wishes: Wishes, chance: Chance) -> Image.Image:
         return vignette(image, 80)
     if wishes.time == "dawn":
         image = tone(image, exposure=102, contrast=88, lift=14, gains=(108, 98, 100))
-        haze = vertical_gradient(
-            image.size, ((0, (176, 168, 214)), (500, (255, 200, 176)), (1000, (255, 226, 200)))
-        )
+        haze = vertical_gradient(image.size, ((0, (176, 168, 214)), (500, (255, 200, 176)), (1000, (255, 226, 200))))
         image = Image.composite(Image.blend(image, haze, 0.7), Image.blend(image, haze, 0.2), sky)
         glow(image, (x, height * 45 // 100), max(image.size) * 6 // 10, (255, 200, 150), 62)
         return image

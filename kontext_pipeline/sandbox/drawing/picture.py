@@ -11,9 +11,7 @@ from kontext_pipeline.sandbox.drawing.stylise import stylise
 from kontext_pipeline.sandbox.drawing.wishes import read_wishes
 
 
-def draw_picture(
-    prompt: str, size: tuple[int, int], digest: str, photograph: Image.Image | None
-) -> Image.Image:
+def draw_picture(prompt: str, size: tuple[int, int], digest: str, photograph: Image.Image | None) -> Image.Image:
     """Return what `prompt` asks for at `size`: an edit of `photograph`, or a scene with the prompt set in it.
 
     `digest` (hex) decides whatever the prompt doesn't.

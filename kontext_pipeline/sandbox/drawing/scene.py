@@ -143,9 +143,7 @@ def draw_scene(size: tuple[int, int], wishes: Wishes, digest: str) -> Image.Imag
     """Return an RGB landscape of `size`: what `wishes` say, the rest by `digest`."""
     chance = Chance(digest, "scene")
     time = wishes.time or _usual_time(wishes, chance)
-    place = wishes.place or chance.pick(
-        ("mountains", "mountains", "lake", "sea", "fields", "forest", "desert")
-    )
+    place = wishes.place or chance.pick(("mountains", "mountains", "lake", "sea", "fields", "forest", "desert"))
     if "aurora" in wishes.things:
         time = "night"
     light = chance.pick(_LIGHTS[time])
@@ -155,13 +153,9 @@ def draw_scene(size: tuple[int, int], wishes: Wishes, digest: str) -> Image.Imag
             {"storm": 74, "fog": 22, "clouds": 40, "rain": 50}[wishes.weather],
             dark=wishes.weather == "storm",
         )
-    share = {"mountains": 62, "lake": 56, "sea": 54, "fields": 58, "forest": 56, "desert": 56, "city": 72}[
-        place
-    ]
+    share = {"mountains": 62, "lake": 56, "sea": 54, "fields": 58, "forest": 56, "desert": 56, "city": 72}[place]
     view = _View(
-        image=vertical_gradient(
-            size, ((0, light.sky[0][1]), *_squeezed(light.sky, share), (1000, light.sky[-1][1]))
-        ),
+        image=vertical_gradient(size, ((0, light.sky[0][1]), *_squeezed(light.sky, share), (1000, light.sky[-1][1]))),
         chance=chance,
         light=light,
         wishes=wishes,
@@ -228,9 +222,7 @@ def _sky(view: _View) -> None:
         )
         dim = 255 if view.time == "night" else 110
         if not overcast:
-            view.image = image = weather.add_stars(
-                image, chance, sky.convert("L").point(lambda v: v * dim // 255)
-            )
+            view.image = image = weather.add_stars(image, chance, sky.convert("L").point(lambda v: v * dim // 255))
         if "aurora" in view.wishes.things or (view.time == "night" and view.winter and not overcast):
             _aurora(view)
         elif not overcast:
@@ -254,9 +246,7 @@ def _sky(view: _View) -> None:
         def disc(draw: ImageDraw.ImageDraw, scale: int) -> None:
             draw.ellipse((0, 0, 2 * radius * scale, 2 * radius * scale), fill=255)
 
-        image.paste(
-            view.light.sun, (x - radius, y - radius), smooth_mask((2 * radius + 1, 2 * radius + 1), disc)
-        )
+        image.paste(view.light.sun, (x - radius, y - radius), smooth_mask((2 * radius + 1, 2 * radius + 1), disc))
     _clouds(view, heavy=overcast)
     if "rainbow" in view.wishes.things:
         things.rainbow(image, chance, view.horizon)
@@ -299,9 +289,7 @@ def _clouds(view: _View, *, heavy: bool) -> None:
                 draw.ellipse((cx - radius, cy - flat, cx + radius, cy + flat), fill=215)
             draw.rectangle((0, edge, 4000, edge + 4000), fill=0)
 
-        mask = soft_patch(
-            (left * small, ceiling * small, right * small, (floor + room) * small), small, blur, cloud
-        )
+        mask = soft_patch((left * small, ceiling * small, right * small, (floor + room) * small), small, blur, cloud)
         strength = chance.between(150, 225) if heavy else chance.between(90, 190)
         colour = blend(view.light.cloud, view.haze, far * 55 // 100)
         dimmed = mask.point(curve(lambda v, s=strength: v * s // 255))  # type: ignore[misc]
@@ -315,9 +303,7 @@ def _aurora(view: _View) -> None:
         y = view.horizon * chance.between(42, 62) // 100
         lines: list[tuple[int, int, int]] = []
         for x in range(width // 8 + 1):
-            y = max(
-                height // 12, min(view.horizon * 7 // 10, y + chance.between(-height // 90, height // 90))
-            )
+            y = max(height // 12, min(view.horizon * 7 // 10, y + chance.between(-height // 90, height // 90)))
             lines.append((x, y // 8, chance.between(height // 60, height // 24)))
 
         def curtain(draw: ImageDraw.ImageDraw, lines: list[tuple[int, int, int]] = lines) -> None:
@@ -369,9 +355,7 @@ def _snow_caps(view: _View, line: list[int], depth: int) -> None:
     low, top = max(line), min(line)
     if low - top < 8:
         return
-    colour = (
-        blend(_SNOW, view.haze, 30) if view.time in {"day", "dawn"} else blend(_SNOW, view.light.ground, 55)
-    )
+    colour = blend(_SNOW, view.haze, 30) if view.time in {"day", "dawn"} else blend(_SNOW, view.light.ground, 55)
     if view.time == "sunset":
         colour = blend(_SNOW, (255, 150, 120), 55)
     lower = [y + (low - y) * (low - y) * depth // 100 // (low - top) + chance.between(-7, 7) for y in line]
@@ -412,9 +396,7 @@ def _mountains(view: _View) -> None:
             view.light.lamp,
         )
     _ridge(view, near, 94, mist=0)
-    things.pines(
-        view.image, chance, near, view.land(100) if not view.winter else view.light.ground, density=70
-    )
+    things.pines(view.image, chance, near, view.land(100) if not view.winter else view.light.ground, density=70)
 
 
 def _lake(view: _View) -> None:
@@ -426,9 +408,7 @@ def _lake(view: _View) -> None:
     _water(view, shore + height // 100)
     if "boat" in view.wishes.things or chance.percent(45):
         at = (width * chance.between(25, 72) // 100, shore + (height - shore) * chance.between(24, 40) // 100)
-        things.boat(
-            view.image, at, height * chance.between(58, 80) // 1000, view.light.ground, view.light.cloud
-        )
+        things.boat(view.image, at, height * chance.between(58, 80) // 1000, view.light.ground, view.light.cloud)
     near = ridge_line(chance, width, height * 97 // 100, height * 4 // 100, 50)
     _ridge(view, near, 100, mist=0)
     things.reeds(view.image, chance, near, view.light.ground)
@@ -439,9 +419,7 @@ def _sea(view: _View) -> None:
     if chance.percent(70):
         far = ridge_line(chance, width, view.horizon - height // 50, height // 26, 50)
         slope = chance.pick((-1, 1)) * height // 9
-        _ridge(
-            view, [y + slope * (2 * i - len(far)) // len(far) + height // 14 for i, y in enumerate(far)], 42
-        )
+        _ridge(view, [y + slope * (2 * i - len(far)) // len(far) + height // 14 for i, y in enumerate(far)], 42)
     if "lighthouse" in view.wishes.things or (not view.wishes.things and chance.percent(30)):
         side = chance.pick((16, 82))
         cliff = ridge_line(chance, width, 0, height // 60, 56)
@@ -464,9 +442,7 @@ def _sea(view: _View) -> None:
             width * chance.between(30, 70) // 100,
             view.horizon + (height - view.horizon) * chance.between(10, 26) // 100,
         )
-        things.boat(
-            view.image, at, height * chance.between(70, 110) // 1000, view.light.ground, view.light.cloud
-        )
+        things.boat(view.image, at, height * chance.between(70, 110) // 1000, view.light.ground, view.light.cloud)
     if chance.percent(60) or "sand" in view.wishes.things:
         _beach(view)
 
@@ -484,9 +460,7 @@ def _beach(view: _View) -> None:
     foam = ImageChops.offset(mask, 0, -max(3, height // 130)).filter(ImageFilter.GaussianBlur(2))
     view.image.paste(blend((255, 255, 255), view.haze, 30), (0, 0), foam.point(lambda v: v * 70 // 100))
     view.image.paste(
-        vertical_gradient(
-            view.image.size, ((0, sand), (880, sand), (1000, blend(sand, view.light.ground, 30)))
-        ),
+        vertical_gradient(view.image.size, ((0, sand), (880, sand), (1000, blend(sand, view.light.ground, 30)))),
         (0, 0),
         mask,
     )
@@ -499,9 +473,7 @@ def _water(view: _View, row: int, *, waves: bool = False) -> None:
     deep = height - row
     if deep < 8:
         return
-    mirror = image.crop((0, max(0, row - deep * 13 // 10), width, row)).transpose(
-        Image.Transpose.FLIP_TOP_BOTTOM
-    )
+    mirror = image.crop((0, max(0, row - deep * 13 // 10), width, row)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     mirror = mirror.resize((width, deep), Image.Resampling.BILINEAR).filter(ImageFilter.BoxBlur(2))
     water = blend(colour_at(view.light.sky, 200), view.light.ground, 45 if view.time != "day" else 30)
     body = Image.composite(
@@ -562,11 +534,7 @@ def _forest(view: _View) -> None:
     for depth in range(4):
         base = view.horizon + (height - view.horizon) * (depth * 30) // 100 - height // 24
         line = ridge_line(chance, width, base, height // 26, 44)
-        colour = (
-            blend(view.haze, view.light.ground, 34 + 22 * depth)
-            if view.winter
-            else view.land(38 + 20 * depth)
-        )
+        colour = blend(view.haze, view.light.ground, 34 + 22 * depth) if view.winter else view.land(38 + 20 * depth)
         things.pines(
             view.image,
             chance,
@@ -607,12 +575,10 @@ def _dune_shade(view: _View, line: list[int], nearness: int) -> None:
     top, deep, reach = line[crest], image.height // 5, len(line) // 2
     lean = chance.pick((-1, 1))
     edge: list[Point] = [
-        (4 * (crest + lean * i), line[max(0, min(len(line) - 1, crest + lean * i))] - top)
-        for i in range(reach)
+        (4 * (crest + lean * i), line[max(0, min(len(line) - 1, crest + lean * i))] - top) for i in range(reach)
     ]
     back: list[Point] = [
-        (4 * (crest + lean * (i * 55 // 100)), edge[i][1] + deep * i // reach + 1)
-        for i in range(reach - 1, -1, -2)
+        (4 * (crest + lean * (i * 55 // 100)), edge[i][1] + deep * i // reach + 1) for i in range(reach - 1, -1, -2)
     ]
 
     def shape(draw: ImageDraw.ImageDraw, scale: int) -> None:

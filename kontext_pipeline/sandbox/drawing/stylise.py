@@ -84,9 +84,7 @@ def _sketch(image: Image.Image, *, coloured: bool) -> Image.Image:
     pencil = ImageOps.colorize(lines, black=(52, 54, 62), white=(250, 247, 240))
     if coloured:
         wash = ImageEnhance.Brightness(saturate(image.filter(ImageFilter.BoxBlur(6)), 120)).enhance(1.2)
-        return ImageChops.multiply(
-            pencil, Image.blend(wash, Image.new("RGB", image.size, (255, 255, 255)), 0.35)
-        )
+        return ImageChops.multiply(pencil, Image.blend(wash, Image.new("RGB", image.size, (255, 255, 255)), 0.35))
     return pencil
 
 

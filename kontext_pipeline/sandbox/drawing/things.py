@@ -211,10 +211,7 @@ def boat(image: Image.Image, at: Point, tall: int, hull: RGB, sail: RGB) -> None
     origin = (x - tall, y - tall * 13 // 10)
 
     def at_scale(points: list[Point], scale: int) -> list[Point]:
-        return [
-            ((tall + px * tall // 100) * scale, (tall * 13 // 10 + py * tall // 100) * scale)
-            for px, py in points
-        ]
+        return [((tall + px * tall // 100) * scale, (tall * 13 // 10 + py * tall // 100) * scale) for px, py in points]
 
     def draw_hull(draw: ImageDraw.ImageDraw, scale: int) -> None:
         draw.polygon(at_scale([(-46, -10), (52, -13), (34, 6), (-34, 6)], scale), fill=255)
@@ -247,9 +244,7 @@ def cabin(image: Image.Image, foot: Point, size: int, wall: RGB, lamp: RGB) -> N
     box = (width * 2, size * 2 + 2)
 
     def walls(draw: ImageDraw.ImageDraw, scale: int) -> None:
-        draw.rectangle(
-            ((width // 2) * scale, size * scale, (width * 3 // 2) * scale, size * 2 * scale), fill=255
-        )
+        draw.rectangle(((width // 2) * scale, size * scale, (width * 3 // 2) * scale, size * 2 * scale), fill=255)
 
     def roof(draw: ImageDraw.ImageDraw, scale: int) -> None:
         left, middle, right = width // 2 - size // 6, width, width * 3 // 2 + size // 6
@@ -396,9 +391,7 @@ def balloons(image: Image.Image, chance: Chance, horizon: int) -> None:
                 fill=0 if half == 26 else 255,
             )
             if half == 78:
-                draw.ellipse(
-                    (radius * 48 // 100, -radius // 10, radius * 152 // 100, radius * 27 // 10), fill=0
-                )
+                draw.ellipse((radius * 48 // 100, -radius // 10, radius * 152 // 100, radius * 27 // 10), fill=0)
         draw.ellipse((radius * 84 // 100, -radius // 10, radius * 116 // 100, radius * 27 // 10), fill=255)
         at = (x - radius, y - radius)
         image.paste(first, at, mask)
@@ -456,9 +449,7 @@ def skyline(
             draw.polygon([(x, top), (x + wide // 2, top - wide // 2), (x + wide, top)], fill=colour)
         elif crown == 1:
             draw.rectangle((x + wide // 4, top - wide // 3, x + wide * 3 // 4, top), fill=colour)
-            draw.line(
-                (x + wide // 2, top - wide // 3, x + wide // 2, top - wide * 9 // 10), fill=colour, width=2
-            )
+            draw.line((x + wide // 2, top - wide // 3, x + wide // 2, top - wide * 9 // 10), fill=colour, width=2)
         elif crown == 2:
             draw.polygon([(x, top), (x, top - wide // 3), (x + wide, top)], fill=colour)
         elif crown == 3:
@@ -467,7 +458,5 @@ def skyline(
         light, dark = blend(colour, lamp, 85), blend(colour, (255, 255, 255), 7)
         for wx in range(x + gap // 2, x + wide - pane, gap):
             for wy in range(top + gap // 2, min(base, height) - gap, gap + gap // 3):
-                draw.rectangle(
-                    (wx, wy, wx + pane, wy + pane * 3 // 2), fill=light if chance.percent(lit) else dark
-                )
+                draw.rectangle((wx, wy, wx + pane, wy + pane * 3 // 2), fill=light if chance.percent(lit) else dark)
         x += wide + chance.between(0, narrow // 3)

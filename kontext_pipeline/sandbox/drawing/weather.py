@@ -40,9 +40,7 @@ def add_snow(image: Image.Image, chance: Chance) -> Image.Image:
         draw = ImageDraw.Draw(mask)
         for _ in range(count * area // (1024 * 1024)):
             x, y, radius = chance.between(0, width), chance.between(0, height), chance.between(small, large)
-            draw.ellipse(
-                (x - radius, y - radius, x + radius, y + radius), fill=chance.between(strength // 2, strength)
-            )
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=chance.between(strength // 2, strength))
         image.paste((252, 253, 255), (0, 0), mask.filter(ImageFilter.BoxBlur(blur)) if blur else mask)
     return image
 
@@ -70,9 +68,7 @@ def add_petals(image: Image.Image, chance: Chance, colours: tuple[RGB, ...]) -> 
             draw.polygon([(px * scale, py * scale) for px, py in leaf], fill=fill)
 
         mask = smooth_mask((2 * room, 2 * room), shape)
-        image.paste(
-            chance.pick(colours), (x - room, y - room), mask.filter(ImageFilter.BoxBlur(3)) if near else mask
-        )
+        image.paste(chance.pick(colours), (x - room, y - room), mask.filter(ImageFilter.BoxBlur(3)) if near else mask)
     return image
 
 
@@ -106,22 +102,16 @@ def add_lightning(image: Image.Image, chance: Chance) -> Image.Image:
         lean = chance.pick((-1, 1))
         branch = [bolt[start]]
         for _ in range(chance.between(3, 6)):
-            branch.append(
-                (branch[-1][0] + lean * chance.between(8, 40), branch[-1][1] + chance.between(8, 30))
-            )
+            branch.append((branch[-1][0] + lean * chance.between(8, 40), branch[-1][1] + chance.between(8, 30)))
         branches.append(branch)
 
     def draw_bolt(draw: ImageDraw.ImageDraw, scale: int) -> None:
         for line, thick in [(bolt, 3), *((branch, 1) for branch in branches)]:
-            draw.line(
-                [(px * scale, py * scale) for px, py in line], fill=255, width=thick * scale, joint="curve"
-            )
+            draw.line([(px * scale, py * scale) for px, py in line], fill=255, width=thick * scale, joint="curve")
 
     mask = smooth_mask(image.size, draw_bolt)
     glow(image, (x, height // 8), height * 6 // 10, (150, 160, 230), 70)
-    image.paste(
-        (150, 150, 255), (0, 0), mask.filter(ImageFilter.GaussianBlur(10)).point(lambda v: min(255, v * 4))
-    )
+    image.paste((150, 150, 255), (0, 0), mask.filter(ImageFilter.GaussianBlur(10)).point(lambda v: min(255, v * 4)))
     image.paste((255, 255, 255), (0, 0), mask)
     return image
 
@@ -156,6 +146,4 @@ def add_moon(image: Image.Image, centre: Point, radius: int, colour: RGB = (252,
         def crater(draw: ImageDraw.ImageDraw, scale: int, spot: int = spot) -> None:
             draw.ellipse((0, 0, 2 * spot * scale, 2 * spot * scale), fill=38)
 
-        image.paste(
-            (120, 120, 140), (at[0] - spot, at[1] - spot), smooth_mask((2 * spot + 1, 2 * spot + 1), crater)
-        )
+        image.paste((120, 120, 140), (at[0] - spot, at[1] - spot), smooth_mask((2 * spot + 1, 2 * spot + 1), crater))

@@ -79,9 +79,7 @@ _COLOURS: Final[dict[str, RGB]] = {
     "magenta": (204, 44, 148),
     "pink": (236, 124, 168),
 }
-_PHRASES_THAT_NAME_NO_COLOUR: Final = re.compile(
-    r"golden hour|blue (?:hour|sky)|red ?wood\w*|gold fish", re.IGNORECASE
-)
+_PHRASES_THAT_NAME_NO_COLOUR: Final = re.compile(r"golden hour|blue (?:hour|sky)|red ?wood\w*|gold fish", re.IGNORECASE)
 _UNWANTED: Final = r"(?:\bno |\bnot |\bwithout (?:any |the )?|\bremove (?:the |all )?|\bnever )"
 _QUOTED: Final = re.compile(
     r'"([^"\n]{1,120})"|“([^”\n]{1,120})”|„([^“”\n]{1,120})[“”]|«\s?([^»\n]{1,120}?)\s?»'
@@ -127,9 +125,7 @@ def read_wishes(prompt: str) -> Wishes:
 def _place(text: str) -> str | None:
     """Return the place a text names first; mountains beside water are drawn as the lake they're mirrored in."""
     place = _first(_PLACES, text)
-    return (
-        "lake" if place in {"mountains", "forest"} and _mentions(_PLACES["lake"], text) is not None else place
-    )
+    return "lake" if place in {"mountains", "forest"} and _mentions(_PLACES["lake"], text) is not None else place
 
 
 def _mentions(pattern: str, text: str) -> int | None:
@@ -141,9 +137,7 @@ def _mentions(pattern: str, text: str) -> int | None:
 
 
 def _first(patterns: dict[str, str], text: str) -> str | None:
-    found = [
-        (place, name) for name, pattern in patterns.items() if (place := _mentions(pattern, text)) is not None
-    ]
+    found = [(place, name) for name, pattern in patterns.items() if (place := _mentions(pattern, text)) is not None]
     return min(found)[1] if found else None
 
 

@@ -52,9 +52,7 @@ def upgrade() -> None:
     op.create_table(
         "attempts",
         # In SQLite, a BIGINT would not be the row id.
-        sa.Column(
-            "id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
-        ),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("batch", sa.String(255), nullable=False),
         sa.Column("backend", sa.String(32), nullable=False),
