@@ -467,6 +467,7 @@ def test_the_end_of_the_run_ends_the_wait_of_a_resolver(stages: StagesMaker) -> 
 
 def test_the_stage_reserves_as_soon_as_a_request_and_a_slot_are_there(stages: StagesMaker) -> None:
     s = stages(concurrency=1)
+    s.trace(s.reserver, "step")
     thread = threading.Thread(target=s.reserver.work, daemon=True)
     thread.start()
     offer(s, 1, 2)
@@ -482,6 +483,7 @@ def test_the_stage_reserves_as_soon_as_a_request_and_a_slot_are_there(stages: St
     s.reserver.close()
     thread.join(5)
     assert not thread.is_alive()
+    assert s.events == ["step"] * 2
 
 
 def test_the_stage_waits_as_long_as_the_ledger_says(stages: StagesMaker) -> None:

@@ -300,14 +300,14 @@ def test_a_refusal_that_is_not_of_the_request_may_be_tried_by_a_later_run(
     assert s.generation(1) == ("failed", True, False)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.SERVER_ERROR, Outcome.LOST])
+@pytest.mark.parametrize(("outcome", "status"), [(Outcome.SERVER_ERROR, "failed"), (Outcome.LOST, "unknown")])
 def test_an_attempt_of_an_earlier_run_is_settled_and_not_tried_again(
-    stages: StagesMaker, outcome: Outcome
+    stages: StagesMaker, outcome: Outcome, status: str
 ) -> None:
     s = stages()
     sent = s.sent(s.item(1))
     s.settler.settle(SentRequest(sent.attempt, sent.fingerprint, "batch", None, PRICE), answer(outcome))
-    assert s.generation(1)[2] is False
+    assert s.generation(1) == (status, True, False)
     assert s.queue.waiting() == {}
     assert s.outcomes == []
     assert s.idle
