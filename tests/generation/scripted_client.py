@@ -34,7 +34,7 @@ def picture_in(spool: Path, name: str) -> Picture:
     """Write the picture into the spool, as the client does while an answer arrives."""
     path = spool / f"{name}.{len(list(spool.iterdir()))}.part"
     path.write_bytes(PNG)
-    return Picture(str(path), None, hashlib.sha256(PNG).hexdigest(), len(PNG), "png", 2, 1)
+    return Picture(path, None, hashlib.sha256(PNG).hexdigest(), len(PNG), "png", 2, 1)
 
 
 class ScriptedClient:

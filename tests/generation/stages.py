@@ -30,7 +30,13 @@ from kontext_pipeline.generation.sender import Sender
 from kontext_pipeline.generation.settler import Settler
 from kontext_pipeline.generation.shared_pause import SharedPause
 from kontext_pipeline.generation.slots import Slots
-from kontext_pipeline.generation.work import Reservation, ResolvedRequest, SentRequest, WorkItem
+from kontext_pipeline.generation.work import (
+    PendingJob,
+    Reservation,
+    ResolvedRequest,
+    SentRequest,
+    WorkItem,
+)
 from kontext_pipeline.generation.work_queue import WorkQueue
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.client import SegmindClient
@@ -209,13 +215,17 @@ class Stages:
         """The seconds until a job is asked for; None where no job waits."""
         return self.jobs._heap[0][0] - self.clock() if self.jobs._heap else None
 
-    def ask(self) -> None:
-        """Turn the clock to the time when the next job is due, and ask for it."""
+    def take_job(self) -> PendingJob:
+        """Turn the clock to the time when the next job is due, and take it as a thread of the poller does."""
         assert self.next_ask_s is not None, "no job waits"
         self.clock.forward(max(0.0, self.next_ask_s))
         pending = self.jobs._take()
         assert pending is not None
-        self.jobs.ask(pending)
+        return pending
+
+    def ask(self) -> None:
+        """Ask for the next job when it is due."""
+        self.jobs.ask(self.take_job())
 
     def poll(self, *outcomes: Outcome | Answer) -> None:
         """Let the next jobs that are due be polled with these outcomes."""
@@ -238,7 +248,7 @@ class Stages:
 
     @property
     def stop_cause(self) -> str | None:
-        return self.run.stopped and self.run.stopped.cause
+        return None if self.run.stopped is None else self.run.stopped.cause
 
     def attempts(self) -> list[Row[Any]]:
         """The attempts in the ledger, in order."""

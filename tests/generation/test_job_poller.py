@@ -10,7 +10,7 @@ from kontext_pipeline.generation.job_poller import LONGEST_FETCH_PAUSE_S, UNUSAB
 from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.generation.work import SentRequest
 from kontext_pipeline.segmind.answers import Answer
-from kontext_pipeline.segmind.outcomes import Call, Outcome
+from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from tests.generation.stages import PRICE, Stages, StagesMaker, answer, fingerprint, job
 
 pytestmark = pytest.mark.timeout(20)
@@ -284,7 +284,7 @@ def test_parked_items_are_let_go_where_the_run_is_over(stages: StagesMaker) -> N
     s = v2(stages)
     overdue_job(s)
     s.resolver.resolve(s.item(1))
-    s.run.stop("interrupted", "stopped on request")
+    s.run.stop(Cause.INTERRUPTED, "stopped on request")
     s.poll(Outcome.COMPLETED)
     s.fetch(Outcome.SUCCEEDED)
     assert s.outcomes == [(1, "succeeded")]
@@ -370,25 +370,26 @@ def test_the_duration_of_an_adopted_job_is_not_learned(stages: StagesMaker) -> N
 
 
 def test_a_finished_job_tells_when_to_poll_the_others(stages: StagesMaker) -> None:
-    s = v2(stages)
+    s = v2(stages, concurrency=8)
     s.submit(1)
+    first = s.take_job()
     s.clock.forward(10.0)
-    s.poll(Outcome.PENDING)
     s.submit(2)
-    s.submit(3)
-    (second, third) = sorted(entry for entry in s.jobs._heap if entry[2].sent.fingerprint != fingerprint(1))
-    assert max(second[0], third[0]) < s.clock.now + 1.0
-    # The first job is due last; let it finish at 20 s.
-    first = next(entry for entry in s.jobs._heap if entry[2].sent.fingerprint == fingerprint(1))
-    s.jobs._heap.remove(first)
+    s.poll(answer(Outcome.SERVER_ERROR, Call.POLL, retry_after_s=15.0))
+    for number in (3, 4, 5):
+        s.submit(number)
     s.clock.forward(10.0)
+    # All of these are due by now. The first job is found completed after 20 s.
     s.client.on(Call.POLL, answer(Outcome.COMPLETED, Call.POLL, total_time_s=20.0))
-    s.jobs.ask(first[2])
-    dues = {entry[2].sent.fingerprint: entry[0] - s.clock.now for entry in s.jobs._heap}
-    # Jobs that were submitted 10 s ago will take 10 s more.
-    assert dues[fingerprint(1)] == 0.0
-    assert dues[fingerprint(2)] == pytest.approx(10.0, abs=0.1)
-    assert dues[fingerprint(3)] == pytest.approx(10.0, abs=0.1)
+    s.jobs.ask(first)
+    assert s.next_ask_s == 0.0
+    s.fetch(Outcome.SUCCEEDED)
+    # The second job failed to answer and keeps its pause. The others, submitted 10 s ago, will take 10 s more.
+    assert s.next_ask_s == pytest.approx(5.0, abs=0.1)
+    s.poll(Outcome.REJECTED)
+    assert s.client.calls[-1] == (Call.POLL, "job-2")
+    assert s.next_ask_s == pytest.approx(5.0, abs=0.1)
+    assert len({due for due, _, _ in s.jobs._heap}) == 1
 
 
 def test_a_job_that_failed_to_answer_keeps_its_pause_when_the_forecast_changes(stages: StagesMaker) -> None:

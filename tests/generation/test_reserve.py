@@ -22,6 +22,7 @@ from kontext_pipeline.generation.ledger import (
 )
 from kontext_pipeline.generation.ledger.money import Cap
 from kontext_pipeline.generation.ledger.report import read_books, spending_differs
+from kontext_pipeline.segmind.outcomes import Cause
 from tests.generation.runs import BACKEND
 
 PRICE = 100_000
@@ -142,7 +143,7 @@ def test_what_came_of_requests_is_added_up(ledger: Ledger) -> None:
     assert isinstance(first, Reserved)
     ledger.settle(
         first.attempt,
-        Settlement("unknown", "lost", cause="cut", error="no answer", sent_at=1),
+        Settlement("unknown", "lost", cause=Cause.CUT, error="no answer", sent_at=1),
         status="unknown",
         keep_claim=True,
     )
@@ -158,7 +159,7 @@ def test_what_came_of_requests_is_added_up(ledger: Ledger) -> None:
         picture=Stored("images/a.png", "0" * 64, 8, 9, 100),
         retryable=False,
     )
-    refused = Settlement("released", "rejected", cause="bad_parameters", status_code=400, error="seed")
+    refused = Settlement("released", "rejected", cause=Cause.BAD_PARAMETERS, status_code=400, error="seed")
     ledger.settle(second.attempt, refused, status="failed", retryable=False)
     ledger.release([third.attempt])
     ledger.adopt_picture(adopted, "batch d", Stored("images/d.png", "1" * 64, 8, 9, 100))

@@ -11,6 +11,7 @@ from kontext_pipeline.generation.ledger import ClaimedElsewhere, OverBudget, Res
 from kontext_pipeline.generation.ledger.money import Cap
 from kontext_pipeline.generation.ledger.sent_log import uptime_id
 from kontext_pipeline.generation.work import ResolvedRequest
+from kontext_pipeline.segmind.outcomes import Cause
 from tests.generation.stages import PRICE, Stages, StagesMaker, fingerprint
 
 pytestmark = pytest.mark.timeout(20)
@@ -321,7 +322,7 @@ def test_the_end_releases_what_was_not_sent(stages: StagesMaker) -> None:
     offer(s, 1, 2, 3, 4, 5, 6)
     s.reserver.step()
     assert s.slots.take() is not None
-    s.run.stop("interrupted", "stopped on request")
+    s.run.stop(Cause.INTERRUPTED, "stopped on request")
     commits = s.commits()
     s.reserver.work()
     assert len(commits) == 1
@@ -337,7 +338,7 @@ def test_the_end_releases_what_was_not_sent(stages: StagesMaker) -> None:
 def test_a_reservation_that_comes_after_the_end_is_released(stages: StagesMaker) -> None:
     s = stages(concurrency=2)
     offer(s, 1, 2)
-    s.run.stop("interrupted", "stopped on request")
+    s.run.stop(Cause.INTERRUPTED, "stopped on request")
     s.reserver.step()
     assert s.states() == ["not_sent"] * 2
     assert s.held() == (0, 0, 0)
@@ -392,7 +393,7 @@ def test_a_reservation_that_is_given_back_is_released_and_reserved_again(stages:
 def test_after_the_end_a_reservation_that_is_given_back_is_let_go(stages: StagesMaker) -> None:
     s = stages()
     reservation = s.reservation(s.item(1))
-    s.run.stop("interrupted", "stopped on request")
+    s.run.stop(Cause.INTERRUPTED, "stopped on request")
     s.reserver.give_back(reservation)
     assert s.states() == ["not_sent"]
     assert s.idle
@@ -451,6 +452,7 @@ def test_the_end_of_the_run_ends_the_wait_of_a_resolver(stages: StagesMaker) -> 
 
 def test_the_stage_reserves_as_soon_as_a_request_and_a_slot_are_there(stages: StagesMaker) -> None:
     s = stages(concurrency=1)
+    s.trace(s.reserver, "step")
     thread = threading.Thread(target=s.reserver.work, daemon=True)
     thread.start()
     offer(s, 1, 2)
@@ -466,6 +468,7 @@ def test_the_stage_reserves_as_soon_as_a_request_and_a_slot_are_there(stages: St
     s.reserver.close()
     thread.join(5)
     assert not thread.is_alive()
+    assert s.events == ["step"] * 2
 
 
 def test_the_stage_waits_as_long_as_the_ledger_says(stages: StagesMaker) -> None:

@@ -11,6 +11,7 @@ from kontext_pipeline.generation.ledger import Status
 from kontext_pipeline.generation.progress import Stop
 from kontext_pipeline.generation.run_state import RunState
 from kontext_pipeline.generation.work import WorkItem
+from kontext_pipeline.segmind.outcomes import Cause
 from kontext_pipeline.segmind.request import GenerationRequest
 
 pytestmark = pytest.mark.timeout(20)
@@ -79,11 +80,11 @@ def test_the_first_stop_counts_and_callbacks_are_called_once(run: RunState, capl
     run.when_stopped(lambda: seen.append(run.stopped))
     run.when_stopped(lambda: seen.append(run.stopped))
     assert run.stopped is None
-    run.stop("budget", "the budget is spent")
-    run.stop("bad_key", "the key is refused")
-    assert run.stopped == Stop("budget", "the budget is spent")
+    run.stop(Cause.BUDGET, "the budget is spent")
+    run.stop(Cause.BAD_KEY, "the key is refused")
+    assert run.stopped == Stop(Cause.BUDGET, "the budget is spent")
     # The reason is known when the callbacks are called.
-    assert seen == [Stop("budget", "the budget is spent")] * 2
+    assert seen == [Stop(Cause.BUDGET, "the budget is spent")] * 2
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (logging.WARNING, "the run stops: the budget is spent")
     assert record.cause == "budget"  # type: ignore[attr-defined]
@@ -92,7 +93,7 @@ def test_the_first_stop_counts_and_callbacks_are_called_once(run: RunState, capl
 def test_a_callback_may_use_the_run(run: RunState) -> None:
     run.take_in_hand()
     run.when_stopped(run.let_go)
-    run.stop("budget", "spent")
+    run.stop(Cause.BUDGET, "spent")
     assert run.wait_until_idle(0)
 
 
@@ -118,7 +119,7 @@ def test_a_defect_stops_the_run_and_is_raised_with_its_traceback(
     defect = ZeroDivisionError("division by zero")
     run.stop_for(defect)
     run.stop_for(KeyError("a later one"))
-    assert run.stopped == Stop("fault", "ZeroDivisionError: division by zero")
+    assert run.stopped == Stop(Cause.FAULT, "ZeroDivisionError: division by zero")
     assert run.error is defect
     first = caplog.records[0]
     assert first.levelno == logging.ERROR
@@ -127,17 +128,17 @@ def test_a_defect_stops_the_run_and_is_raised_with_its_traceback(
 
 
 def test_a_defect_after_a_stop_is_raised_all_the_same(run: RunState) -> None:
-    run.stop("budget", "spent")
+    run.stop(Cause.BUDGET, "spent")
     defect = ZeroDivisionError()
     run.stop_for(defect)
-    assert run.stopped == Stop("budget", "spent")
+    assert run.stopped == Stop(Cause.BUDGET, "spent")
     assert run.error is defect
 
 
 def test_the_error_of_the_source_is_raised(run: RunState) -> None:
     error = KontextError("row 7 has no prompt")
     run.source_failed(error)
-    assert run.stopped == Stop("manifest", "row 7 has no prompt")
+    assert run.stopped == Stop(Cause.MANIFEST, "row 7 has no prompt")
     assert run.error is error
 
 
@@ -155,7 +156,7 @@ def test_a_run_has_not_ended_before_its_source_is_exhausted_and_nothing_is_in_ha
 
 def test_a_stopped_run_has_ended_with_work_in_hand(run: RunState) -> None:
     run.take_in_hand()
-    run.stop("budget", "spent")
+    run.stop(Cause.BUDGET, "spent")
     assert run.wait(0)
     assert not run.wait_until_idle(0)
 
@@ -183,7 +184,7 @@ def test_a_thread_that_waits_learns_of_the_end(run: RunState, end: str) -> None:
     elif end == "the source":
         run.source_exhausted()
     else:
-        run.stop("budget", "spent")
+        run.stop(Cause.BUDGET, "spent")
     assert waiting.end()
 
 

@@ -10,7 +10,7 @@ from kontext_pipeline.generation.image_store import StoreFull
 from kontext_pipeline.generation.ledger.sent_log import uptime_id
 from kontext_pipeline.generation.work import Reservation
 from kontext_pipeline.segmind.answers import Answer
-from kontext_pipeline.segmind.outcomes import Call, Outcome
+from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from tests.generation.stages import PRICE, Stages, StagesMaker, answer, job
 
 pytestmark = pytest.mark.timeout(20)
@@ -124,7 +124,7 @@ def test_what_is_no_longer_valid_is_released_and_reserved_again(
         case "lease":
             monkeypatch.setattr(s.ledger.lease, "is_fresh", lambda: False)
         case "stop":
-            s.run.stop("interrupted", "stopped on request")
+            s.run.stop(Cause.INTERRUPTED, "stopped on request")
     assert s.sender.send(reservation) is False
     assert s.client.calls == []
     assert s.states() == ["not_sent"]

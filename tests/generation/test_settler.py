@@ -12,7 +12,7 @@ from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.generation.settler import OUTAGE_ROWS
 from kontext_pipeline.generation.work import SentRequest
 from kontext_pipeline.segmind.answers import Answer
-from kontext_pipeline.segmind.outcomes import Call, Outcome
+from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from tests.generation.scripted_client import PNG, picture_in
 from tests.generation.stages import PRICE, Stages, StagesMaker, answer, fingerprint
 
@@ -294,12 +294,14 @@ def test_a_refusal_that_is_not_of_the_request_may_be_tried_by_a_later_run(stages
     assert s.generation(1) == ("failed", True, False)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.SERVER_ERROR, Outcome.LOST])
-def test_an_attempt_of_an_earlier_run_is_settled_and_not_tried_again(stages: StagesMaker, outcome: Outcome) -> None:
+@pytest.mark.parametrize(("outcome", "status"), [(Outcome.SERVER_ERROR, "failed"), (Outcome.LOST, "unknown")])
+def test_an_attempt_of_an_earlier_run_is_settled_and_not_tried_again(
+    stages: StagesMaker, outcome: Outcome, status: str
+) -> None:
     s = stages()
     sent = s.sent(s.item(1))
     s.settler.settle(SentRequest(sent.attempt, sent.fingerprint, "batch", None, PRICE), answer(outcome))
-    assert s.generation(1)[2] is False
+    assert s.generation(1) == (status, True, False)
     assert s.queue.waiting() == {}
     assert s.outcomes == []
     assert s.idle
@@ -411,7 +413,7 @@ def test_a_ledger_that_fails_stops_the_run_and_leaves_the_attempt_to_a_later_one
 def test_answers_that_come_after_the_stop_are_settled(stages: StagesMaker) -> None:
     s = stages()
     first, second = s.sent(s.item(1)), s.sent(s.item(2))
-    s.run.stop("interrupted", "stopped on request")
+    s.run.stop(Cause.INTERRUPTED, "stopped on request")
     s.settler.settle(first, image(s, 1))
     s.settler.settle(second, answer(Outcome.SERVER_ERROR, status_code=503))
     assert s.outcomes == [(1, "succeeded")]
