@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,15 @@ def test_a_standard_path_is_local() -> None:
     assert is_local(Path("/data/a.csv"))
 
 
+def _write(content: str, temporary: Path) -> None:
+    temporary.write_text(content)
+
+
 @pytest.mark.parametrize("kind", [Path, UPath, lambda path: UPath(f"file://{path}")])
 def test_a_file_is_created_with_its_folders_and_replaced(tmp_path: Path, kind: type[UPath]) -> None:
     path = tmp_path / "new" / "folder" / "file.txt"
     for content in ("first", "second"):
-        write_atomically(kind(path), lambda temporary, content=content: temporary.write_text(content))
+        write_atomically(kind(path), partial(_write, content))
         assert path.read_text() == content
     assert list(path.parent.iterdir()) == [path]
 
@@ -48,7 +53,7 @@ def test_a_file_is_created_with_its_folders_and_replaced(tmp_path: Path, kind: t
 def test_a_remote_file_is_created_and_replaced() -> None:
     path = UPath(f"memory://{uuid.uuid4().hex}/folder/file.txt")
     for content in ("first", "second"):
-        write_atomically(path, lambda temporary, content=content: temporary.write_text(content))
+        write_atomically(path, partial(_write, content))
         assert path.read_text() == content
 
 

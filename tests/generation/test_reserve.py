@@ -187,8 +187,8 @@ def test_what_came_of_requests_is_added_up(ledger: Ledger) -> None:
     )
     assert (rows[never]["status"], rows[never]["attempts"], rows[never]["run_id"]) == ("pending", 0, None)
     assert (rows[adopted]["status"], rows[adopted]["cost_usd"]) == ("succeeded", 0.0)
-    assert ledger.settled() == ({lost, adopted}, {found})
-    assert ledger.settled(retry_failed=True) == ({lost, adopted}, set())
+    assert ledger.settled() == (frozenset({lost, adopted}), frozenset({found}))
+    assert ledger.settled(retry_failed=True) == (frozenset({lost, adopted}), frozenset())
     assert ledger.statuses([lost, found, "e" * 64]) == {lost: ("succeeded", False), found: ("failed", False)}
     assert (ledger.size(), ledger.highest_charge()) == (4, 80_000)
     assert ledger.remaining_budget([Cap(10 * PRICE, "day"), Cap(2 * PRICE, "run")], run_id="run") == 20_000

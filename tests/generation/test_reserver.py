@@ -1,13 +1,22 @@
 """The reserver: no reservation beyond what the slots want, many in one transaction, and none left behind."""
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation import reserver as reserver_module
 from kontext_pipeline.generation.image_store import StoreFull
-from kontext_pipeline.generation.ledger import ClaimedElsewhere, OverBudget, Reserved, RetryLater, Settlement
+from kontext_pipeline.generation.ledger import (
+    ClaimedElsewhere,
+    OverBudget,
+    ReservationTerms,
+    Reserved,
+    ReserveResult,
+    RetryLater,
+    Settlement,
+)
 from kontext_pipeline.generation.ledger.money import Cap
 from kontext_pipeline.generation.ledger.sent_log import uptime_id
 from kontext_pipeline.generation.work import ResolvedRequest
@@ -308,7 +317,13 @@ def test_a_failure_between_two_results_lets_all_work_go(stages: StagesMaker, mon
     offer(s, 1, 2, 3)
     # The run is stopped by another thread while the ledger reserves.
     reserve = s.ledger.reserve
-    monkeypatch.setattr(s.ledger, "reserve", lambda *values: (reserve(*values), s.slots.close())[0])
+
+    def reserve_and_close(claims: Sequence[tuple[str, str]], terms: ReservationTerms) -> list[ReserveResult]:
+        results = reserve(claims, terms)
+        s.slots.close()
+        return results
+
+    monkeypatch.setattr(s.ledger, "reserve", reserve_and_close)
     s.reserver.work()
     assert s.stop_cause == "ledger"
     assert s.idle

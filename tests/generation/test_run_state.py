@@ -100,13 +100,13 @@ def test_a_callback_may_use_the_run(run: RunState) -> None:
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (LedgerError("the ledger can't be written"), "ledger"),
-        (StoreFull("the disk is full"), "disk_full"),
-        (KontextError("something else that is ours"), "ledger"),
+        (LedgerError("the ledger can't be written"), Cause.LEDGER),
+        (StoreFull("the disk is full"), Cause.DISK_FULL),
+        (KontextError("something else that is ours"), Cause.LEDGER),
     ],
 )
 def test_an_error_that_is_expected_stops_the_run_and_is_not_raised(
-    run: RunState, error: KontextError, cause: str
+    run: RunState, error: KontextError, cause: Cause
 ) -> None:
     run.stop_for(error)
     assert run.stopped == Stop(cause, str(error))

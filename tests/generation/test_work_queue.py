@@ -20,7 +20,7 @@ def item(number: int) -> WorkItem:
 
 
 def numbers(*items: WorkItem | None) -> list[int | None]:
-    return [one and one.request.seed for one in items]
+    return [None if one is None else one.request.seed for one in items]
 
 
 def test_new_items_come_in_order_and_due_retries_before_them(clock: FakeClock) -> None:

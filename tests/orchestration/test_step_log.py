@@ -13,7 +13,7 @@ from tests.orchestration.conftest import KEY, Project, materialized
 log = logging.getLogger("kontext_pipeline.of_a_test")
 
 
-def logged(instance: DagsterInstance) -> list[tuple[int, str]]:
+def logged(instance: DagsterInstance) -> list[tuple[int | str, str]]:
     """Return level and message of what a step's records became in the run's log."""
 
     @asset

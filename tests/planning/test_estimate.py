@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -67,9 +66,9 @@ def test_both_selections_get_the_same_arrays(plan: Plan) -> None:
     # So that a caller looks fingerprints up once for both.
     seen: list[pa.Array] = []
 
-    def nothing(prints: pa.Array) -> np.ndarray:
+    def nothing(prints: pa.Array) -> list[bool]:
         seen.append(prints)
-        return np.zeros(len(prints), bool)
+        return [False] * len(prints)
 
     estimate(plan, settled=nothing, failed=nothing, concurrency=2)
     assert [len(prints) for prints in seen] == [8, 8]
