@@ -26,13 +26,11 @@ _ESCAPED: Final = r'[\x00-\x1f"\\]'
 def canonical_json(members: Mapping[str, pa.ChunkedArray | str]) -> pa.ChunkedArray:
     """Return a JSON object for each row: sorted keys, no spaces, as few escapes as JSON allows.
 
-    `members` has a column of strings or integers (null is `null`) for each key, or one string for all rows.
+    `members` has for each key a column of JSON values as text, or one such text for all rows.
     """
     parts: list[Any] = []
     for key in sorted(members):
-        value = members[key]
-        parts.append(f'{"," if parts else "{"}"{key}":')
-        parts.append(_ENCODE(value) if isinstance(value, str) else json_values(value))
+        parts += [f'{"," if parts else "{"}"{key}":', members[key]]
     return pc.binary_join_element_wise(*parts, "}", "")
 
 

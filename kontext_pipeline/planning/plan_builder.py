@@ -91,6 +91,7 @@ class PlanBuilder:
 
     def _derived(self, rows: pa.Table) -> tuple[Digests, Numbers, Numbers, Digests]:
         """Return the rows' identities by content, and the variants, seeds and fingerprints of their requests."""
+        rows = seeds.with_json_texts(rows)
         content = seeds.identities_of_content(rows)
         rows = rows.append_column("identity", pc.coalesce(seeds.identities_of_ids(rows["id"]), hex_of(content)))
         sizes = np.asarray(rows["variants"]).astype(np.int64)

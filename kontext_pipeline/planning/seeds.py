@@ -5,6 +5,7 @@ sorting rows changes no request. These functions return the same values on every
 would request every picture again.
 """
 
+import json
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext_pipeline.planning.hashing import Digests, canonical_json, sha256_of
+from kontext_pipeline.planning.hashing import Digests, canonical_json, json_values, sha256_of
 from kontext_pipeline.segmind.model import SEEDS
 
 DERIVED_SEEDS: Final = range(2**31)
@@ -26,6 +27,13 @@ def canonical_images(input_image: pa.ChunkedArray, input_sha256: pa.ChunkedArray
     return pc.coalesce(pc.binary_join_element_wise("sha256:", input_sha256, ""), input_image)
 
 
+def with_json_texts(rows: pa.Table) -> pa.Table:
+    """Return the columns of `identities_of_content` with texts as JSON, which identities and fingerprints share."""
+    for name in ("prompt", "canonical_image", "aspect_ratio", "output_format"):
+        rows = rows.set_column(rows.column_names.index(name), name, json_values(rows[name]))
+    return rows
+
+
 def identities_of_ids(row_ids: Any) -> Any:
     """Return the identities of rows that have an id; null stays null. An edited row keeps its seeds."""
     return pc.binary_join_element_wise("id:", row_ids, "")
@@ -35,8 +43,8 @@ def identities_of_content(rows: pa.Table) -> Digests:
     """Return the identities of rows without an id: a sha256 of what they request.
 
     `rows` has the columns `prompt`, `canonical_image` (see `canonical_images`), `aspect_ratio`, `output_format`
-    (strings), `safety_tolerance` and `seed` (integers), as in the manifest. `variants` is left out, so a row that
-    requests more pictures keeps those that it has.
+    (see `with_json_texts`), `safety_tolerance` and `seed` (integers), as in the manifest. `variants` is left out, so a
+    row that requests more pictures keeps those that it has.
     """
     return sha256_of(canonical_json(_members(rows)))
 
@@ -46,7 +54,7 @@ def fingerprints(requests: pa.Table, backend: str) -> Digests:
 
     `requests` has the columns of `identities_of_content`, as they are sent.
     """
-    return sha256_of(canonical_json({**_members(requests), "backend": backend}))
+    return sha256_of(canonical_json({**_members(requests), "backend": json.dumps(backend, ensure_ascii=False)}))
 
 
 def seeds_of_variants(
@@ -67,5 +75,8 @@ def seeds_of_variants(
 
 
 def _members(rows: pa.Table) -> dict[str, Any]:
-    names = ("prompt", "aspect_ratio", "output_format", "safety_tolerance", "seed")
-    return {**{name: rows[name] for name in names}, "input_image": rows["canonical_image"]}
+    return {
+        **{name: rows[name] for name in ("prompt", "aspect_ratio", "output_format")},
+        **{name: json_values(rows[name]) for name in ("safety_tolerance", "seed")},
+        "input_image": rows["canonical_image"],
+    }

@@ -15,6 +15,7 @@ from kontext_pipeline.planning.seeds import (
     identities_of_content,
     identities_of_ids,
     seeds_of_variants,
+    with_json_texts,
 )
 from kontext_pipeline.segmind.request import GenerationRequest
 
@@ -52,7 +53,9 @@ SCHEMA = pa.schema(
 def table_of(rows: list[dict[str, Any]]) -> pa.Table:
     """Return the rows as a table that begins in the middle of its buffers, as slices do."""
     table = pa.Table.from_pylist([rows[0], *rows], schema=SCHEMA).slice(1)
-    return table.append_column("canonical_image", canonical_images(table["input_image"], table["input_sha256"]))
+    return with_json_texts(
+        table.append_column("canonical_image", canonical_images(table["input_image"], table["input_sha256"]))
+    )
 
 
 def identity_of_content(row: dict[str, Any], canonical_image: str | None) -> str:
@@ -85,7 +88,7 @@ def seeds_of(given: list[int | None], project_seed: int, identities: list[str], 
 @settings(max_examples=60, deadline=None)
 def test_columns_give_what_the_definitions_say(rows: list[dict[str, Any]]) -> None:
     table = table_of(rows)
-    images = table["canonical_image"].to_pylist()
+    images = [f"sha256:{row['input_sha256']}" if row["input_sha256"] else row["input_image"] for row in rows]
     identities = [identity_of_content(row, image) for row, image in zip(rows, images, strict=True)]
     assert hex_of(identities_of_content(table)).to_pylist() == identities
 
