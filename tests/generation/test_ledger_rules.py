@@ -1,6 +1,7 @@
 """The ledger's rules, whatever order things happen in: a state machine over several claimants of one ledger."""
 
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
-from sqlalchemy import text
 
 from kontext_pipeline.generation.ledger import (
     AlreadySettled,
@@ -89,12 +89,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.settled: dict[str, tuple[Any, ...]] = {}
         self.news = 0
         self.reader = Ledger(self.url, backend=BACKEND)
+        self.connection = sqlite3.connect(self.folder / "ledger.db", isolation_level=None)
 
     def teardown(self) -> None:
         for worker in self.made:
             if worker.alive and not worker.left:
                 worker.ledger.deregister()
             worker.ledger.database.close()
+        self.connection.close()
         self.reader.close()
         shutil.rmtree(self.folder)
 
@@ -258,73 +260,55 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_in_flight_is_pending_and_its_sender_s(self) -> None:
-        with self.reader.database.read() as connection:
-            rows = connection.execute(
-                text(
-                    "SELECT g.status, g.claimant, a.claimant AS sender FROM attempts a "
-                    "JOIN generations g ON g.fingerprint = a.fingerprint WHERE a.state = 'open'"
-                )
-            ).all()
-        for row in rows:
-            assert row.status == "succeeded" or (row.status, row.claimant) == ("pending", row.sender)
+        rows = self.query(
+            "SELECT g.status, g.claimant, a.claimant AS sender FROM attempts a "
+            "JOIN generations g ON g.fingerprint = a.fingerprint WHERE a.state = 'open'"
+        )
+        for status, claimant, sender in rows:
+            assert status == "succeeded" or (status, claimant) == ("pending", sender)
 
     @invariant()
     def no_success_changes(self) -> None:
-        with self.reader.database.read() as connection:
-            rows = connection.execute(
-                text(
-                    "SELECT fingerprint, image_path, image_sha256, width, height, bytes FROM generations "
-                    "WHERE status = 'succeeded'"
-                )
-            ).all()
-        now = {row.fingerprint: tuple(row) for row in rows}
+        now = {
+            row[0]: row
+            for row in self.query(
+                "SELECT fingerprint, image_path, image_sha256, width, height, bytes FROM generations "
+                "WHERE status = 'succeeded'"
+            )
+        }
         for fingerprint, before in self.settled.items():
             assert now.get(fingerprint) == before
         self.settled = now
 
+    def query(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(statement, values).fetchall()
+
     def held(self, where: str) -> int:
         """What counts against a cap, by the attempts themselves."""
-        with self.reader.database.read() as connection:
-            return int(
-                connection.execute(
-                    text(
-                        "SELECT COALESCE(SUM(CASE state WHEN 'charged' THEN cost WHEN 'released' THEN 0 ELSE price END), 0) "
-                        f"FROM attempts WHERE {where}"
-                    )
-                ).scalar_one()
-            )
+        ((amount,),) = self.query(
+            "SELECT COALESCE(SUM(CASE state WHEN 'charged' THEN cost WHEN 'released' THEN 0 ELSE price END), 0) "
+            f"FROM attempts WHERE {where}"
+        )
+        return int(amount)
 
     def claims(self, fingerprint: str) -> int:
         """How many attempts in flight, or else claimants between two tries, a request has."""
-        in_flight = self.in_flight(fingerprint)
-        with self.reader.database.read() as connection:
-            between = connection.execute(
-                text(
-                    "SELECT COUNT(*) FROM generations g JOIN claimants c ON c.id = g.claimant "
-                    "WHERE g.fingerprint = :f AND c.ended_at IS NULL"
-                ),
-                {"f": fingerprint},
-            ).scalar_one()
-            return int(in_flight or between)
+        between = self.query(
+            "SELECT 1 FROM generations g JOIN claimants c ON c.id = g.claimant "
+            "WHERE g.fingerprint = ? AND c.ended_at IS NULL",
+            fingerprint,
+        )
+        return self.in_flight(fingerprint) or len(between)
 
     def open_attempts(self) -> set[int]:
-        with self.reader.database.read() as connection:
-            return set(connection.execute(text("SELECT id FROM attempts WHERE state = 'open'")).scalars())
+        return {row[0] for row in self.query("SELECT id FROM attempts WHERE state = 'open'")}
 
     def in_flight(self, fingerprint: str) -> int:
-        with self.reader.database.read() as connection:
-            found = connection.execute(
-                text("SELECT COUNT(*) FROM attempts WHERE fingerprint = :f AND state = 'open'"),
-                {"f": fingerprint},
-            )
-            return int(found.scalar_one())
+        return len(self.query("SELECT 1 FROM attempts WHERE fingerprint = ? AND state = 'open'", fingerprint))
 
     def has_ended(self, worker: Worker) -> bool:
-        with self.reader.database.read() as connection:
-            found = connection.execute(
-                text("SELECT ended_at FROM claimants WHERE id = :id"), {"id": worker.ledger.lease.id}
-            )
-            return found.scalar_one() is not None
+        ((ended_at,),) = self.query("SELECT ended_at FROM claimants WHERE id = ?", worker.ledger.lease.id)
+        return ended_at is not None
 
     def status(self, fingerprint: str) -> str | None:
         return self.reader.statuses([fingerprint]).get(fingerprint, (None, True))[0]
