@@ -29,12 +29,13 @@ from kontext_pipeline.generation.ledger.money import Cap
 from kontext_pipeline.generation.ledger.report import read_books, spending_differs
 
 BACKEND = "sandbox"
-FINGERPRINTS = [character * 64 for character in "abcd"]
+FINGERPRINTS = [character * 64 for character in "abcdefgh"]
 PRICE = 100_000
 # In memory where there is such a folder: it is the order of things that is tested here, not the disk.
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 fingerprints = st.sampled_from(FINGERPRINTS)
+several = st.lists(fingerprints, min_size=1, max_size=8)
 settlements = st.one_of(
     st.builds(
         lambda cost, outcome: (Settlement("charged", outcome, cost=cost), outcome == "succeeded"),
@@ -75,7 +76,7 @@ def abandon(ledger: Ledger) -> None:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A few claimants, four requests, and caps that are soon reached or late."""
+    """A few claimants, eight requests, and caps that are soon reached or late."""
 
     template: Path
     workers = Bundle("workers")
@@ -106,12 +107,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.made.append(worker)
         return worker
 
-    @initialize(target=workers, room=st.sampled_from([230_000, 350_000, 1_050_000]))
-    def begin(self, room: int) -> Any:
+    @initialize(target=workers, room=st.sampled_from([230_000, 350_000, 1_050_000]), wanted=several)
+    def begin(self, room: int, wanted: list[str]) -> Any:
         self.everything = Cap(room, "all")
         self.today = Cap(room + 40_000, "day")
         self.run = Cap(room * 2 // 3, "run")
-        return multiple(self.register(), self.register())
+        first, second = self.register(), self.register()
+        self._reserve(first, wanted, 1)
+        return multiple(first, second)
 
     @rule(target=workers)
     def another_registers(self) -> Any:
@@ -119,14 +122,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         worker=workers,
-        wanted=st.lists(fingerprints, min_size=1, max_size=6),
+        wanted=several,
         retries=st.sampled_from([0, 1, 3]),
         at_once=st.booleans(),
     )
     def reserve(self, worker: Worker, wanted: list[str], retries: int, at_once: bool) -> None:
-        """Reserve one request or several, some of them twice, in one call."""
         if worker.left:
             return
+        unsent = len(worker.unsent)
+        self._reserve(worker, wanted, retries)
+        if at_once:
+            for _ in worker.unsent[unsent:]:
+                self.send(worker)
+
+    def _reserve(self, worker: Worker, wanted: list[str], retries: int) -> None:
+        """Reserve one request or several, some of them twice, in one call."""
         before = self.held("1 = 1")
         replaced = self.has_ended(worker)
         terms = ReservationTerms(
@@ -164,9 +174,6 @@ class LedgerMachine(RuleBasedStateMachine):
             if fingerprint in wanted[:number]:
                 first = results[wanted.index(fingerprint)]
                 assert result == (ClaimedElsewhere() if isinstance(first, Reserved) else first)
-        if at_once:
-            for _ in reserved:
-                self.send(worker)
 
     @rule(worker=workers)
     def send(self, worker: Worker) -> None:
