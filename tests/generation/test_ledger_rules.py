@@ -29,12 +29,13 @@ from kontext_pipeline.generation.ledger.money import Cap
 from kontext_pipeline.generation.ledger.report import read_books, spending_differs
 
 BACKEND = "sandbox"
-FINGERPRINTS = [character * 64 for character in "abcd"]
+FINGERPRINTS = [character * 64 for character in "abcdefgh"]
 PRICE = 100_000
 # In memory where there is such a folder: it is the order of things that is tested here, not the disk.
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 fingerprints = st.sampled_from(FINGERPRINTS)
+several = st.lists(fingerprints, min_size=1, max_size=8)
 settlements = st.one_of(
     st.builds(
         lambda cost, outcome: (Settlement("charged", outcome, cost=cost), outcome == "succeeded"),
@@ -73,7 +74,7 @@ def abandon(ledger: Ledger) -> None:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A few claimants, four requests, and caps that are soon reached or late."""
+    """A few claimants, eight requests, and caps that are soon reached or late."""
 
     template: Path
     workers = Bundle("workers")
@@ -87,16 +88,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.settled: dict[str, tuple[Any, ...]] = {}
         self.news = 0
         self.reader = Ledger(self.url, backend=BACKEND)
-        # Invariants read after each step: a plain connection takes a tenth of the time of the ledger's own.
-        self.rows = sqlite3.connect(self.folder / "ledger.db", isolation_level=None)
+        self.connection = sqlite3.connect(self.folder / "ledger.db", isolation_level=None)
 
     def teardown(self) -> None:
         for worker in self.made:
             if worker.alive and not worker.left:
                 worker.ledger.deregister()
             worker.ledger.database.close()
+        self.connection.close()
         self.reader.close()
-        self.rows.close()
         shutil.rmtree(self.folder)
 
     def register(self) -> Worker:
@@ -105,12 +105,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.made.append(worker)
         return worker
 
-    @initialize(target=workers, room=st.sampled_from([230_000, 350_000, 1_050_000]))
-    def begin(self, room: int) -> Any:
+    @initialize(target=workers, room=st.sampled_from([230_000, 350_000, 1_050_000]), wanted=several)
+    def begin(self, room: int, wanted: list[str]) -> Any:
         self.everything = Cap(room, "all")
         self.today = Cap(room + 40_000, "day")
         self.run = Cap(room * 2 // 3, "run")
-        return multiple(self.register(), self.register())
+        first, second = self.register(), self.register()
+        self._reserve(first, wanted, 1)
+        return multiple(first, second)
 
     @rule(target=workers)
     def another_registers(self) -> Any:
@@ -118,14 +120,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         worker=workers,
-        wanted=st.lists(fingerprints, min_size=1, max_size=6),
+        wanted=several,
         retries=st.sampled_from([0, 1, 3]),
         at_once=st.booleans(),
     )
     def reserve(self, worker: Worker, wanted: list[str], retries: int, at_once: bool) -> None:
-        """Reserve one request or several, some of them twice, in one call."""
         if worker.left:
             return
+        unsent = len(worker.unsent)
+        self._reserve(worker, wanted, retries)
+        if at_once:
+            for _ in worker.unsent[unsent:]:
+                self.send(worker)
+
+    def _reserve(self, worker: Worker, wanted: list[str], retries: int) -> None:
+        """Reserve one request or several, some of them twice, in one call."""
         before = self.held("1 = 1")
         replaced = self.has_ended(worker)
         terms = ReservationTerms("v1", PRICE, caps=[self.today, self.run, self.everything], unknown_retries=retries)
@@ -161,9 +170,6 @@ class LedgerMachine(RuleBasedStateMachine):
             if fingerprint in wanted[:number]:
                 first = results[wanted.index(fingerprint)]
                 assert result == (ClaimedElsewhere() if isinstance(first, Reserved) else first)
-        if at_once:
-            for _ in reserved:
-                self.send(worker)
 
     @rule(worker=workers)
     def send(self, worker: Worker) -> None:
@@ -257,8 +263,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_in_flight_is_pending_and_its_sender_s(self) -> None:
-        rows = self.rows.execute(
-            "SELECT g.status, g.claimant, a.claimant FROM attempts a "
+        rows = self.query(
+            "SELECT g.status, g.claimant, a.claimant AS sender FROM attempts a "
             "JOIN generations g ON g.fingerprint = a.fingerprint WHERE a.state = 'open'"
         )
         for status, claimant, sender in rows:
@@ -266,46 +272,46 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_success_changes(self) -> None:
-        rows = self.rows.execute(
-            "SELECT fingerprint, image_path, image_sha256, width, height, bytes FROM generations "
-            "WHERE status = 'succeeded'"
-        )
-        now = {row[0]: row for row in rows}
+        now = {
+            row[0]: row
+            for row in self.query(
+                "SELECT fingerprint, image_path, image_sha256, width, height, bytes FROM generations "
+                "WHERE status = 'succeeded'"
+            )
+        }
         for fingerprint, before in self.settled.items():
             assert now.get(fingerprint) == before
         self.settled = now
 
-    def one(self, sql: str, *parameters: str) -> Any:
-        """Return the single value of a query."""
-        [value] = self.rows.execute(sql, parameters).fetchone()
-        return value
+    def query(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(statement, values).fetchall()
 
     def held(self, where: str) -> int:
         """What counts against a cap, by the attempts themselves."""
-        return int(
-            self.one(
-                "SELECT COALESCE(SUM(CASE state WHEN 'charged' THEN cost WHEN 'released' THEN 0 ELSE price END), 0) "
-                f"FROM attempts WHERE {where}"
-            )
+        ((amount,),) = self.query(
+            "SELECT COALESCE(SUM(CASE state WHEN 'charged' THEN cost WHEN 'released' THEN 0 ELSE price END), 0) "
+            f"FROM attempts WHERE {where}"
         )
+        return int(amount)
 
     def claims(self, fingerprint: str) -> int:
         """How many attempts in flight, or else claimants between two tries, a request has."""
-        between = self.one(
-            "SELECT COUNT(*) FROM generations g JOIN claimants c ON c.id = g.claimant "
+        between = self.query(
+            "SELECT 1 FROM generations g JOIN claimants c ON c.id = g.claimant "
             "WHERE g.fingerprint = ? AND c.ended_at IS NULL",
             fingerprint,
         )
-        return int(self.in_flight(fingerprint) or between)
+        return self.in_flight(fingerprint) or len(between)
 
     def open_attempts(self) -> set[int]:
-        return {attempt for (attempt,) in self.rows.execute("SELECT id FROM attempts WHERE state = 'open'")}
+        return {row[0] for row in self.query("SELECT id FROM attempts WHERE state = 'open'")}
 
     def in_flight(self, fingerprint: str) -> int:
-        return int(self.one("SELECT COUNT(*) FROM attempts WHERE fingerprint = ? AND state = 'open'", fingerprint))
+        return len(self.query("SELECT 1 FROM attempts WHERE fingerprint = ? AND state = 'open'", fingerprint))
 
     def has_ended(self, worker: Worker) -> bool:
-        return self.one("SELECT ended_at FROM claimants WHERE id = ?", worker.ledger.lease.id) is not None
+        ((ended_at,),) = self.query("SELECT ended_at FROM claimants WHERE id = ?", worker.ledger.lease.id)
+        return ended_at is not None
 
     def status(self, fingerprint: str) -> str | None:
         return self.reader.statuses([fingerprint]).get(fingerprint, (None, True))[0]
