@@ -1,7 +1,4 @@
-"""The account: who may call, what is left to spend, and how often a minute.
-
-Money is counted in whole micro-dollars, so that ten thousand tenths of a dollar are a thousand dollars.
-"""
+"""The account: the keys, the balance, the limits. Money is in whole micro-dollars, so that sums are exact."""
 
 import time
 from dataclasses import dataclass
@@ -29,7 +26,7 @@ class _Window:
 
 
 class Account:
-    """One account, shared by every key: balance, holds of jobs in flight, spend and rate-limit windows."""
+    """One account, shared by all keys: balance, holds of jobs in flight, spend and rate-limit windows."""
 
     def __init__(self, config: SandboxConfig) -> None:
         self._config = config
@@ -43,17 +40,17 @@ class Account:
         self._windows: dict[str, _Window] = {}
 
     def knows(self, key: str) -> bool:
-        """Whether `key` is accepted at all (a forbidden one is known, and refused later)."""
+        """Return whether `key` is accepted at all. A forbidden key is known, too."""
         if key in self._config.forbidden_keys:
             return True
         return key in self._config.keys if self._config.keys else KEY_FORM.fullmatch(key) is not None
 
     def forbids(self, key: str) -> bool:
-        """Whether `key` is known and may not use the model."""
+        """Return whether `key` is known but may not use the model."""
         return key in self._config.forbidden_keys
 
     def over_rate(self, key: str) -> datetime | None:
-        """Count one generation against `key`'s window; return when it ends if there is no room in it."""
+        """Count one generation in the window of `key`. If the window is full, return when it ends."""
         if self.rpm is None:
             return None
         now = time.time()
@@ -66,25 +63,25 @@ class Account:
         return None
 
     def can_pay(self) -> bool:
-        """Whether one more generation can be paid for, beside those in flight."""
+        """Return whether the balance pays for one more generation, besides those in flight."""
         return self.balance - self.held >= self.price
 
     def within_team_limit(self) -> bool:
-        """Whether one more generation stays within the team's spend limit, beside those in flight."""
+        """Return whether one more generation, besides those in flight, is within the team's spend limit."""
         limit = self.team_spend_limit
         return limit is None or self.spent + self.held + self.price <= limit
 
     def hold(self) -> int:
-        """Set the price of one generation aside; return the micro-dollars held."""
+        """Hold the price of one generation and return it."""
         self.held += self.price
         return self.price
 
     def release(self, held: int) -> None:
-        """Give back what was held for a generation that isn't billed."""
+        """Release what was held for a generation that is not billed."""
         self.held -= held
 
     def charge(self, held: int) -> None:
-        """Take what was held for a finished generation."""
+        """Charge what was held for a finished generation."""
         self.held -= held
         self.balance -= held
         self.spent += held

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
+from tests.sandbox.running import Sandbox, running_sandbox
 from tests.cli.conftest import KONTEXT, Kontext
 
 Manifest = Callable[..., Path]

@@ -11,7 +11,7 @@ import sqlalchemy
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from kontext_pipeline.sandbox.testing import Sandbox, kontext_sandbox
+from tests.sandbox.running import Sandbox, kontext_sandbox
 from tests.generation.runs import RunSpec
 
 __all__ = ["kontext_sandbox", "postgres", "spec"]

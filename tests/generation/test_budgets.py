@@ -7,7 +7,7 @@ import pytest
 
 from kontext_pipeline.generation.ledger import Ledger, OverBudget, Reserved, Settlement
 from kontext_pipeline.generation.ledger.money import Cap, micros
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
+from tests.sandbox.running import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import BACKEND, Ledgerbook, perform, running
 

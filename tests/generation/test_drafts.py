@@ -15,7 +15,7 @@ from kontext_pipeline.generation.ledger import Ledger, Reserved
 from kontext_pipeline.generation.ledger.money import micros
 from kontext_pipeline.generation.ledger.report import spending_differs
 from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, read_sent, uptime_id
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
+from tests.sandbox.running import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import (
     BACKEND,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kontext_pipeline.sandbox.testing import Sandbox
+from tests.sandbox.running import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, Run, RunSpec, fingerprint_of, perform, running, wait_for_posts
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sqlalchemy import text
 
 from kontext_pipeline.generation.ledger.database import Database
-from kontext_pipeline.sandbox.testing import Sandbox
+from tests.sandbox.running import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, RunSpec, perform, work_items
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kontext_pipeline.sandbox.testing import Sandbox
+from tests.sandbox.running import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, RunSpec, fingerprint_of, posts_so_far, running
 

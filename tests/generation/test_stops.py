@@ -10,7 +10,7 @@ import pytest
 
 from kontext_pipeline.errors import ManifestError
 from kontext_pipeline.generation.work import WorkItem
-from kontext_pipeline.sandbox.testing import Sandbox
+from tests.sandbox.running import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, fingerprint_of, perform, running, wait_for_posts, work_items
 

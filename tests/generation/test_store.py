@@ -7,7 +7,7 @@ import pytest
 from upath import UPath
 
 from kontext_pipeline.generation.store import ImageStore, StoreFull
-from kontext_pipeline.sandbox.testing import Sandbox
+from tests.sandbox.running import Sandbox
 from kontext_pipeline.segmind.answers import Picture
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.images import inspect

@@ -13,7 +13,7 @@ from dagster import DagsterInstance, ExecuteInProcessResult, RunConfig
 
 from kontext_pipeline.dataset.storage import read_batch
 from kontext_pipeline.definitions import defs
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
+from tests.sandbox.running import Sandbox, running_sandbox
 
 REPOSITORY = Path(__file__).parents[2]
 KEY = "SG_feedfacecafebeef"

@@ -9,7 +9,7 @@ import pytest
 import requests
 from PIL import Image
 
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
+from tests.sandbox.running import Sandbox, running_sandbox
 
 MODEL = "flux-kontext-max"
 

@@ -6,15 +6,15 @@ import subprocess
 import sys
 
 import pytest
-from PIL import Image, ImageChops, ImageStat
-
 from kontext_pipeline.sandbox.drawing.encode import encode
-from kontext_pipeline.sandbox.drawing.lettering import fit, settable
-from kontext_pipeline.sandbox.drawing.picture import draw_picture
 from kontext_pipeline.sandbox.drawing.plain import plain_picture
 from kontext_pipeline.sandbox.drawing.portrait import draw_portrait
-from kontext_pipeline.sandbox.drawing.sizes import SIZES, picture_size
 from kontext_pipeline.sandbox.drawing.wishes import read_wishes
+from PIL import Image, ImageChops, ImageStat
+
+from kontext_pipeline.sandbox.drawing.lettering import fit, settable
+from kontext_pipeline.sandbox.drawing.picture import draw_picture
+from kontext_pipeline.sandbox.drawing.sizes import SIZES, picture_size
 from kontext_pipeline.segmind.model import ASPECT_RATIOS
 
 DIGEST = hashlib.sha256(b"tests").hexdigest()

@@ -13,8 +13,8 @@ import requests
 from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.faults import Fault, FaultPlan, Kind, load_profile, profile_names
-from kontext_pipeline.sandbox.testing import running_sandbox
 from tests.sandbox.conftest import Client, picture
+from tests.sandbox.running import running_sandbox
 
 
 @pytest.mark.parametrize("api", ["v1", "v2"])
@@ -200,7 +200,7 @@ def test_another_seed_strikes_others() -> None:
 
     def pattern(seed: int) -> list[bool]:
         plan = FaultPlan(faults, seed)
-        return [bool(plan.strike("v1", str(number), prompt="", posts=number)) for number in range(64)]
+        return [bool(plan.strike("v1", str(n), prompt="", posts=n).fault) for n in range(64)]
 
     assert pattern(1) == pattern(1)
     assert pattern(1) != pattern(2)

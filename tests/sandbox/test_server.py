@@ -15,14 +15,14 @@ import requests
 from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.server import serve
-from kontext_pipeline.sandbox.testing import running_sandbox
 from tests.sandbox.conftest import MODEL, Client, picture
+from tests.sandbox.running import running_sandbox
 
 
 def test_the_fixture_works_in_somebody_elses_project(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text(
         "import pytest, requests\n"
-        'pytest_plugins = ["kontext_pipeline.sandbox.testing"]\n'
+        'pytest_plugins = ["tests.sandbox.running"]\n'
         "def post(sandbox):\n"
         "    return requests.post(sandbox.url + '/v1/flux-kontext-max', json={'prompt': 'a fox'},"
         " headers={'x-api-key': sandbox.api_key}).status_code\n"

@@ -7,8 +7,8 @@ import pytest
 import requests
 
 from kontext_pipeline.sandbox.drawing.sizes import SIZES
-from kontext_pipeline.sandbox.testing import running_sandbox
 from tests.sandbox.conftest import Client, picture
+from tests.sandbox.running import running_sandbox
 
 
 def finished(client: Client, submission: dict[str, Any]) -> requests.Response:

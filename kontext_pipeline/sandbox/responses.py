@@ -1,28 +1,30 @@
-"""Answers: every shape in which the gateway can reply, the broken ones included."""
+"""Responses: every shape in which the gateway can answer, including broken ones."""
 
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel
+from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from kontext_pipeline.sandbox.api_models import AuthError, Error
 from kontext_pipeline.sandbox.faults import Cause, Fault
 
 RESET_EXTENSION: Final = "kontext.reset"
-"""Name of the ASGI extension with which `server` lets an answer reset its connection."""
+"""Name of the ASGI extension with which `server` lets a response reset its connection."""
 
-WORDS_406: Final[Mapping[Cause, str]] = {
+MESSAGES_406: Final[Mapping[Cause, str]] = {
     "content-type": "Not Acceptable: Content-Type must be application/json",
     "credits": "Insufficient credits: please add credits to your account to continue",
     "team-limit": "Team spend limit reached: ask your team's admin to raise it",
     "parameter": "Invalid value for parameter: the model does not accept this request",
 }
-"""The four causes of a 406, which nothing but the text tells apart."""
+"""The four causes of a 406. Only the text tells them apart."""
 
-_WORDS: Final[Mapping[int, str]] = {
+_MESSAGES: Final[Mapping[int, str]] = {
     400: "Invalid parameters or request format",
     401: "Missing or invalid API key",
     403: "Insufficient permissions",
@@ -37,52 +39,58 @@ _WORDS: Final[Mapping[int, str]] = {
 
 
 class Refusal(Exception):
-    """A request that is answered with an error; nothing runs and nothing is billed."""
+    """Ends the handling of a request with an error response. Nothing runs and nothing is billed."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status_code)
         self.response = response
 
 
-def error(status: int, message: str | None = None, *, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a JSON error as the gateway words it; auth errors have a shape of their own."""
-    text = message or _WORDS.get(status) or _phrase(status)
-    body: dict[str, Any] = {"error": text}
+def json_response(
+    model: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None, *, nulls: bool = False
+) -> Response:
+    """Return a model as JSON; fields that are None are left out unless `nulls`."""
+    body = model.model_dump_json(exclude_none=not nulls, by_alias=True)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def error(status: int, message: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON error in the gateway's words. Errors about the key have a shape of their own."""
+    text = message or _MESSAGES.get(status) or _phrase(status)
     if status in {401, 403}:
-        body = {"error": _phrase(status), "error_description": text, "status_code": status}
-    return JSONResponse(body, status, headers=dict(headers or {}))
+        auth = AuthError(error=_phrase(status), error_description=text, status_code=status)
+        return json_response(auth, status, headers)
+    return json_response(Error(error=text), status, headers)
 
 
-def html_error(status: int, *, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an error as the proxy in front of the gateway words it."""
+def html_error(status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error in the words of the proxy before the gateway."""
     title = f"{status} {_phrase(status)}"
     page = f"<html>\n<head><title>{title}</title></head>\n<body><center><h1>{title}</h1></center></body>\n</html>\n"
-    return HTMLResponse(page, status, headers=dict(headers or {}))
+    return HTMLResponse(page, status, headers)
 
 
 def rate_limited(until: datetime) -> Response:
-    """Return a 429 that names when the window resets, rounded up to the next millisecond."""
+    """Return a 429 that names the end of the window, rounded up to a millisecond."""
     later = until + timedelta(microseconds=999)
     reset = later.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return error(429, headers={"x-rate-limit-reset-at-utc": reset})
 
 
 def from_fault(fault: Fault) -> Response:
-    """Return what a fault that needs no picture answers with."""
+    """Return the response of a fault that needs no picture."""
     if fault.kind == "reset":
         return Reset()
-    if fault.kind == "rate-limit":
-        return rate_limited(datetime.now(UTC) + timedelta(seconds=fault.seconds))
-    status = fault.status or 500
+    status = 429 if fault.kind == "rate-limit" else fault.status or 500
     if fault.html:
         return html_error(status)
     if status == 429:
         return rate_limited(datetime.now(UTC) + timedelta(seconds=fault.seconds))
-    return error(status, fault.message or (WORDS_406[fault.cause or "credits"] if status == 406 else None))
+    return error(status, fault.message or (MESSAGES_406[fault.cause or "credits"] if status == 406 else None))
 
 
 class Reset(Response):
-    """No answer at all: the connection is reset."""
+    """No answer: the connection is reset."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Reset the connection that the request came on."""
@@ -90,14 +98,14 @@ class Reset(Response):
 
 
 class CutBody(Response):
-    """An answer whose body ends half-way: the connection is reset after half of it."""
+    """An answer whose connection is reset after half of its body."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the headers and half of the body, then reset the connection."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         half = bytes(self.body[: len(self.body) // 2])
         await send({"type": "http.response.body", "body": half, "more_body": True})
-        # What the server still has in its buffers is lost with a reset; let the half arrive.
+        # A reset discards what is still in the server's buffers: wait until the half has left them.
         await asyncio.sleep(0.05)
         await _reset(scope, receive)
 
@@ -106,10 +114,10 @@ async def _reset(scope: Scope, receive: Receive) -> None:
     reset: Callable[[], None] | None = scope.get("extensions", {}).get(RESET_EXTENSION)
     if reset is None:
         raise RuntimeError(
-            "This server can't reset connections; serve the sandbox with kontext_pipeline.sandbox.server"
+            "This server can't reset connections. Serve the sandbox with kontext_pipeline.sandbox.server."
         )
     reset()
-    # The server would complain of an answer that never came if this returned before it noticed.
+    # The server reports a missing answer as an error if this returns before it has noticed the reset.
     while (await receive())["type"] != "http.disconnect":
         pass
 
