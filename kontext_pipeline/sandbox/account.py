@@ -1,10 +1,9 @@
 """The account: the keys, the balance, the limits. Money is in whole micro-dollars, so that sums are exact."""
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from kontext_pipeline.sandbox.config import KEY_FORM, SandboxConfig
+from kontext_pipeline.sandbox.config import SandboxConfig
 
 MICRO = 1_000_000
 
@@ -19,12 +18,6 @@ def to_usd(micro: int) -> float:
     return micro / MICRO
 
 
-@dataclass(slots=True)
-class _Window:
-    ends: float
-    used: int
-
-
 class Account:
     """One account, shared by all keys: balance, holds of jobs in flight, spend and rate-limit windows."""
 
@@ -37,29 +30,18 @@ class Account:
         self.rpm = config.rpm
         self.held = 0
         self.spent = 0
-        self._windows: dict[str, _Window] = {}
-
-    def knows(self, key: str) -> bool:
-        """Return whether `key` is accepted at all. A forbidden key is known, too."""
-        if key in self._config.forbidden_keys:
-            return True
-        return key in self._config.keys if self._config.keys else KEY_FORM.fullmatch(key) is not None
-
-    def forbids(self, key: str) -> bool:
-        """Return whether `key` is known but may not use the model."""
-        return key in self._config.forbidden_keys
+        self._windows: dict[str, tuple[float, int]] = {}
 
     def over_rate(self, key: str) -> datetime | None:
         """Count one generation in the window of `key`. If the window is full, return when it ends."""
         if self.rpm is None:
             return None
-        now = time.time()
-        window = self._windows.get(key)
-        if window is None or now >= window.ends:
-            window = self._windows[key] = _Window(ends=now + self._config.window_s, used=0)
-        if window.used >= self.rpm:
-            return datetime.fromtimestamp(window.ends, UTC)
-        window.used += 1
+        ends, used = self._windows.get(key, (0.0, 0))
+        if time.time() >= ends:
+            ends, used = time.time() + self._config.window_s, 0
+        if used >= self.rpm:
+            return datetime.fromtimestamp(ends, UTC)
+        self._windows[key] = (ends, used + 1)
         return None
 
     def can_pay(self) -> bool:

@@ -5,28 +5,21 @@ import hashlib
 import json
 import math
 import random
-from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from kontext_pipeline.sandbox.account import Account
 from kontext_pipeline.sandbox.api_models import Generation, LogEntry
-from kontext_pipeline.sandbox.faults import Fault, describe
-from kontext_pipeline.sandbox.gateway import Gateway, Session
+from kontext_pipeline.sandbox.config import KEY_FORM
+from kontext_pipeline.sandbox.faults import describe
+from kontext_pipeline.sandbox.gateway import Gateway
 from kontext_pipeline.sandbox.input_resolver import BadInput, InputImage
 from kontext_pipeline.sandbox.own_urls import own_hosts, own_path
 from kontext_pipeline.sandbox.renderer import PictureSpec
 from kontext_pipeline.sandbox.request_log import MAX_PROMPT_CHARS, canonical_sha256
-from kontext_pipeline.sandbox.responses import (
-    MESSAGES_406,
-    Refusal,
-    Reset,
-    error,
-    from_fault,
-    rate_limited,
-)
+from kontext_pipeline.sandbox.responses import MESSAGES_406, Refusal, Reset, error, from_fault, rate_limited
+from kontext_pipeline.sandbox.session import Job, Session
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE, MODEL
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -36,32 +29,8 @@ NOT_JSON: Final = object()
 """Stands for a body that is not JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A POST to the model that will be worked on. Its price is held."""
-
-    session: Session
-    entry: LogEntry
-    key: str
-    occurrence: str
-    spec: PictureSpec
-    fault: Fault | None
-    latency_s: float
-    held: int
-
-    def bill(self) -> str:
-        """Charge the finished generation and return the name of its picture."""
-        return self.session.bill(self.entry, self.held, self.spec, self.occurrence)
-
-    def release(self, state: Literal["FAILED", "ABANDONED"], status: int | None) -> None:
-        """Release the held price of a generation that is not billed."""
-        if self.entry.state == "RUNNING":
-            self.session.account.release(self.held)
-            self.entry.state, self.entry.status = state, status
-
-
-async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) -> Admitted:
-    """Log a POST to the model and check it.
+async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) -> Job:
+    """Log a POST to the model, check it, and return the job with its price held.
 
     Raises:
         Refusal: the request is answered with an error.
@@ -80,14 +49,12 @@ async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) ->
         raise
 
 
-async def _check(
-    gateway: Gateway, session: Session, request: Request, entry: LogEntry, body: Any
-) -> Admitted:
+async def _check(gateway: Gateway, session: Session, request: Request, entry: LogEntry, body: Any) -> Job:
     fields = body if isinstance(body, dict) else {}
     prompt = fields["prompt"] if isinstance(fields.get("prompt"), str) else ""
     entry.prompt = prompt[:MAX_PROMPT_CHARS] or None
     entry.seed = fields["seed"] if type(fields.get("seed")) is int else None
-    key = check_key(request, session.account)
+    key = check_key(gateway, request)
     if request.path_params["model"] != MODEL:
         raise Refusal(error(404, f"Model not found: {request.path_params['model'][:100]}"))
     hosts = own_hosts(request)
@@ -107,16 +74,17 @@ async def _check(
     _check_money(gateway, session, parameters)
     entry.fault, entry.state = strike.kind, "RUNNING"
     occurrence = session.occurrence(entry.api, identity)
-    return Admitted(
+    spec = PictureSpec(
+        parameters.prompt, parameters.seed, parameters.aspect_ratio, parameters.output_format, input_image
+    )
+    return Job(
         session=session,
         entry=entry,
         key=key,
         occurrence=occurrence,
-        spec=PictureSpec(
-            parameters.prompt, parameters.seed, parameters.aspect_ratio, parameters.output_format, input_image
-        ),
+        spec=spec,
         fault=strike.fault,
-        latency_s=strike.slowed(_latency(gateway, occurrence)) / gateway.config.speed,
+        total_s=strike.slowed(_latency(gateway, occurrence)) / gateway.config.speed,
         held=session.account.hold(),
     )
 
@@ -143,11 +111,11 @@ def validated(model: type[Model], body: Any) -> Model:
 
 
 async def _input_image(
-    gateway: Gateway, session: Session, uri: str | None, hosts: frozenset[str]
+    gateway: Gateway, session: Session, uri: str, hosts: frozenset[str]
 ) -> InputImage | None:
-    if uri is None:
+    if not uri:
         return None
-    output = session.jobs.output(own_path(uri, hosts).removeprefix("files/outputs/"))
+    output = session.outputs.find(own_path(uri, hosts).removeprefix("files/outputs/"))
     try:
         if output is None:
             return await asyncio.to_thread(gateway.inputs.resolve, uri, hosts)
@@ -159,7 +127,7 @@ async def _input_image(
 def _check_money(gateway: Gateway, session: Session, parameters: Generation) -> None:
     """Check what is answered 406: the safety tolerance, the team's limit and the balance."""
     highest = MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
-    too_high = parameters.input_image is not None and parameters.safety_tolerance > highest
+    too_high = parameters.input_image and parameters.safety_tolerance > highest
     if gateway.config.enforce_safety_note and too_high:
         text = f"Invalid value for parameter safety_tolerance: {highest} is the maximum with an input image"
         raise Refusal(error(406, text))
@@ -169,19 +137,19 @@ def _check_money(gateway: Gateway, session: Session, parameters: Generation) -> 
         raise Refusal(error(406, MESSAGES_406["credits"]))
 
 
-def check_key(request: Request, account: Account) -> str:
+def check_key(gateway: Gateway, request: Request) -> str:
     """Return the request's key.
 
     Raises:
         Refusal: the key is missing, unknown or forbidden.
     """
-    key = request.headers.get("x-api-key", "")
+    config, key = gateway.config, request.headers.get("x-api-key", "")
     if not key:
         raise Refusal(error(401, "Missing API key: send it in the x-api-key header"))
-    if not account.knows(key):
-        raise Refusal(error(401, "Invalid API key"))
-    if account.forbids(key):
+    if key in config.forbidden_keys:
         raise Refusal(error(403, "Insufficient permissions for this resource"))
+    if key not in config.keys if config.keys else not KEY_FORM.fullmatch(key):
+        raise Refusal(error(401, "Invalid API key"))
     return key
 
 

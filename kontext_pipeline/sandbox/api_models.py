@@ -1,15 +1,11 @@
 """The bodies of requests and answers. These models validate, and the OpenAPI document is made from them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic.functional_serializers import PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
-from kontext_pipeline.sandbox.account import to_usd
 from kontext_pipeline.sandbox.faults import Fault
 from kontext_pipeline.segmind.model import (
     ASPECT_RATIOS,
@@ -37,69 +33,30 @@ def _reject_text_and_booleans(value: object) -> object:
     return value
 
 
-def _reject_blank(value: str) -> str:
-    if not value.strip():
-        raise ValueError("must not be empty")
-    return value
-
-
-def _reject_null(value: object) -> object:
-    if value is None:
-        raise ValueError("must be a string")
-    return value
-
-
-def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return value
-
-    return check
-
-
 Number = BeforeValidator(_reject_text_and_booleans)
 Money = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False), Number]
-Uri = Annotated[str, Field(json_schema_extra={"format": "uri"})]
-Uuid = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+Tolerance = Annotated[int, Field(ge=SAFETY_TOLERANCES[0], le=SAFETY_TOLERANCES[-1]), Number]
+Seed = Annotated[int, Field(ge=SEEDS[0], le=SEEDS[-1]), Number]
 Count = Annotated[int, Field(ge=0)]
-Usd = Annotated[int, PlainSerializer(to_usd, return_type=float)]
-"""Micro-dollars, served as USD."""
-Timestamp = Annotated[
-    datetime,
-    PlainSerializer(lambda at: at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), return_type=str),
-    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
-]
-FaultRow = Annotated[
-    Fault,
-    WithJsonSchema({"type": "object", "description": "One row of a fault file: see Fault."}),
-]
+Uri = Annotated[str, Field(min_length=1, json_schema_extra={"format": "uri"})]
+Uuid = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+FaultRow = Annotated[Fault, WithJsonSchema({"type": "object", "description": "One row of a fault file."})]
 
 
 class Generation(BaseModel):
     """The parameters of the model, with the provider's defaults. Unknown fields are ignored.
 
-    An absent `input_image` means text-to-image here. The provider would edit a demo picture of its own.
+    Without `input_image` it means text-to-image here. The provider would edit a demo picture of its own.
     """
 
-    prompt: Annotated[
-        str, AfterValidator(_reject_blank), Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})
-    ]
-    input_image: Annotated[
-        Uri | SkipJsonSchema[None],
-        BeforeValidator(_reject_null),
-        Field(description="The reference image: an http(s) URL or a data: URI. Absent: text-to-image."),
-    ] = None
-    aspect_ratio: Annotated[
-        str, AfterValidator(_one_of(ASPECT_RATIOS)), Field(json_schema_extra={"enum": list(ASPECT_RATIOS)})
-    ] = DEFAULT_ASPECT_RATIO
-    output_format: Annotated[
-        str, AfterValidator(_one_of(OUTPUT_FORMATS)), Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})
-    ] = DEFAULT_OUTPUT_FORMAT
-    safety_tolerance: Annotated[int, Field(ge=SAFETY_TOLERANCES[0], le=SAFETY_TOLERANCES[-1]), Number] = (
-        DEFAULT_SAFETY_TOLERANCE
-    )
-    seed: Annotated[int, Field(ge=SEEDS[0], le=SEEDS[-1]), Number] = DEFAULT_SEED
+    prompt: Annotated[str, Field(min_length=1, pattern=r"\S")]
+    input_image: Uri = ""
+    aspect_ratio: Literal[ASPECT_RATIOS] = DEFAULT_ASPECT_RATIO  # type: ignore[valid-type]
+    output_format: Literal[OUTPUT_FORMATS] = DEFAULT_OUTPUT_FORMAT  # type: ignore[valid-type]
+    safety_tolerance: Tolerance = DEFAULT_SAFETY_TOLERANCE
+    seed: Seed = DEFAULT_SEED
 
 
 class Upload(BaseModel):
@@ -130,21 +87,15 @@ class SetAccount(BaseModel):
 
 
 class Error(BaseModel):
-    """An error in the gateway's words."""
-
     error: str
 
 
 class AuthError(Error):
-    """An error about the key."""
-
     error_description: str
     status_code: int
 
 
 class Submission(BaseModel):
-    """A v2 job that was accepted."""
-
     request_id: Uuid
     status: Literal["QUEUED"] = "QUEUED"
     poll_url: Uri
@@ -173,8 +124,6 @@ class Status(BaseModel):
 
 
 class Image(BaseModel):
-    """One picture of a result."""
-
     url: Uri
     content_type: str
 
@@ -187,8 +136,6 @@ class Result(Status):
 
 
 class Failure(Status):
-    """A job that FAILED."""
-
     status: Literal["FAILED"]
     error: str
 
@@ -196,15 +143,11 @@ class Failure(Status):
 class Credits(BaseModel):
     """What is left on the account, USD."""
 
-    model_config = ConfigDict(validate_by_name=True)
-
     credits: float
-    free_credits: Annotated[float, Field(alias="free-credits")]
+    free_credits: Annotated[float, Field(serialization_alias="free-credits")]
 
 
 class Uploaded(BaseModel):
-    """The URLs of uploaded files."""
-
     file_urls: list[Uri]
     message: str = "Files uploaded successfully"
 
@@ -220,7 +163,7 @@ class LogEntry:
     request_id: str
     api: Literal["v1", "v2"]
     received_at: Timestamp
-    body_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    body_sha256: Sha256
     """Of the canonical form of the JSON body (see `canonical_sha256`), or of the raw bytes if it is not JSON."""
     prompt: str | None = None
     seed: int | None = None
@@ -229,7 +172,8 @@ class LogEntry:
     state: LogState = "RECEIVED"
     """ABANDONED: the sandbox stopped before the generation ended."""
     billed: bool = False
-    cost: Usd = 0
+    cost: float = 0.0
+    """USD."""
     fault: str | None = None
     """The kind of the fault that struck, if one did."""
     client_gone: bool = False
@@ -274,6 +218,4 @@ class AccountState(BaseModel):
 
 
 class ResetDone(BaseModel):
-    """Everything has started anew."""
-
     reset: Literal[True] = True

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,16 +30,34 @@ def create_app(config: SandboxConfig) -> Starlette:
         yield
         gateway.close()
 
-    rooms = (v1, v2, uploads, admin, page)
-    routes = [route for room in rooms for route in room.routes(gateway)]
-    routes.append(Route("/openapi.json", _openapi, methods=["GET"]))
+    endpoints = [
+        ("GET", "/v1/get-user-credits", v1.credits_left),
+        ("POST", "/v1/{model}", v1.generate),
+        ("GET", "/v2/requests/{request_id}/status", v2.status),
+        ("GET", "/v2/requests/{request_id}", v2.result),
+        ("POST", "/v2/{model}", v2.submit),
+        ("POST", "/upload-asset", uploads.upload),
+        ("GET", "/files/uploads/{name}", uploads.uploaded),
+        ("GET", "/files/outputs/{name}", v2.output),
+        ("GET", "/sandbox/books", admin.books),
+        ("GET PUT", "/sandbox/faults", admin.faults),
+        ("GET PUT", "/sandbox/account", admin.account),
+        ("POST", "/sandbox/reset", admin.reset),
+        ("GET", "/", page.index),
+        ("GET", "/sandbox/thumbnails/{name}", page.thumbnail),
+        ("GET", "/openapi.json", _openapi),
+    ]
+    routes = [
+        Route(path, partial(endpoint, gateway), methods=method.split())
+        for method, path, endpoint in endpoints
+    ]
     handlers = {HTTPException: _http_error, Refusal: _refusal, ClientDisconnect: _disconnected}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.state.gateway = gateway
     return app
 
 
-async def _openapi(_: Request) -> Response:
+async def _openapi(_: Gateway, request: Request) -> Response:
     return JSONResponse(OPENAPI)
 
 

@@ -92,6 +92,13 @@ class Fault(BaseModel):
         """Whether it answers before the request is looked at: nothing runs and nothing is billed."""
         return self.kind in get_args(RefusalKind)
 
+    def applies(self, prompt: str, posts: int) -> bool:
+        """Return whether `prompt`, `after` and `until` let it strike at POST number `posts`."""
+        # With `after` 0 it strikes from the start: also requests that precede the first POST.
+        if 0 < self.after >= posts or (self.until is not None and posts > self.until):
+            return False
+        return self.prompt is None or self.prompt.casefold() in prompt.casefold()
+
     def describe(self) -> str:
         """Return one line for people: kind, endpoints and frequency."""
         parts = [f"{self.kind} {self.status or ''}".rstrip() + f" on {'/'.join(self.on)}"]
@@ -220,15 +227,6 @@ class Strike:
         return seconds
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    endpoint: Endpoint
-    identity: str
-    prompt: str
-    posts: int
-    occurrence: int
-
-
 class FaultPlan:
     """The faults in force, and what they have done so far."""
 
@@ -249,11 +247,22 @@ class FaultPlan:
         """
         if endpoint not in self._targets:
             return Strike()
-        request = _Request(endpoint, identity, prompt, posts, self._seen[endpoint, identity])
+        occurrence = self._seen[endpoint, identity]
         self._seen[endpoint, identity] += 1
         slow: tuple[Fault, ...] = ()
         for index, fault in enumerate(self.faults):
-            if not self._strikes(index, fault, request):
+            hits = self._hits[index, endpoint, identity]
+            if endpoint not in fault.on:
+                continue
+            if self._burst_left[index]:
+                self._burst_left[index] -= 1
+            elif (
+                fault.applies(prompt, posts)
+                and (fault.times is None or hits < fault.times)
+                and _chance(self._seed, index, endpoint, identity, occurrence) < fault.share
+            ):
+                self._burst_left[index] = fault.burst - 1
+            else:
                 continue
             self.struck[index] += 1
             self._hits[index, endpoint, identity] += 1
@@ -261,21 +270,3 @@ class FaultPlan:
                 return Strike(slow, fault)
             slow = (*slow, fault)
         return Strike(slow)
-
-    def _strikes(self, index: int, fault: Fault, request: _Request) -> bool:
-        if request.endpoint not in fault.on:
-            return False
-        if self._burst_left[index]:
-            self._burst_left[index] -= 1
-            return True
-        # With `after` 0 it strikes from the start: also requests that precede the first POST.
-        if 0 < fault.after >= request.posts or (fault.until is not None and request.posts > fault.until):
-            return False
-        if fault.prompt is not None and fault.prompt.casefold() not in request.prompt.casefold():
-            return False
-        if fault.times is not None and self._hits[index, request.endpoint, request.identity] >= fault.times:
-            return False
-        if _chance(self._seed, index, request.endpoint, request.identity, request.occurrence) >= fault.share:
-            return False
-        self._burst_left[index] = fault.burst - 1
-        return True

@@ -3,15 +3,13 @@
 Everything from outside is bounded here: bytes, pixels, seconds, redirects, and the addresses to which a URL may lead.
 """
 
-import base64
-import binascii
 import contextlib
 import hashlib
 import io
-import re
 import socket
 import time
 import urllib.parse
+import urllib.request
 import warnings
 from dataclasses import dataclass
 from typing import Any, Final
@@ -37,7 +35,6 @@ MAX_KNOWN: Final = 10_000
 _ORIENTATION: Final = 0x0112
 _TURNED: Final = range(5, 9)
 """EXIF orientations that swap width and height."""
-_DATA_URI: Final = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 
 
 class BadInput(Exception):
@@ -117,10 +114,10 @@ class InputResolver:
             BadInput: it is no picture, it is too large, or there is no room for it.
         """
         image = self.keep(_decode_data_uri(uri, self._config.max_input_bytes))
-        file = self._files.find(image.key)
-        if file is None:
+        path = self._files.find(image.key)
+        if path is None:
             raise BadInput("there is no room for it")
-        return file.name
+        return path.name
 
     def _own(self, path: str) -> InputImage:
         kind, _, name = path.removeprefix("/files/").partition("/")
@@ -196,18 +193,14 @@ def _resolve(host: str, port: int, *, trusted: bool) -> str:
 
 
 def _decode_data_uri(uri: str, max_bytes: int) -> bytes:
-    match = _DATA_URI.match(uri)
-    if match is None:
-        raise BadInput("this is no data: URI")
-    payload = uri[match.end() :]
-    if len(payload) > max_bytes * 4 // 3 + 4:
+    if len(uri) > max_bytes * 4 // 3 + 100:
         raise BadInput(f"the image is larger than {max_bytes:,} bytes")
-    if ";base64" not in match.group(2).lower():
-        return urllib.parse.unquote_to_bytes(payload)
     try:
-        return base64.b64decode(urllib.parse.unquote(payload), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadInput("the data: URI is not valid base64") from None
+        with urllib.request.urlopen(uri) as data:  # noqa: S310 - the caller has checked that it is a data: URI
+            content: bytes = data.read()
+            return content
+    except (OSError, ValueError) as error:
+        raise BadInput(f"this is no valid data: URI: {error}") from None
 
 
 def _inspect(data: bytes, *, max_pixels: int) -> tuple[str, int, int]:

@@ -23,7 +23,7 @@ class _Schemas(GenerateJsonSchema):
         return False
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        absent = schema.get("default", ...) is None
+        absent = schema.get("default", ...) in (None, "")
         return self.generate_inner(schema["schema"]) if absent else super().default_schema(schema)
 
 

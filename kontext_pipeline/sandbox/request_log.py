@@ -8,6 +8,7 @@ import json
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+from kontext_pipeline.sandbox.account import to_usd
 from kontext_pipeline.sandbox.api_models import LogEntry
 
 MAX_PROMPT_CHARS: Final = 2000
@@ -30,14 +31,15 @@ class RequestLog:
 
     def add(self, api: Literal["v1", "v2"], body_sha256: str, request_id: str) -> LogEntry:
         """Return a new entry for a POST whose body has arrived whole."""
-        entry = LogEntry(len(self.entries) + 1, request_id, api, datetime.now(UTC), body_sha256)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        entry = LogEntry(len(self.entries) + 1, request_id, api, now, body_sha256)
         self.entries.append(entry)
         return entry
 
     def bill(self, entry: LogEntry, cost: int) -> None:
         """Record that the generation of `entry` finished and cost this many micro-dollars."""
         entry.billed = True
-        entry.cost = cost
+        entry.cost = to_usd(cost)
         self.billed += 1
         self.cost += cost
 

@@ -1,9 +1,9 @@
 """Responses: every shape in which the gateway can answer, including broken ones."""
 
 import asyncio
+import http.client
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
 from typing import Final
 
 from pydantic import BaseModel
@@ -123,7 +123,4 @@ async def _reset(scope: Scope, receive: Receive) -> None:
 
 
 def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
+    return http.client.responses.get(status, "Error")

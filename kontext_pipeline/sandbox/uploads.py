@@ -1,12 +1,10 @@
 """Uploads: images that arrive as data: URIs and become files that `input_image` may name."""
 
 import asyncio
-from functools import partial
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from kontext_pipeline.sandbox.admission import check_key, read_json, require_json_type, validated
 from kontext_pipeline.sandbox.api_models import Upload, Uploaded
@@ -22,19 +20,11 @@ FILE_HEADERS: Final = {
 """Headers that keep a browser from running an uploaded file."""
 
 
-def routes(gateway: Gateway) -> list[Route]:
-    """Return the routes of uploads."""
-    return [
-        Route("/upload-asset", partial(upload, gateway), methods=["POST"]),
-        Route("/files/uploads/{name}", partial(uploaded, gateway), methods=["GET"]),
-    ]
-
-
 async def upload(gateway: Gateway, request: Request) -> Response:
     """POST /upload-asset: keep images and return their URLs."""
     session = gateway.session
     body, body_sha256 = await read_json(request, gateway.config.max_body_bytes)
-    check_key(request, session.account)
+    check_key(gateway, request)
     await gateway.strike(session, "upload", body_sha256)
     require_json_type(request)
     uris = validated(Upload, body).data_urls
