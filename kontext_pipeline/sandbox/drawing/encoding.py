@@ -1,16 +1,13 @@
-"""Encoding: how a drawn picture becomes the bytes of a file, and plain pictures that cost next to nothing."""
+"""Encoding: the bytes of a drawn picture, and plain pictures that cost next to nothing."""
 
 import functools
 import io
 import struct
 import zlib
-from typing import Final
 
 from PIL import Image
 
 from kontext_pipeline.sandbox.drawing.lettering import stamp_badge
-
-_COLOURS: Final = 16
 
 
 def encode(image: Image.Image, output_format: str) -> bytes:
@@ -29,7 +26,7 @@ def plain_picture(size: tuple[int, int], output_format: str, digest: str) -> byt
 
     Each size, format and colour is encoded once. The digest is added as a text chunk (PNG) or a comment (JPEG).
     """
-    base = _plain_base(size, output_format, int(digest[:8], 16) % _COLOURS)
+    base = _plain_base(size, output_format, int(digest[0], 16))
     text = b"sandbox\0" + digest.encode()
     if output_format == "png":
         chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
@@ -40,6 +37,6 @@ def plain_picture(size: tuple[int, int], output_format: str, digest: str) -> byt
 
 @functools.lru_cache(maxsize=256)
 def _plain_base(size: tuple[int, int], output_format: str, colour: int) -> bytes:
-    image = Image.new("HSV", size, (colour * 256 // _COLOURS, 70, 190)).convert("RGB")
+    image = Image.new("HSV", size, (colour * 16, 70, 190)).convert("RGB")
     stamp_badge(image)
     return encode(image, output_format)

@@ -63,8 +63,9 @@ def read_prompt(prompt: str) -> PromptFeatures:
     season, time, weather, setting = (
         _first(group, text) for group in ("season", "time", "weather", "setting")
     )
-    captions = tuple(caption for caption in quoted if caption)
-    return PromptFeatures(season, time, weather, setting, frozenset(styles), colour, replaced, captions)
+    return PromptFeatures(
+        season, time, weather, setting, frozenset(styles), colour, replaced, tuple(filter(None, quoted))
+    )
 
 
 def _position(group: str, name: str, text: str) -> int | None:

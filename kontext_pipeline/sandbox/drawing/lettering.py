@@ -49,11 +49,9 @@ def draw_text(image: Image.Image, text: str, at: tuple[int, int], size: int, *, 
     """Draw white lines of text over a soft shadow, with their middle or their lower left corner at `at`."""
     mask = Image.new("L", image.size)
     anchor, align, weight = ("mm", "center", max(1, size // 46)) if centred else ("ld", "left", 0)
-    draw = ImageDraw.Draw(mask)
-    draw.multiline_text(at, text, 255, font(size), anchor, size // 4, align, stroke_width=weight)
-    box = mask.getbbox()
-    if box is None:
-        return
+    style = (255, font(size), anchor, size // 4, align)
+    ImageDraw.Draw(mask).multiline_text(at, text, *style, stroke_width=weight)
+    box = mask.getbbox() or (0, 0, 1, 1)
     around = (max(0, box[0] - size), max(0, box[1] - size), box[2] + size, box[3] + size)
     mask = mask.crop(around)
     for blur in (max(2, size // 3), max(2, size // 9)):

@@ -52,10 +52,11 @@ def _vary(image: Image.Image, rng: Random, *, strong: bool) -> Image.Image:
 
 def _recolour(image: Image.Image, colour: RGB, replaced: RGB | None) -> Image.Image:
     """Turn one colour of the photograph into another: the one near `replaced`, or the strongest in the middle."""
-    centre = Image.radial_gradient("L").point(curve(lambda v: (200 - v) * 3 if replaced is None else 255))
+    reach, everywhere = Image.radial_gradient("L"), replaced is not None
     hues, saturation, _ = image.reduce(8).convert("HSV").split()
+    middle = reach.point(curve(lambda v: 255 if everywhere else (90 - v) * 9)).resize(hues.size)
     colourful = saturation.point(curve(lambda s: 255 if s > 90 else 0))
-    counts = hues.histogram(ImageChops.multiply(colourful, centre.resize(hues.size))) * 3
+    counts = hues.histogram(ImageChops.multiply(colourful, middle)) * 3
     low, high = (256, 512) if replaced is None else (_hsv(replaced)[0] + 232, _hsv(replaced)[0] + 272)
     hue = max(range(low, high), key=lambda at: sum(counts[at - 4 : at + 5]))
     if sum(counts[hue - 12 : hue + 13]) < hues.width * hues.height // 50:
@@ -66,7 +67,8 @@ def _recolour(image: Image.Image, colour: RGB, replaced: RGB | None) -> Image.Im
     saturation = saturation.point(curve(lambda s: (s + 2 * wanted_saturation) / 3))
     painted = Image.merge("HSV", (Image.new("L", image.size, wanted_hue), saturation, value)).convert("RGB")
     mask = hue_mask(image, hue - 18, hue + 18, least=100)
-    return Image.composite(painted, image, ImageChops.multiply(mask, centre.resize(image.size)))
+    around = reach.point(curve(lambda v: 255 if everywhere else (200 - v) * 3)).resize(image.size)
+    return Image.composite(painted, image, ImageChops.multiply(mask, around))
 
 
 def _hsv(colour: RGB) -> tuple[int, int]:
