@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import random
+import uuid
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -38,7 +39,7 @@ async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) ->
     """
     session = gateway.session
     body, body_sha256 = await read_json(request, gateway.config.max_body_bytes)
-    entry = session.log.add(api, body_sha256, gateway.new_request_id())
+    entry = session.log.add(api, body_sha256, str(uuid.uuid4()))
     try:
         return await _check(gateway, session, request, entry, body)
     except Refusal as refusal:

@@ -22,9 +22,8 @@ from kontext_pipeline.segmind.model import TYPICAL_LATENCY_S
 
 Endpoint = Literal["v1", "submit", "status", "result", "output", "credits", "upload"]
 """The two POSTs of the model, the three GETs of a v2 job, the credits and the uploads."""
-JsonForm = Literal[
-    "image-base64", "image-url", "output-url", "images-url", "image_url", "data-uri", "no-image"
-]
+ImageForm = Literal["image-base64", "data-uri", "image-url", "output-url", "images-url", "image_url"]
+JsonForm = Literal[ImageForm, "no-image"]
 Cause = Literal["content-type", "credits", "team-limit", "parameter"]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -148,9 +147,8 @@ class FaultFile(BaseModel):
 def profile_names() -> list[str]:
     """Return the names of the shipped profiles, sorted."""
     shipped = resources.files(__package__).joinpath("profiles")
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml")
-    )
+    files = (entry.name for entry in shipped.iterdir())
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def load_profile(name: str) -> FaultFile:
@@ -191,10 +189,8 @@ def _parse(text: str, source: str) -> FaultFile:
 
 def describe(error: ValidationError) -> list[str]:
     """Return one line for every field that is wrong: its name and what is allowed."""
-    found = (
-        (".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()
-    )
-    return [f"{name}: {message}" if name else message for name, message in found]
+    lines = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return [line.replace("Value error, ", "").removeprefix(": ") for line in lines]
 
 
 def _chance(*parts: object) -> float:

@@ -1,9 +1,7 @@
 """The gateway: the state that all endpoints share."""
 
 import asyncio
-import random
 import time
-import uuid
 
 from starlette.responses import Response
 
@@ -28,11 +26,6 @@ class Gateway:
         self.in_flight: set[asyncio.Task[Response]] = set()
         """v1 generations. The event loop itself keeps no reference to them."""
         self.started = time.time()
-        self._ids = random.Random()  # noqa: S311 - ids must differ, not be secret
-
-    def new_request_id(self) -> str:
-        """Return a random UUID."""
-        return str(uuid.UUID(int=self._ids.getrandbits(128), version=4))
 
     def reset(self) -> None:
         """Start a new session: full balance, empty log, no jobs, the configured faults."""

@@ -30,8 +30,6 @@ STAND_IN_SIZE: Final = (1248, 832)
 FETCH_SECONDS: Final = 10.0
 """For a whole fetch with its redirects."""
 MAX_REDIRECTS: Final = 3
-MAX_KNOWN: Final = 10_000
-"""Images whose size is remembered, so that they need not be decoded again."""
 _ORIENTATION: Final = 0x0112
 _TURNED: Final = range(5, 9)
 """EXIF orientations that swap width and height."""
@@ -59,6 +57,7 @@ class InputResolver:
     def __init__(self, config: SandboxConfig, files: FileStore) -> None:
         self._config = config
         self._files = files
+        # Their sizes are remembered, so that they need not be decoded again.
         self._known: dict[str, InputImage] = {}
 
     def resolve(self, uri: str, own_hosts: frozenset[str]) -> InputImage:
@@ -102,8 +101,6 @@ class InputResolver:
             return known
         extension, width, height = _inspect(data, max_pixels=self._config.max_input_pixels)
         self._files.put(data, extension)
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
         self._known[key] = InputImage(key, width, height)
         return self._known[key]
 
@@ -146,15 +143,12 @@ class InputResolver:
             raise BadInput("input_image leads to a URL that is not http(s)")
         port = url.port or (443 if url.scheme == "https" else 80)
         address = _resolve(host, port, trusted=self._trusts(url.netloc.lower(), host))
-        timeout = urllib3.Timeout(5, 5)
         # The connection goes to the address that was checked: a second look-up could return another one.
-        pool = (
-            urllib3.HTTPSConnectionPool(
-                address, port, timeout=timeout, server_hostname=host, assert_hostname=host
+        pool = urllib3.HTTPConnectionPool(address, port, timeout=5)
+        if url.scheme == "https":
+            pool = urllib3.HTTPSConnectionPool(
+                address, port, timeout=5, server_hostname=host, assert_hostname=host
             )
-            if url.scheme == "https"
-            else urllib3.HTTPConnectionPool(address, port, timeout=timeout)
-        )
         headers = {"Host": url.netloc, "Accept": "image/*", "Accept-Encoding": "identity"}
         path = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))
         options: dict[str, Any] = {"redirect": False, "retries": False, "preload_content": False}

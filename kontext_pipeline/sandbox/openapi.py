@@ -31,19 +31,12 @@ def build_document() -> Json:
     """Return the document as JSON."""
     table = tomllib.loads(resources.files(__package__).joinpath("openapi.toml").read_text("utf-8"))
     table["parameters"]["model"]["schema"]["enum"] = [MODEL]
-    modes: dict[str, JsonSchemaMode] = {
-        "Error": "serialization",
-        "AuthError": "serialization",
-        "Failure": "serialization",
-    }
+    modes: dict[str, JsonSchemaMode] = dict.fromkeys(("Error", "AuthError", "Failure"), "serialization")
     for operation in table["operation"]:
         modes |= {operation["body"]: "validation"} if "body" in operation else {}
-        modes |= {operation["answer"]: "serialization"}
-    inputs = [
-        (name, mode, TypeAdapter(getattr(api_models, name)))
-        for name, mode in modes.items()
-        if name not in table["content"]
-    ]
+        modes[operation["answer"]] = "serialization"
+    names = modes.keys() - table["content"].keys()
+    inputs = [(name, modes[name], TypeAdapter(getattr(api_models, name))) for name in sorted(names)]
     _, schemas = TypeAdapter.json_schemas(inputs, ref_template=_REF, schema_generator=_Schemas)
     paths: Json = {}
     for operation in table["operation"]:
@@ -65,16 +58,13 @@ def build_document() -> Json:
 
 
 def _operation(operation: Json, table: Json) -> Json:
-    answer = {"description": operation["summary"], "content": _content(operation["answer"], table)}
     document: Json = {
         "operationId": operation["id"],
         "summary": operation["summary"],
         "tags": [operation["tag"]],
-        "responses": {"200": _with_headers(answer, operation.get("headers", []), table)},
+        "responses": {"200": _answer(operation["summary"], operation["answer"], table)},
     }
-    names = re.findall(r"{(\w+)}", operation["path"]) + [
-        operation[key] for key in ("query",) if key in operation
-    ]
+    names = re.findall(r"{(\w+)}", operation["path"]) + operation.get("query", [])
     if names:
         document["parameters"] = [{"name": name, **table["parameters"][name]} for name in names]
     if "body" in operation:
@@ -82,28 +72,26 @@ def _operation(operation: Json, table: Json) -> Json:
     if operation.get("open"):
         document["security"] = []
     for status in map(str, operation.get("errors", [])):
+        words = operation.get("words", {}).get(status, table["errors"][status])
         model = {"401": "AuthError", "403": "AuthError", "422": "Failure"}.get(status, "Error")
-        page = {} if model != "Error" else table["content"]["page"]
-        error = {
-            "description": operation.get("words", {}).get(status, table["errors"][status]),
-            "content": {**_content(model, table), **page},
-        }
-        headers = ["x-rate-limit-reset-at-utc"] if status == "429" else []
-        document["responses"][status] = _with_headers(error, headers, table)
+        error = document["responses"][status] = _answer(words, model, table)
+        if model == "Error":
+            # The proxy before the gateway answers with HTML.
+            error["content"] |= table["content"]["page"]
+        if status == "429":
+            error["headers"] = table["rate-limit-headers"]
+    if operation["id"] == "generate":
+        document["responses"]["200"]["headers"] = table["accounting-headers"]
     return document
 
 
+def _answer(description: str, content: str, table: Json) -> Json:
+    return {"description": description, "content": _content(content, table)}
+
+
 def _content(name: str, table: Json) -> Json:
-    kind: Json | None = table["content"].get(name)
-    return kind or {"application/json": {"schema": {"$ref": _REF.format(model=name)}}}
-
-
-def _with_headers(answer: Json, names: list[str], table: Json) -> Json:
-    return (
-        {**answer, "headers": {name: {"schema": table["headers"][name]} for name in names}}
-        if names
-        else answer
-    )
+    kind = table["content"].get(name, {"application/json": {"schema": {"$ref": _REF.format(model=name)}}})
+    return dict(kind)
 
 
 OPENAPI: Final = build_document()

@@ -90,36 +90,27 @@ def from_fault(fault: Fault) -> Response:
 
 
 class Reset(Response):
-    """No answer: the connection is reset."""
+    """An answer that is cut off: the connection is reset after half of the body, or at once if there is no body."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reset the connection that the request came on."""
-        await _reset(scope, receive)
-
-
-class CutBody(Response):
-    """An answer whose connection is reset after half of its body."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the headers and half of the body, then reset the connection."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        half = bytes(self.body[: len(self.body) // 2])
-        await send({"type": "http.response.body", "body": half, "more_body": True})
-        # A reset discards what is still in the server's buffers: wait until the half has left them.
-        await asyncio.sleep(0.05)
-        await _reset(scope, receive)
-
-
-async def _reset(scope: Scope, receive: Receive) -> None:
-    reset: Callable[[], None] | None = scope.get("extensions", {}).get(RESET_EXTENSION)
-    if reset is None:
-        raise RuntimeError(
-            "This server can't reset connections. Serve the sandbox with kontext_pipeline.sandbox.server."
-        )
-    reset()
-    # The server reports a missing answer as an error if this returns before it has noticed the reset.
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        """Send half of the answer, then reset the connection that the request came on."""
+        reset: Callable[[], None] | None = scope.get("extensions", {}).get(RESET_EXTENSION)
+        if reset is None:
+            raise RuntimeError(
+                "This server can't reset connections. Serve the sandbox with kontext_pipeline.sandbox.server."
+            )
+        if self.body:
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            half = bytes(self.body[: len(self.body) // 2])
+            await send({"type": "http.response.body", "body": half, "more_body": True})
+            # A reset discards what is still in the server's buffers: wait until the half has left them.
+            await asyncio.sleep(0.05)
+        reset()
+        # The server reports a missing answer as an error if this returns before it has noticed the reset.
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
 
 def _phrase(status: int) -> str:

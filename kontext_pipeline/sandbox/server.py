@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,7 +22,6 @@ KEEP_ALIVE_S: Final = 75
 """Seconds for which an idle connection stays open, as is usual for proxies before real gateways."""
 SHUTDOWN_S: Final = 1
 """Seconds that jobs in flight have to finish when the sandbox is stopped."""
-
 START_S: Final = 10.0
 """Seconds to wait for a server that starts in a thread."""
 
@@ -56,20 +55,22 @@ _PROTOCOL: Final = cast(
 )
 
 
-def _build_server(config: SandboxConfig, host: str, **options: Any) -> uvicorn.Server:
-    settings: dict[str, Any] = {
-        "host": host,
-        "http": _PROTOCOL,
-        "ws": "none",
-        "lifespan": "on",
-        "access_log": False,
-        "log_level": "warning",
-        "timeout_keep_alive": KEEP_ALIVE_S,
-        "timeout_graceful_shutdown": SHUTDOWN_S,
-        "proxy_headers": False,
-        "server_header": False,
-    }
-    return uvicorn.Server(uvicorn.Config(create_app(config), **{**settings, **options}))
+def _build_server(
+    config: SandboxConfig, *, shutdown_s: int = SHUTDOWN_S, log_level: str = "warning"
+) -> uvicorn.Server:
+    settings = uvicorn.Config(
+        create_app(config),
+        http=_PROTOCOL,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_level=log_level,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=shutdown_s,
+        proxy_headers=False,
+        server_header=False,
+    )
+    return uvicorn.Server(settings)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -102,7 +103,7 @@ def serve(
     with _listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
         if announce is not None:
             announce(_url(listener))
-        _build_server(config, host).run(sockets=[listener])
+        _build_server(config).run(sockets=[listener])
 
 
 @contextlib.contextmanager
@@ -115,7 +116,7 @@ def serve_in_thread(config: SandboxConfig) -> Iterator[str]:
         RuntimeError: the server did not start.
     """
     with _listen("127.0.0.1", 0) as listener:
-        server = _build_server(config, "127.0.0.1", timeout_graceful_shutdown=0, log_level="critical")
+        server = _build_server(config, shutdown_s=0, log_level="critical")
         thread = threading.Thread(target=server.run, args=([listener],), name="sandbox", daemon=True)
         thread.start()
         deadline = time.monotonic() + START_S

@@ -14,7 +14,7 @@ from kontext_pipeline.sandbox.faults import JsonForm
 from kontext_pipeline.sandbox.gateway import Gateway
 from kontext_pipeline.sandbox.own_urls import base_url
 from kontext_pipeline.sandbox.renderer import PictureSpec
-from kontext_pipeline.sandbox.responses import CutBody, Reset, html_error, json_response
+from kontext_pipeline.sandbox.responses import Reset, html_error, json_response
 from kontext_pipeline.sandbox.session import Job
 
 _GARBAGE: Final = b"\x00this is no picture, though the headers say so\x00" * 64
@@ -84,7 +84,7 @@ def picture_response(
     if fault_kind == "garbage":
         return Response(_GARBAGE, media_type=spec.media_type, headers=headers)
     if fault_kind == "cut-body":
-        return CutBody(picture, media_type=spec.media_type, headers=headers)
+        return Reset(picture, media_type=spec.media_type, headers=headers)
     wrong = fault_kind == "wrong-content-type"
     return Response(
         picture, media_type="application/octet-stream" if wrong else spec.media_type, headers=headers

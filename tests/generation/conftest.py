@@ -11,8 +11,8 @@ import sqlalchemy
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from tests.sandbox.running import Sandbox, kontext_sandbox
 from tests.generation.runs import RunSpec
+from tests.sandbox.running import Sandbox, kontext_sandbox
 
 __all__ = ["kontext_sandbox", "postgres", "spec"]
 

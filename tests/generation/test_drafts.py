@@ -15,7 +15,6 @@ from kontext_pipeline.generation.ledger import Ledger, Reserved
 from kontext_pipeline.generation.ledger.money import micros
 from kontext_pipeline.generation.ledger.report import spending_differs
 from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, read_sent, uptime_id
-from tests.sandbox.running import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import (
     BACKEND,
@@ -26,6 +25,7 @@ from tests.generation.runs import (
     running,
     wait_for_posts,
 )
+from tests.sandbox.running import Sandbox, running_sandbox
 
 THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}
 PLACES = 6

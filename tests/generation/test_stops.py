@@ -10,9 +10,9 @@ import pytest
 
 from kontext_pipeline.errors import ManifestError
 from kontext_pipeline.generation.work import WorkItem
-from tests.sandbox.running import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, fingerprint_of, perform, running, wait_for_posts, work_items
+from tests.sandbox.running import Sandbox
 
 HALF_A_SECOND = {"speed": 48.0}
 THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}

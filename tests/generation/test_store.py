@@ -7,10 +7,10 @@ import pytest
 from upath import UPath
 
 from kontext_pipeline.generation.store import ImageStore, StoreFull
-from tests.sandbox.running import Sandbox
 from kontext_pipeline.segmind.answers import Picture
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.images import inspect
+from tests.sandbox.running import Sandbox
 
 NAME = "ab" + "0" * 62
 

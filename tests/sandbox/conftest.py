@@ -15,7 +15,7 @@ MODEL = "flux-kontext-max"
 
 
 class Client:
-    """What a careful user would type, in fewer words."""
+    """A client that sends the key and valid defaults."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -66,7 +66,8 @@ def png(size: tuple[int, int] = (60, 40), colour: tuple[int, int, int] = (40, 12
 
 @pytest.fixture(scope="session")
 def _server() -> Iterator[Sandbox]:
-    with running_sandbox() as sandbox:
+    # A generation takes 5 ms.
+    with running_sandbox(speed=5000) as sandbox:
         yield sandbox
 
 

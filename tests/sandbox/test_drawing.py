@@ -370,7 +370,9 @@ def test_the_time_of_day_decides_the_light_of_a_scene() -> None:
 @pytest.mark.parametrize("setting", ["a city", "the sea", "a desert", "a forest", "hills"])
 def test_the_setting_of_a_prompt_changes_the_scene(setting: str) -> None:
     land = (0, 110, 400, 180)
-    assert changed_share(scene("nowhere, noon").crop(land), scene(f"{setting}, noon").crop(land), by=12) > 0.03
+    assert (
+        changed_share(scene("nowhere, noon").crop(land), scene(f"{setting}, noon").crop(land), by=12) > 0.03
+    )
 
 
 @pytest.mark.parametrize("weather", ["storm", "snow", "rain", "fog", "cloudy", "autumn", "spring"])

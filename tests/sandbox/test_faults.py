@@ -173,7 +173,7 @@ def test_a_fault_can_be_for_some_prompts_and_for_some_posts_alone(client: Client
 
 def test_a_faults_decision_does_not_hang_on_the_order_of_arrival() -> None:
     def struck(workers: int) -> dict[str, tuple[str | None, int | None]]:
-        with running_sandbox(profiles=("outage",), seed=5) as sandbox:
+        with running_sandbox(profiles=("outage",), seed=5, speed=5000) as sandbox:
             sandbox.set_faults(
                 {"kind": "status", "status": 500, "share": 0.3}, {"kind": "reset", "share": 0.2}
             )
@@ -209,7 +209,7 @@ def test_another_seed_strikes_others() -> None:
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_loads_and_its_books_stay_exact(name: str) -> None:
-    with running_sandbox(profiles=(name,), rate_window_s=0.2, seed=3) as sandbox:
+    with running_sandbox(profiles=(name,), rate_window_s=0.1, seed=3, speed=5000) as sandbox:
         received = 0
         client = Client(sandbox)
         for number in range(50):

@@ -24,7 +24,7 @@ SEMANTIC = {"generate", "submit", "upload", "set-faults"}
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Sandbox]:
-    with running_sandbox() as sandbox:
+    with running_sandbox(speed=5000) as sandbox:
         yield sandbox
 
 
