@@ -38,11 +38,12 @@ def sandbox_if_needed(settings: Settings) -> Iterator[Settings]:
     if settings.paid or settings.base_url or _answers(settings.resolved_base_url):
         yield settings
         return
-    from kontext_pipeline.sandbox.testing import running_sandbox
+    from kontext_pipeline.sandbox.config import SandboxConfig
+    from kontext_pipeline.sandbox.server import serve_in_thread
 
-    with running_sandbox(draw=True, speed=REHEARSAL_SPEED) as sandbox:
-        log.info("A sandbox was started at %s.", sandbox.url)
-        yield settings.model_copy(update={"base_url": sandbox.url})
+    with serve_in_thread(SandboxConfig(speed=REHEARSAL_SPEED)) as url:
+        log.info("A sandbox was started at %s.", url)
+        yield settings.model_copy(update={"base_url": url})
 
 
 def _answers(url: str) -> bool:

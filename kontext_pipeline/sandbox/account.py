@@ -1,13 +1,9 @@
-"""The account: who may call, what is left to spend, and how often a minute.
-
-Money is counted in whole micro-dollars, so that ten thousand tenths of a dollar are a thousand dollars.
-"""
+"""The account: the keys, the balance, the limits. Money is in whole micro-dollars, so that sums are exact."""
 
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from kontext_pipeline.sandbox.config import KEY_FORM, SandboxConfig
+from kontext_pipeline.sandbox.config import SandboxConfig
 
 MICRO = 1_000_000
 
@@ -22,14 +18,8 @@ def to_usd(micro: int) -> float:
     return micro / MICRO
 
 
-@dataclass(slots=True)
-class _Window:
-    ends: float
-    used: int
-
-
 class Account:
-    """One account, shared by every key: balance, holds of jobs in flight, spend and rate-limit windows."""
+    """One account, shared by all keys: balance, holds of jobs in flight, spend and rate-limit windows."""
 
     def __init__(self, config: SandboxConfig) -> None:
         self._config = config
@@ -40,51 +30,40 @@ class Account:
         self.rpm = config.rpm
         self.held = 0
         self.spent = 0
-        self._windows: dict[str, _Window] = {}
-
-    def knows(self, key: str) -> bool:
-        """Whether `key` is accepted at all (a forbidden one is known, and refused later)."""
-        if key in self._config.forbidden_keys:
-            return True
-        return key in self._config.keys if self._config.keys else KEY_FORM.fullmatch(key) is not None
-
-    def forbids(self, key: str) -> bool:
-        """Whether `key` is known and may not use the model."""
-        return key in self._config.forbidden_keys
+        self._windows: dict[str, tuple[float, int]] = {}
 
     def over_rate(self, key: str) -> datetime | None:
-        """Count one generation against `key`'s window; return when it ends if there is no room in it."""
+        """Count one generation in the window of `key`. If the window is full, return when it ends."""
         if self.rpm is None:
             return None
-        now = time.time()
-        window = self._windows.get(key)
-        if window is None or now >= window.ends:
-            window = self._windows[key] = _Window(ends=now + self._config.window_s, used=0)
-        if window.used >= self.rpm:
-            return datetime.fromtimestamp(window.ends, UTC)
-        window.used += 1
+        ends, used = self._windows.get(key, (0.0, 0))
+        if time.time() >= ends:
+            ends, used = time.time() + self._config.window_s, 0
+        if used >= self.rpm:
+            return datetime.fromtimestamp(ends, UTC)
+        self._windows[key] = (ends, used + 1)
         return None
 
     def can_pay(self) -> bool:
-        """Whether one more generation can be paid for, beside those in flight."""
+        """Return whether the balance pays for one more generation, besides those in flight."""
         return self.balance - self.held >= self.price
 
     def within_team_limit(self) -> bool:
-        """Whether one more generation stays within the team's spend limit, beside those in flight."""
+        """Return whether one more generation, besides those in flight, is within the team's spend limit."""
         limit = self.team_spend_limit
         return limit is None or self.spent + self.held + self.price <= limit
 
     def hold(self) -> int:
-        """Set the price of one generation aside; return the micro-dollars held."""
+        """Hold the price of one generation and return it."""
         self.held += self.price
         return self.price
 
     def release(self, held: int) -> None:
-        """Give back what was held for a generation that isn't billed."""
+        """Release what was held for a generation that is not billed."""
         self.held -= held
 
     def charge(self, held: int) -> None:
-        """Take what was held for a finished generation."""
+        """Charge what was held for a finished generation."""
         self.held -= held
         self.balance -= held
         self.spent += held

@@ -1,27 +1,27 @@
-"""The application: which path leads where."""
+"""The application: routes, and the responses to errors."""
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from kontext_pipeline.sandbox import answers
-from kontext_pipeline.sandbox.admin import Backstage
+from kontext_pipeline.sandbox import admin, page, uploads, v1, v2
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.gateway import Gateway
 from kontext_pipeline.sandbox.openapi import OPENAPI
-from kontext_pipeline.sandbox.page import Page
+from kontext_pipeline.sandbox.responses import Refusal, error, html_error
 
 
 def create_app(config: SandboxConfig) -> Starlette:
     """Return the sandbox as an ASGI application.
 
-    It needs one process and one event loop, since its account and books live in memory, and a server
-    with the `kontext.reset` extension (see `server`) for faults that reset connections.
+    Its account and its log are in memory, so it needs one process and one event loop. Faults that reset
+    connections need a server with the `kontext.reset` extension (see `server`).
     """
     gateway = Gateway(config)
 
@@ -30,30 +30,45 @@ def create_app(config: SandboxConfig) -> Starlette:
         yield
         gateway.close()
 
-    routes = [
-        Route("/v1/get-user-credits", gateway.credits, methods=["GET"]),
-        Route("/v1/{model}", gateway.generate, methods=["POST"]),
-        Route("/v2/requests/{request_id}/status", gateway.status, methods=["GET"]),
-        Route("/v2/requests/{request_id}", gateway.result, methods=["GET"]),
-        Route("/v2/{model}", gateway.submit, methods=["POST"]),
-        Route("/upload-asset", gateway.upload, methods=["POST"]),
-        Route("/files/uploads/{name}", gateway.uploaded, methods=["GET"]),
-        Route("/files/outputs/{name}", gateway.output, methods=["GET"]),
-        *Backstage(gateway).routes(),
-        *Page(gateway).routes(),
-        Route("/openapi.json", _openapi, methods=["GET"]),
+    endpoints = [
+        ("GET", "/v1/get-user-credits", v1.credits_left),
+        ("POST", "/v1/{model}", v1.generate),
+        ("GET", "/v2/requests/{request_id}/status", v2.status),
+        ("GET", "/v2/requests/{request_id}", v2.result),
+        ("POST", "/v2/{model}", v2.submit),
+        ("POST", "/upload-asset", uploads.upload),
+        ("GET", "/files/uploads/{name}", uploads.uploaded),
+        ("GET", "/files/outputs/{name}", v2.output),
+        ("GET", "/sandbox/books", admin.books),
+        ("GET PUT", "/sandbox/faults", admin.faults),
+        ("GET PUT", "/sandbox/account", admin.account),
+        ("POST", "/sandbox/reset", admin.reset),
+        ("GET", "/", page.index),
+        ("GET", "/sandbox/thumbnails/{name}", page.thumbnail),
+        ("GET", "/openapi.json", _openapi),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    routes = [Route(path, partial(endpoint, gateway), methods=method.split()) for method, path, endpoint in endpoints]
+    handlers = {HTTPException: _http_error, Refusal: _refusal, ClientDisconnect: _disconnected}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.state.gateway = gateway
     return app
 
 
-async def _openapi(_: Request) -> Response:
+async def _openapi(_: Gateway, request: Request) -> Response:
     return JSONResponse(OPENAPI)
 
 
 async def _http_error(_: Request, exception: Exception) -> Response:
     assert isinstance(exception, HTTPException)
-    if exception.status_code == 405:
-        return answers.html_error(405, headers=exception.headers)
-    return answers.error(exception.status_code, headers=exception.headers)
+    make = html_error if exception.status_code == 405 else error
+    return make(exception.status_code, headers=exception.headers)
+
+
+async def _refusal(_: Request, exception: Exception) -> Response:
+    assert isinstance(exception, Refusal)
+    return exception.response
+
+
+async def _disconnected(_: Request, exception: Exception) -> Response:
+    # Nobody receives it.
+    return Response(status_code=400)

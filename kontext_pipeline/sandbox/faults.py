@@ -1,9 +1,9 @@
-"""Faults: what goes wrong, when, and how often, as data that a run can be repeated with.
+"""Faults: what goes wrong, when and how often, as data, so that a run can be repeated.
 
-A fault is a row of a TOML file (the named profiles are such files, shipped in `profiles/`). Whether it
-strikes is decided by the sandbox's seed, the fault's place in the list, the endpoint, what was asked for
-and how many times that was asked for before: never by the clock or by the order in which concurrent
-requests happen to arrive. `after`, `until` and `burst` alone count requests in order of arrival.
+A fault is a row of a TOML file (the named profiles are such files, shipped in `profiles/`). Whether it strikes is
+decided by the sandbox's seed, the fault's position in the list, the endpoint, the request and how often that
+request was seen before. The clock and the order in which concurrent requests arrive have no influence, except on
+`after`, `until` and `burst`, which count requests in order of arrival.
 """
 
 import hashlib
@@ -18,126 +18,114 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.segmind.model import TYPICAL_LATENCY_S
 
 Endpoint = Literal["v1", "submit", "status", "result", "output", "credits", "upload"]
 """The two POSTs of the model, the three GETs of a v2 job, the credits and the uploads."""
-Kind = Literal[
-    "status",
-    "rate-limit",
-    "reset",
-    "bill-then-reset",
-    "cut-body",
-    "garbage",
-    "wrong-content-type",
-    "json-image",
-    "no-headers",
-    "slow",
-    "hang",
-    "failed",
-    "expired",
-]
-JsonForm = Literal["image-base64", "image-url", "output-url", "images-url", "image_url", "data-uri", "no-image"]
+ImageForm = Literal["image-base64", "data-uri", "image-url", "output-url", "images-url", "image_url"]
+JsonForm = Literal[ImageForm, "no-image"]
 Cause = Literal["content-type", "credits", "team-limit", "parameter"]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
-GENERATE: Final[tuple[Endpoint, ...]] = ("v1", "submit")
-EVERYWHERE: Final[tuple[Endpoint, ...]] = get_args(Endpoint)
-# Where each kind can strike; the second is where it does unless `on` says otherwise.
-_PLACES: Final[dict[Kind, tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]]] = {
-    "status": (EVERYWHERE, GENERATE),
-    "rate-limit": (EVERYWHERE, GENERATE),
-    "reset": (EVERYWHERE, GENERATE),
-    "bill-then-reset": (GENERATE, GENERATE),
-    "cut-body": (("v1", "output"), ("v1", "output")),
-    "garbage": (("v1", "output"), ("v1", "output")),
-    "wrong-content-type": (("v1", "output"), ("v1", "output")),
+_GENERATE: Final[tuple[Endpoint, ...]] = ("v1", "submit")
+_ANY: Final[tuple[Endpoint, ...]] = get_args(Endpoint)
+RefusalKind = Literal["status", "rate-limit", "reset"]
+BodyKind = Literal["cut-body", "garbage", "wrong-content-type", "json-image", "no-headers"]
+Kind = Literal[RefusalKind, BodyKind, "bill-then-reset", "slow", "hang", "failed", "expired"]
+_ENDPOINTS: Final[dict[Kind, tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]]] = {
+    **dict.fromkeys(get_args(RefusalKind), (_ANY, _GENERATE)),
+    **dict.fromkeys(("cut-body", "garbage", "wrong-content-type"), (("v1", "output"), ("v1", "output"))),
+    **dict.fromkeys(("bill-then-reset", "hang"), (_GENERATE, _GENERATE)),
     "json-image": (("v1",), ("v1",)),
     "no-headers": (("v1", "result"), ("v1", "result")),
-    "slow": (EVERYWHERE, GENERATE),
-    "hang": (GENERATE, GENERATE),
+    "slow": (_ANY, _GENERATE),
     "failed": (("submit",), ("submit",)),
     "expired": (("status", "result", "output"), ("status",)),
 }
-FRONT_KINDS: Final[frozenset[Kind]] = frozenset({"status", "rate-limit", "reset"})
-"""Kinds that answer for the gateway before the request is looked at: nothing runs, nothing is billed."""
+"""The endpoints that each kind can strike, and those that it strikes unless `on` names others."""
 
 
 class Fault(BaseModel):
-    """One thing that goes wrong.
-
-    kind                what happens:
-        status              answered with `status` (and `message`, or the words of `cause` for a 406); nothing runs
-        rate-limit          429 with the reset header `seconds` from now, for `burst` requests in a row
-        reset               the connection is reset before any answer; nothing runs
-        bill-then-reset     the job runs and is billed, the connection is reset instead of an answer
-        cut-body            billed; half of the picture arrives, then the connection is reset
-        garbage             billed; 200 and an image content type, but the bytes are no picture
-        wrong-content-type  billed; the picture arrives as application/octet-stream
-        json-image          billed; JSON that carries the picture (`form`) instead of its bytes
-        no-headers          billed; no accounting headers (v1), no metrics (v2)
-        slow                takes `factor` times as long, and `seconds` more
-        hang                never ends: v1 doesn't answer for `seconds`, then 504; a v2 job stays PROCESSING
-        failed              the v2 job ends FAILED and isn't billed
-        expired             the v2 record (or output file) is gone before its time
-    on                  the endpoints it strikes
-    share               part of the requests it strikes, 0 to 1
-    times               strikes the same request (for the GETs of a job: the same job) at most so often
-    after, until        strikes only from POST number `after` + 1 to POST number `until`
-    prompt              strikes only prompts that contain these words, whatever their case
-    """
+    """One thing that goes wrong. `docs/sandbox.md` says what each kind does."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
     on: tuple[Endpoint, ...] = ()
+    """The endpoints that it strikes."""
     share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    times: Annotated[int, Field(ge=1)] | None = None
+    """The share of the requests that it strikes."""
+    times: AtLeastOne | None = None
+    """How often it strikes the same request (for the GETs of a job: the same job) at most."""
     after: Annotated[int, Field(ge=0)] = 0
-    until: Annotated[int, Field(ge=1)] | None = None
+    until: AtLeastOne | None = None
+    """It strikes only from POST number `after` + 1 to POST number `until`."""
     prompt: str | None = None
+    """It strikes only prompts that contain these words, in upper or lower case."""
     status: Annotated[int, Field(ge=400, le=599)] | None = None
     cause: Cause | None = None
     message: str | None = None
     html: bool = False
-    factor: Annotated[float, Field(ge=0)] = 1.0
-    seconds: Annotated[float, Field(ge=0)] = 0.0
-    burst: Annotated[int, Field(ge=1)] = 1
+    factor: NotNegative = 1.0
+    seconds: NotNegative = 0.0
+    burst: AtLeastOne = 1
     form: JsonForm = "image-base64"
 
     @model_validator(mode="after")
     def _check(self) -> "Fault":
         if self.kind == "status" and self.status is None:
             raise ValueError("a fault of kind 'status' needs a status")
-        possible, usual = _PLACES[self.kind]
-        wrong = [place for place in self.on if place not in possible]
+        possible, usual = _ENDPOINTS[self.kind]
+        wrong = [endpoint for endpoint in self.on if endpoint not in possible]
         if wrong:
             raise ValueError(f"{self.kind!r} can't strike {', '.join(wrong)}; allowed: {', '.join(possible)}")
         if not self.on:
-            # The model is frozen for its users; a default that depends on another field is set here.
+            # Frozen for users; a default that depends on another field is set here.
             object.__setattr__(self, "on", usual)
         return self
 
+    @property
+    def refuses(self) -> bool:
+        """Whether it answers before the request is looked at: nothing runs and nothing is billed."""
+        return self.kind in get_args(RefusalKind)
+
+    def applies(self, prompt: str, posts: int) -> bool:
+        """Return whether `prompt`, `after` and `until` let it strike at POST number `posts`."""
+        # With `after` 0 it strikes from the start: also requests that precede the first POST.
+        if 0 < self.after >= posts or (self.until is not None and posts > self.until):
+            return False
+        return self.prompt is None or self.prompt.casefold() in prompt.casefold()
+
     def describe(self) -> str:
-        """Return one line for people: what, where and how often."""
-        what = f"{self.kind} {self.status}" if self.status else self.kind
-        often = "always" if self.share == 1 else f"{self.share:.0%}"
-        bounds = [f"after {self.after}"] if self.after else []
-        bounds += [f"until {self.until}"] if self.until else []
-        bounds += [f"at most {self.times}x"] if self.times else []
-        bounds += [f"prompt has {self.prompt!r}"] if self.prompt else []
-        return ", ".join([f"{what} on {'/'.join(self.on)}", often, *bounds])
+        """Return one line for people: kind, endpoints and frequency."""
+        parts = [f"{self.kind} {self.status or ''}".rstrip() + f" on {'/'.join(self.on)}"]
+        parts += ["always" if self.share == 1 else f"{self.share:.0%}"]
+        parts += [f"after {self.after}"] if self.after else []
+        parts += [f"until {self.until}"] if self.until else []
+        parts += [f"at most {self.times}x"] if self.times else []
+        parts += [f"prompt has {self.prompt!r}"] if self.prompt else []
+        return ", ".join(parts)
 
 
 class AccountSettings(BaseModel):
-    """What a fault file may say of the account: the names and meanings of `SandboxConfig`'s fields."""
+    """The account's settings, which a fault file may change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    balance: Annotated[float, Field(ge=0)] | None = None
-    team_spend_limit: Annotated[float, Field(ge=0)] | None = None
-    rpm: Annotated[int, Field(ge=1)] | None = None
-    rate_window_s: Annotated[float, Field(gt=0)] | None = None
-    latency_s: Annotated[float, Field(ge=0)] | None = None
-    latency_spread: Annotated[float, Field(ge=0)] | None = None
+    balance: NotNegative = 1000.0
+    """Credits (USD) on the account at the start. A job in flight holds its price, so it never goes below zero."""
+    team_spend_limit: NotNegative | None = None
+    """USD after which a POST is answered 406 for the team's spend limit. None: no limit."""
+    rpm: AtLeastOne | None = None
+    """Generations that a key may start in one rate-limit window. None: no limit."""
+    rate_window_s: Positive | None = None
+    """Seconds of a rate-limit window, in real time. None: a minute divided by `speed`."""
+    latency_s: NotNegative = TYPICAL_LATENCY_S
+    """Median seconds of a generation, before `speed`."""
+    latency_spread: NotNegative = 0.15
+    """Sigma of the log-normal distribution of latencies: with 0.15, 95 % are within about 30 % of the median."""
 
 
 class FaultFile(BaseModel):
@@ -152,27 +140,36 @@ class FaultFile(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """Return the `SandboxConfig` fields that this file sets."""
-        fields = self.account.model_dump(exclude_none=True)
+        fields = self.account.model_dump(exclude_unset=True)
         return fields if self.seed is None else {**fields, "seed": self.seed}
 
 
 def profile_names() -> list[str]:
     """Return the names of the shipped profiles, sorted."""
-    shipped = resources.files("kontext_pipeline.sandbox").joinpath("profiles")
-    return sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml"))
+    shipped = resources.files(__package__).joinpath("profiles")
+    files = (entry.name for entry in shipped.iterdir())
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def load_profile(name: str) -> FaultFile:
-    """Return the shipped profile `name`. Raises SettingsError for an unknown one."""
+    """Return the shipped profile `name`.
+
+    Raises:
+        SettingsError: no profile has this name.
+    """
     names = profile_names()
     if name not in names:
-        raise SettingsError(f"No fault profile is called {name!r}; there are {', '.join(names)}.")
-    text = resources.files("kontext_pipeline.sandbox").joinpath("profiles", f"{name}.toml").read_text("utf-8")
+        raise SettingsError(f"No fault profile is called {name!r}. The profiles are {', '.join(names)}.")
+    text = resources.files(__package__).joinpath("profiles", f"{name}.toml").read_text("utf-8")
     return _parse(text, f"profile {name}")
 
 
 def load_fault_file(path: Path) -> FaultFile:
-    """Return the fault file at `path`. Raises SettingsError if it can't be read or says what isn't allowed."""
+    """Return the fault file at `path`.
+
+    Raises:
+        SettingsError: the file can't be read, or has a value that is not allowed.
+    """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -186,74 +183,86 @@ def _parse(text: str, source: str) -> FaultFile:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{source} is not valid TOML: {error}.") from error
     except ValidationError as error:
-        lines = [f"{source}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        lines = [f"{source}: {line}" for line in describe(error)]
         raise SettingsError("\n".join(lines)) from error
 
 
-def chance(*parts: object) -> float:
+def describe(error: ValidationError) -> list[str]:
+    """Return one line for every field that is wrong: its name and what is allowed."""
+    lines = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return [line.replace("Value error, ", "").removeprefix(": ") for line in lines]
+
+
+def _chance(*parts: object) -> float:
     """Return a number in [0, 1) that depends on `parts` alone."""
     digest = hashlib.sha256("|".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    endpoint: Endpoint
-    identity: str
-    prompt: str
-    posts: int
-    occurrence: int
+class Strike:
+    """What strikes one request: any number of `slow` faults, and at most one other."""
+
+    slow: tuple[Fault, ...] = ()
+    fault: Fault | None = None
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind to be logged: that of `fault`, else "slow" where something is slow."""
+        return self.fault.kind if self.fault is not None else "slow" if self.slow else None
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds by which the slow faults delay an answer, before `speed`."""
+        return sum(fault.seconds for fault in self.slow)
+
+    def slowed(self, seconds: float) -> float:
+        """Return the seconds that a generation takes with the slow faults."""
+        for fault in self.slow:
+            seconds = seconds * fault.factor + fault.seconds
+        return seconds
 
 
 class FaultPlan:
-    """The faults in force and what they've done so far."""
+    """The faults in force, and what they have done so far."""
 
     def __init__(self, faults: Sequence[Fault], seed: int) -> None:
         self.faults = tuple(faults)
         self.struck: Counter[int] = Counter()
         self._seed = seed
-        self._asked: Counter[tuple[Endpoint, str]] = Counter()
+        self._seen: Counter[tuple[Endpoint, str]] = Counter()
         self._hits: Counter[tuple[int, Endpoint, str]] = Counter()
         self._burst_left: Counter[int] = Counter()
-        self._targets = {place for fault in self.faults for place in fault.on}
+        self._targets = {endpoint for fault in self.faults for endpoint in fault.on}
 
-    def strike(self, endpoint: Endpoint, identity: str, *, prompt: str, posts: int) -> list[Fault]:
-        """Return the faults that strike this request: any number of `slow` ones and at most one other, last.
+    def strike(self, endpoint: Endpoint, identity: str, *, prompt: str, posts: int) -> Strike:
+        """Return what strikes this request.
 
-        `identity` names what is asked for, equally in every run; `posts` is the number of POSTs to the
-        model received so far, this one included.
+        `identity` names the request, equally in every run. `posts` is the number of POSTs to the model that
+        were received so far, this one included.
         """
         if endpoint not in self._targets:
-            return []
-        occurrence = self._asked[endpoint, identity]
-        self._asked[endpoint, identity] += 1
-        asked = _Asked(endpoint, identity, prompt, posts, occurrence)
-        slow: list[Fault] = []
+            return Strike()
+        occurrence = self._seen[endpoint, identity]
+        self._seen[endpoint, identity] += 1
+        slow: tuple[Fault, ...] = ()
         for index, fault in enumerate(self.faults):
-            if not self._strikes(index, asked):
+            hits = self._hits[index, endpoint, identity]
+            if endpoint not in fault.on:
+                continue
+            if self._burst_left[index]:
+                self._burst_left[index] -= 1
+            elif (
+                fault.applies(prompt, posts)
+                and (fault.times is None or hits < fault.times)
+                and _chance(self._seed, index, endpoint, identity, occurrence) < fault.share
+            ):
+                self._burst_left[index] = fault.burst - 1
+            else:
                 continue
             self.struck[index] += 1
             self._hits[index, endpoint, identity] += 1
             if fault.kind != "slow":
-                return [*slow, fault]
-            slow.append(fault)
-        return slow
-
-    def _strikes(self, index: int, asked: _Asked) -> bool:
-        fault = self.faults[index]
-        if asked.endpoint not in fault.on:
-            return False
-        if self._burst_left[index]:
-            self._burst_left[index] -= 1
-            return True
-        # `after` 0 is from the very start: also for what is asked before the first POST.
-        if 0 < fault.after >= asked.posts or (fault.until is not None and asked.posts > fault.until):
-            return False
-        if fault.prompt is not None and fault.prompt.casefold() not in asked.prompt.casefold():
-            return False
-        if fault.times is not None and self._hits[index, asked.endpoint, asked.identity] >= fault.times:
-            return False
-        if chance(self._seed, index, asked.endpoint, asked.identity, asked.occurrence) >= fault.share:
-            return False
-        self._burst_left[index] = fault.burst - 1
-        return True
+                return Strike(slow, fault)
+            slow = (*slow, fault)
+        return Strike(slow)

@@ -1,29 +1,33 @@
-"""Serving: uvicorn with the one thing it lacks here, a way for an answer to reset its connection."""
+"""The server: uvicorn, extended so that a response can reset its connection."""
 
 import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Callable
-from typing import Any, Final, cast
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from kontext_pipeline.errors import SettingsError
-from kontext_pipeline.sandbox.answers import RESET_EXTENSION
 from kontext_pipeline.sandbox.app import create_app
 from kontext_pipeline.sandbox.config import SandboxConfig
+from kontext_pipeline.sandbox.responses import RESET_EXTENSION
 
 KEEP_ALIVE_S: Final = 75
-"""Seconds an idle connection stays open: what proxies in front of real gateways commonly allow."""
+"""Seconds for which an idle connection stays open, as is usual for proxies before real gateways."""
 SHUTDOWN_S: Final = 1
-"""Seconds that jobs in flight are given when the sandbox is stopped; later they're unbilled."""
+"""Seconds that jobs in flight have to finish when the sandbox is stopped."""
+START_S: Final = 10.0
+"""Seconds to wait for a server that starts in a thread."""
 
 
 class _Resettable(asyncio.Protocol):
-    """Mixed into uvicorn's HTTP protocol: puts a function into each request's scope that resets its connection."""
+    """A mixin for uvicorn's HTTP protocol. It adds a function that resets the connection to each request's scope."""
 
     app: ASGIApp
 
@@ -34,7 +38,7 @@ class _Resettable(asyncio.Protocol):
         def reset() -> None:
             connection = transport.get_extra_info("socket")
             if connection is not None:
-                # Not lingering is what makes closing a socket a reset rather than an orderly end.
+                # A socket that does not linger sends a reset when it is closed.
                 with contextlib.suppress(OSError):
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             cast("asyncio.WriteTransport", transport).abort()
@@ -49,32 +53,35 @@ class _Resettable(asyncio.Protocol):
 _PROTOCOL: Final = cast("type[asyncio.Protocol]", type("ResettableProtocol", (_Resettable, AutoHTTPProtocol), {}))
 
 
-def build_server(config: SandboxConfig, *, host: str = "127.0.0.1", **options: Any) -> uvicorn.Server:
-    """Return a uvicorn server of a new sandbox; `options` are uvicorn's and win over what is set here."""
-    settings: dict[str, Any] = {
-        "host": host,
-        "http": _PROTOCOL,
-        "ws": "none",
-        "lifespan": "on",
-        "access_log": False,
-        "log_level": "warning",
-        "timeout_keep_alive": KEEP_ALIVE_S,
-        "timeout_graceful_shutdown": SHUTDOWN_S,
-        "proxy_headers": False,
-        "server_header": False,
-    }
-    return uvicorn.Server(uvicorn.Config(create_app(config), **{**settings, **options}))
+def _build_server(config: SandboxConfig, *, shutdown_s: int = SHUTDOWN_S, log_level: str = "warning") -> uvicorn.Server:
+    settings = uvicorn.Config(
+        create_app(config),
+        http=_PROTOCOL,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_level=log_level,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=shutdown_s,
+        proxy_headers=False,
+        server_header=False,
+    )
+    return uvicorn.Server(settings)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on `host` and `port` (0: any free one). Raises SettingsError if it can't."""
+def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(
-            f"The sandbox can't listen on {host} port {port}: {error.strerror}. Choose another with --port."
+            f"The sandbox can't listen on {host} port {port}: {error.strerror}. Choose another port with --port."
         ) from error
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(
@@ -84,12 +91,37 @@ def serve(
     config: SandboxConfig,
     announce: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve a sandbox until it is interrupted; `announce` is told its base URL once the port is open.
+    """Serve a sandbox until it is interrupted. `announce` is called with its URL once the port is open.
 
-    Raises SettingsError if the address can't be had.
+    Raises:
+        SettingsError: the address is not available.
     """
-    with listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
+    with _listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
         if announce is not None:
-            shown = f"[{host}]" if ":" in host else host
-            announce(f"http://{shown}:{listener.getsockname()[1]}")
-        build_server(config, host=host).run(sockets=[listener])
+            announce(_url(listener))
+        _build_server(config).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def serve_in_thread(config: SandboxConfig) -> Iterator[str]:
+    """Serve a sandbox in a thread of this process, on a free port of 127.0.0.1, and yield its URL.
+
+    Generations that still run at the end are abandoned.
+
+    Raises:
+        RuntimeError: the server did not start.
+    """
+    with _listen("127.0.0.1", 0) as listener:
+        server = _build_server(config, shutdown_s=0, log_level="critical")
+        thread = threading.Thread(target=server.run, args=([listener],), name="sandbox", daemon=True)
+        thread.start()
+        deadline = time.monotonic() + START_S
+        while not server.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("The sandbox did not start.")
+            time.sleep(0.005)
+        try:
+            yield _url(listener)
+        finally:
+            server.should_exit = True
+            thread.join(START_S)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from tests.cli.conftest import KONTEXT, Kontext
+from tests.sandbox.running import Sandbox, running_sandbox
 
 Manifest = Callable[..., Path]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from kontext_pipeline.sandbox.testing import Sandbox, kontext_sandbox
 from tests.generation.runs import RunSpec
 from tests.generation.stages import empty_ledger, stages
+from tests.sandbox.running import Sandbox, kontext_sandbox
 
 __all__ = ["empty_ledger", "kontext_sandbox", "spec", "stages"]
 

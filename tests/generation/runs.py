@@ -29,10 +29,10 @@ from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.generation.work import WorkItem
-from kontext_pipeline.sandbox.testing import TEST_KEY, Sandbox
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.images import inspect
 from kontext_pipeline.segmind.request import GenerationRequest
+from tests.sandbox.running import TEST_KEY, Sandbox
 
 BACKEND = "sandbox"
 

@@ -7,9 +7,9 @@ import pytest
 
 from kontext_pipeline.generation.ledger import Ledger, OverBudget, ReservationTerms, Reserved, Settlement
 from kontext_pipeline.generation.ledger.money import Cap, micros
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import BACKEND, Ledgerbook, perform, running
+from tests.sandbox.running import Sandbox, running_sandbox
 
 A_TENTH_OF_A_SECOND = {"speed": 240.0}
 A_DAY_S = 86_400.0

@@ -8,10 +8,10 @@ import pytest
 from upath import UPath
 
 from kontext_pipeline.generation.image_store import ImageStore, StoreFull
-from kontext_pipeline.sandbox.testing import Sandbox
 from kontext_pipeline.segmind.answers import Picture
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.images import inspect
+from tests.sandbox.running import Sandbox
 
 NAME = "ab" + "0" * 62
 

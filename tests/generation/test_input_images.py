@@ -11,9 +11,9 @@ from PIL import Image
 from sqlalchemy import text
 
 from kontext_pipeline.generation.ledger.database import Database
-from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, RunSpec, perform, work_items
+from tests.sandbox.running import Sandbox
 
 
 @pytest.fixture

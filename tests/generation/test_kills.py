@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, RunSpec, fingerprint_of, posts_so_far, running
+from tests.sandbox.running import Sandbox
 
 IN_FLIGHT = 16
 ABOUT_A_TENTH_OF_A_SECOND = {"speed": 240.0}

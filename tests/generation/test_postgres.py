@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
-from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, fingerprint_of, perform, running, wait_for_posts
 from tests.generation.test_kills import IN_FLIGHT, check_v1, check_v2, killed_and_restarted
+from tests.sandbox.running import Sandbox
 
 A_TENTH_OF_A_SECOND = {"speed": 240.0}
 A_SECOND = {"speed": 24.0, "latency_spread": 0.0}

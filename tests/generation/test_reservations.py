@@ -13,7 +13,6 @@ from sqlalchemy import text
 from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.ledger.money import micros
 from kontext_pipeline.generation.ledger.sent_log import uptime_id
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import (
     BACKEND,
@@ -25,6 +24,7 @@ from tests.generation.runs import (
     running,
     wait_for_posts,
 )
+from tests.sandbox.running import Sandbox, running_sandbox
 
 A_SECOND: dict[str, Any] = {"speed": 24.0, "latency_spread": 0.0}
 THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, Run, RunSpec, fingerprint_of, running, wait_for_posts
+from tests.sandbox.running import Sandbox
 
 A_TENTH_OF_A_SECOND = {"speed": 240.0}
 A_SECOND = {"speed": 24.0, "latency_spread": 0.0}

@@ -10,7 +10,6 @@ import pytest
 
 from kontext_pipeline.errors import ManifestError
 from kontext_pipeline.generation.work import WorkItem
-from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import (
     Ledgerbook,
@@ -21,6 +20,7 @@ from tests.generation.runs import (
     wait_for_posts,
     work_items,
 )
+from tests.sandbox.running import Sandbox
 
 THREE_SECONDS = {"speed": 8.0, "latency_spread": 0.0}
 

@@ -8,9 +8,9 @@ import pytest
 
 from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.ledger.money import micros
-from kontext_pipeline.sandbox.testing import Sandbox
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import BACKEND, Ledgerbook, fingerprint_of, perform
+from tests.sandbox.running import Sandbox
 
 HALF_A_SECOND = {"speed": 48.0}
 

@@ -16,8 +16,8 @@ from kontext_pipeline.dataset.storage import read_batch
 from kontext_pipeline.definitions import defs
 from kontext_pipeline.orchestration.reporting import report_batches
 from kontext_pipeline.pipeline import Pipeline
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from kontext_pipeline.settings import load_settings
+from tests.sandbox.running import Sandbox, running_sandbox
 
 REPOSITORY = Path(__file__).parents[2]
 KEY = "SG_feedfacecafebeef"

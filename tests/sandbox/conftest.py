@@ -9,13 +9,13 @@ import pytest
 import requests
 from PIL import Image
 
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
+from tests.sandbox.running import Sandbox, running_sandbox
 
 MODEL = "flux-kontext-max"
 
 
 class Client:
-    """What a careful user would type, in fewer words."""
+    """A client that sends the key and valid defaults."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -62,7 +62,8 @@ def png(size: tuple[int, int] = (60, 40), colour: tuple[int, int, int] = (40, 12
 
 @pytest.fixture(scope="session")
 def _server() -> Iterator[Sandbox]:
-    with running_sandbox() as sandbox:
+    # A generation takes 5 ms.
+    with running_sandbox(speed=5000) as sandbox:
         yield sandbox
 
 

@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from kontext_pipeline.sandbox.faults import Fault
-from kontext_pipeline.sandbox.testing import running_sandbox
 from tests.sandbox.conftest import MODEL, Client
+from tests.sandbox.running import running_sandbox
 
 APIS = pytest.mark.parametrize("api", ["v1", "v2"])
 

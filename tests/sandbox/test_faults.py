@@ -13,8 +13,8 @@ import requests
 from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.faults import Fault, FaultPlan, Kind, load_profile, profile_names
-from kontext_pipeline.sandbox.testing import running_sandbox
 from tests.sandbox.conftest import Client, picture
+from tests.sandbox.running import running_sandbox
 
 
 @pytest.mark.parametrize("api", ["v1", "v2"])
@@ -171,7 +171,7 @@ def test_a_fault_can_be_for_some_prompts_and_for_some_posts_alone(client: Client
 
 def test_a_faults_decision_does_not_hang_on_the_order_of_arrival() -> None:
     def struck(workers: int) -> dict[str, tuple[str | None, int | None]]:
-        with running_sandbox(profiles=("outage",), seed=5) as sandbox:
+        with running_sandbox(profiles=("outage",), seed=5, speed=5000) as sandbox:
             sandbox.set_faults({"kind": "status", "status": 500, "share": 0.3}, {"kind": "reset", "share": 0.2})
 
             def ask(number: int) -> None:
@@ -196,7 +196,7 @@ def test_another_seed_strikes_others() -> None:
 
     def pattern(seed: int) -> list[bool]:
         plan = FaultPlan(faults, seed)
-        return [bool(plan.strike("v1", str(number), prompt="", posts=number)) for number in range(64)]
+        return [bool(plan.strike("v1", str(n), prompt="", posts=n).fault) for n in range(64)]
 
     assert pattern(1) == pattern(1)
     assert pattern(1) != pattern(2)
@@ -205,7 +205,7 @@ def test_another_seed_strikes_others() -> None:
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_loads_and_its_books_stay_exact(name: str) -> None:
-    with running_sandbox(profiles=(name,), rate_window_s=0.2, seed=3) as sandbox:
+    with running_sandbox(profiles=(name,), rate_window_s=0.1, seed=3, speed=5000) as sandbox:
         received = 0
         client = Client(sandbox)
         for number in range(50):

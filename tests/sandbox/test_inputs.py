@@ -10,9 +10,9 @@ import pytest
 import requests
 from PIL import Image
 
-from kontext_pipeline.sandbox.inputs import is_public
-from kontext_pipeline.sandbox.testing import running_sandbox
+from kontext_pipeline.segmind.addresses import is_public_host
 from tests.sandbox.conftest import Client, data_uri, picture, png
+from tests.sandbox.running import running_sandbox
 
 
 class _Site(BaseHTTPRequestHandler):
@@ -191,7 +191,7 @@ def test_private_addresses_and_malformed_urls_are_refused_whether_or_not_it_fetc
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"])
 def test_public_addresses_are_public(address: str) -> None:
-    assert is_public(address)
+    assert is_public_host(address)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_public_addresses_are_public(address: str) -> None:
     ],
 )
 def test_addresses_that_lead_inside_are_not(address: str) -> None:
-    assert not is_public(address)
+    assert not is_public_host(address)
 
 
 def test_a_public_url_that_is_not_fetched_is_stood_in_for_equally_every_time(client: Client) -> None:

@@ -12,8 +12,8 @@ from starlette.routing import Route
 from kontext_pipeline.sandbox.app import create_app
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.openapi import OPENAPI
-from kontext_pipeline.sandbox.testing import TEST_KEY, Sandbox, running_sandbox
 from tests.sandbox.conftest import Client, data_uri, png
+from tests.sandbox.running import TEST_KEY, Sandbox, running_sandbox
 
 schema = schemathesis.openapi.from_dict(OPENAPI)
 
@@ -24,7 +24,7 @@ SEMANTIC = {"generate", "submit", "upload", "set-faults"}
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Sandbox]:
-    with running_sandbox() as sandbox:
+    with running_sandbox(speed=5000) as sandbox:
         yield sandbox
 
 

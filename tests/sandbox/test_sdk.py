@@ -10,8 +10,8 @@ from segmind.files import Files
 from segmind.v2 import InferenceFailed, InferenceTimeout
 
 from kontext_pipeline.sandbox.drawing.sizes import SIZES
-from kontext_pipeline.sandbox.testing import Sandbox, running_sandbox
 from tests.sandbox.conftest import MODEL, picture, png
+from tests.sandbox.running import Sandbox, running_sandbox
 
 
 @pytest.fixture

@@ -15,29 +15,17 @@ import requests
 from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.sandbox.server import serve
-from kontext_pipeline.sandbox.testing import running_sandbox
 from tests.sandbox.conftest import MODEL, Client, picture
+from tests.sandbox.running import running_sandbox
 
 
-def test_the_fixture_works_in_somebody_elses_project(tmp_path: Path) -> None:
-    (tmp_path / "test_theirs.py").write_text(
-        "import pytest, requests\n"
-        'pytest_plugins = ["kontext_pipeline.sandbox.testing"]\n'
-        "def post(sandbox):\n"
-        "    return requests.post(sandbox.url + '/v1/flux-kontext-max', json={'prompt': 'a fox'},"
-        " headers={'x-api-key': sandbox.api_key}).status_code\n"
-        "def test_fresh(kontext_sandbox):\n"
-        "    assert post(kontext_sandbox) == 200\n"
-        "    assert kontext_sandbox.books()['totals']['billed'] == 1\n"
-        "@pytest.mark.parametrize('kontext_sandbox', [{'balance': 0.0}], indirect=True)\n"
-        "def test_fields(kontext_sandbox):\n"
-        "    assert post(kontext_sandbox) == 406\n"
-    )
+def test_the_guides_example_test_passes_in_a_project_of_its_own(tmp_path: Path) -> None:
+    guide = Path(__file__).parents[2].joinpath("docs", "sandbox.md").read_text("utf-8")
+    (tmp_path / "test_theirs.py").write_text(guide.partition("```python\n")[2].partition("```")[0])
     command = [
         sys.executable,
         "-m",
         "pytest",
-        "-q",
         "-p",
         "no:cacheprovider",
         "--rootdir",
@@ -48,7 +36,17 @@ def test_the_fixture_works_in_somebody_elses_project(tmp_path: Path) -> None:
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False, timeout=60
     )
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_what_a_paid_run_imports_has_no_sandbox_in_it() -> None:
+    program = (
+        "import sys\n"
+        "import kontext_pipeline.cli, kontext_pipeline.launcher, kontext_pipeline.pipeline\n"
+        "print([name for name in sys.modules if name.startswith('kontext_pipeline.sandbox')])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_starting_and_stopping_takes_well_under_a_second() -> None:

@@ -10,8 +10,8 @@ import requests
 
 from kontext_pipeline.sandbox.drawing.sizes import SIZES
 from kontext_pipeline.sandbox.request_log import canonical_sha256
-from kontext_pipeline.sandbox.testing import TEST_KEY, running_sandbox
 from tests.sandbox.conftest import MODEL, Client, picture, png
+from tests.sandbox.running import TEST_KEY, running_sandbox
 
 SAMPLE = {
     "seed": 30699,

@@ -7,8 +7,8 @@ import pytest
 import requests
 
 from kontext_pipeline.sandbox.drawing.sizes import SIZES
-from kontext_pipeline.sandbox.testing import running_sandbox
 from tests.sandbox.conftest import Client, picture
+from tests.sandbox.running import running_sandbox
 
 
 def finished(client: Client, submission: dict[str, Any]) -> requests.Response:
@@ -114,11 +114,11 @@ def test_a_request_of_another_key_or_of_nobody_is_a_404(client: Client) -> None:
 
 
 def test_a_reset_ends_what_is_running_and_forgets_it() -> None:
-    with running_sandbox(speed=30) as sandbox:
+    with running_sandbox(speed=200, latency_spread=0) as sandbox:
         client = Client(sandbox)
         submission = client.post("v2").json()
         sandbox.reset()
-        time.sleep(1.2)
+        time.sleep(0.2)
         assert client.get(submission["status_url"]).status_code == 404
         assert sandbox.books() == {
             "totals": {"posts": 0, "billed": 0, "cost": 0.0, "running": 0, "balance": 1000.0, "held": 0.0},

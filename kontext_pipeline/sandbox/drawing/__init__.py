@@ -1,1 +1,1 @@
-"""The pictures the sandbox answers with: drawn by Pillow alone, the same bytes for the same request."""
+"""Pictures that the sandbox draws: edits of photographs, and scenes for prompts without a photograph."""

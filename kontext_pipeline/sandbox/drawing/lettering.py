@@ -1,181 +1,81 @@
-"""Type: captions, titles and the badge, in the one font that Pillow brings along."""
+"""Lettering: captions, the prompt under a scene, and the SANDBOX badge, all in the font that Pillow brings."""
 
-import bisect
 import functools
-import math
+import textwrap
 import unicodedata
-from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from kontext_pipeline.sandbox.drawing.wishes import RGB
+from kontext_pipeline.sandbox.drawing.features import RGB
+from kontext_pipeline.sandbox.drawing.tone import curve
 
-WHITE: Final[RGB] = (255, 255, 255)
 MAX_CHARS: Final = 600
-"""More is never set: it would be too small to read."""
+"""Longer texts are cut: more would be too small to read."""
 SAND: Final[RGB] = (240, 201, 126)
+_PUNCTUATION: Final = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "–": "-", "—": "-"})
 
 
 @functools.lru_cache(maxsize=128)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return Pillow's own FreeType font at `size` pixels; no font of the system is ever used."""
+    """Return Pillow's own FreeType font at `size` pixels. Fonts of the machine are never used."""
     found = ImageFont.load_default(size)
     assert isinstance(found, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
     return found
 
 
-@functools.lru_cache(maxsize=4096)
-def _can_set(character: str) -> bool:
-    face = font(24)
-    mask, missing = face.getmask(character), face.getmask("\U0010fffd")
-    return mask.size != missing.size or bytes(mask) != bytes(missing)
+def fit(text: str, width: int, max_lines: int, *, largest: int, smallest: int) -> tuple[str, int]:
+    """Return `text` broken into lines, and the largest font size at which they fit `width` pixels.
 
-
-def settable(text: str) -> str:
-    """Return `text` without what the font has no glyph for: it has ASCII and some punctuation.
-
-    Accents are dropped from their letters, other scripts left out.
+    Accents are dropped from letters, characters without a glyph are left out, and text that does not fit
+    `max_lines` even at the smallest size is cut and ends with "...".
     """
-    kept: list[str] = []
-    for character in " ".join(text.split()):
-        if character == " " or (character.isprintable() and _can_set(character)):
-            kept.append(character)
-        else:
-            bare = unicodedata.normalize("NFKD", character)
-            kept += [part for part in bare if part.isprintable() and part.isascii()]
-    return " ".join("".join(kept).split())
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Text broken into lines at a size."""
-
-    lines: tuple[str, ...]
-    size: int
-    leading: int
-    """Pixels from one line to the next."""
-
-    @property
-    def height(self) -> int:
-        """Pixels from the first line's top to the last one's bottom."""
-        return self.leading * len(self.lines)
-
-
-def fit(text: str, *, width: int, max_lines: int, largest: int, smallest: int, leading: int = 122) -> Setting:
-    """Return `text` set as large as fits `width` pixels in `max_lines`, cut with an ellipsis if it never does."""
-    text = text[:MAX_CHARS]
-    size = largest
-    while True:
+    plain = unicodedata.normalize("NFKD", text[: 2 * MAX_CHARS].translate(_PUNCTUATION))
+    printable = "".join(character if character.isprintable() else " " for character in plain)
+    text, size = " ".join(printable.encode("ascii", "ignore").decode().split())[:MAX_CHARS], largest
+    while text:
         face = font(size)
-        lines = _wrapped(text, face, width)
-        whole = all(face.getlength(word) <= width for word in text.split())
-        if (whole and len(lines) <= max_lines) or size <= smallest:
-            break
-        size = max(smallest, size * 92 // 100)
-    if len(lines) > max_lines:
-        last = lines[max_lines - 1]
-        while last and font(size).getlength(last + "…") > width:
-            last = last[:-1]
-        lines = [*lines[: max_lines - 1], last.rstrip(" ,.;:") + "…"]
-    return Setting(tuple(lines), size, size * leading // 100)
+        columns = max(4, int(width * len(text) / face.getlength(text) * 0.97))
+        lines = textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)
+        if len(lines) <= max_lines and all(face.getlength(line) <= width for line in lines):
+            return "\n".join(lines), size
+        if size <= smallest:
+            return "\n".join(textwrap.wrap(text, columns, max_lines=max_lines, placeholder="...")), size
+        size = max(smallest, size * 9 // 10)
+    return "", size
 
 
-def _wrapped(text: str, face: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    lines: list[str] = []
-    line = ""
-    for word in text.split():
-        longer = f"{line} {word}" if line else word
-        if face.getlength(longer) <= width:
-            line = longer
-            continue
-        if line:
-            lines.append(line)
-        # A word wider than the line is broken wherever it reaches the margin.
-        while face.getlength(word) > width and len(word) > 1:
-            cut = max(1, _letters_within(word, face, width))
-            lines.append(word[:cut])
-            word = word[cut:]
-        line = word
-    return [*lines, line] if line else lines
-
-
-def _letters_within(word: str, face: ImageFont.FreeTypeFont, width: int) -> int:
-    lengths = range(1, len(word) + 1)
-    return bisect.bisect(lengths, width, key=lambda count: math.ceil(face.getlength(word[:count])))
-
-
-def set_type(
-    image: Image.Image,
-    setting: Setting,
-    at: tuple[int, int],
-    *,
-    fill: RGB = WHITE,
-    centred: bool = False,
-    shadow: int = 60,
-    weight: int = 0,
-    halo: RGB | None = None,
-) -> None:
-    """Set lines of type with `at` as their top left corner (or top centre), over a soft shadow or a coloured halo."""
-    face = font(setting.size)
-    pad = setting.size
-    widest = max(int(face.getlength(line)) for line in setting.lines) + 2 * pad
-    mask = Image.new("L", (widest, setting.height + 2 * pad))
-    draw = ImageDraw.Draw(mask)
-    for number, line in enumerate(setting.lines):
-        x = (widest - int(face.getlength(line))) // 2 if centred else pad
-        draw.text((x, pad + number * setting.leading), line, font=face, fill=255, stroke_width=weight)
-    corner = (at[0] - (widest // 2 if centred else pad), at[1] - pad)
-    if halo is not None:
-        for spread in (setting.size // 3, setting.size // 8):
-            _paste(
-                image,
-                halo,
-                mask.filter(ImageFilter.GaussianBlur(spread)).point(lambda v: min(255, v * 2)),
-                corner,
-            )
-    elif shadow:
-        soft = mask.filter(ImageFilter.GaussianBlur(max(2, setting.size // 9)))
-        _paste(
-            image,
-            (0, 0, 0),
-            soft.point(lambda v: min(255, v * shadow // 40)),
-            (corner[0], corner[1] + setting.size // 24),
-        )
-    _paste(image, fill, mask, corner)
-
-
-def _paste(image: Image.Image, colour: RGB, mask: Image.Image, corner: tuple[int, int]) -> None:
-    image.paste(colour, (corner[0], corner[1], corner[0] + mask.width, corner[1] + mask.height), mask)
+def draw_text(image: Image.Image, text: str, at: tuple[int, int], size: int, *, centred: bool) -> None:
+    """Draw white lines of text over a soft shadow, with their middle or their lower left corner at `at`."""
+    mask = Image.new("L", image.size)
+    anchor, align, weight = ("mm", "center", max(1, size // 46)) if centred else ("ld", "left", 0)
+    style = (255, font(size), anchor, size // 4, align)
+    ImageDraw.Draw(mask).multiline_text(at, text, *style, stroke_width=weight)
+    box = mask.getbbox() or (0, 0, 1, 1)
+    around = (max(0, box[0] - size), max(0, box[1] - size), box[2] + size, box[3] + size)
+    mask = mask.crop(around)
+    for blur in (max(2, size // 3), max(2, size // 9)):
+        soft = mask.filter(ImageFilter.GaussianBlur(blur)).point(curve(lambda v: v * 1.6))
+        image.paste((0, 0, 0), around[:2], soft)
+    image.paste((255, 255, 255), around[:2], mask)
 
 
 def stamp_badge(image: Image.Image) -> None:
     """Mark an RGB picture SANDBOX: a small dark plate in the top right corner."""
     short = min(image.size)
-    height = max(22, short * 40 // 1024)
-    plate = _badge(height)
+    plate = _badge(max(22, short * 40 // 1024))
     margin = max(10, short * 24 // 1024)
-    corner = (image.width - plate.width - margin, margin)
-    image.paste(plate.convert("RGB"), corner, plate.getchannel("A"))
+    image.paste(plate.convert("RGB"), (image.width - plate.width - margin, margin), plate.getchannel("A"))
 
 
 @functools.lru_cache(maxsize=32)
 def _badge(height: int) -> Image.Image:
-    scale = 4
-    tall = height * scale
-    face = font(tall * 42 // 100)
-    gap = tall * 9 // 100
-    advances = [int(face.getlength(letter)) + gap for letter in "SANDBOX"]
-    dot = tall * 22 // 100
-    left = tall * 44 // 100
-    width = left + dot + tall * 28 // 100 + sum(advances) - gap + tall * 48 // 100
-    plate = Image.new("RGBA", (width, tall), (18, 20, 26, 0))
+    tall = height * 4
+    plate = Image.new("RGBA", (tall * 19 // 5, tall), (18, 20, 26, 0))
     draw = ImageDraw.Draw(plate)
-    draw.rounded_rectangle((0, 0, width - 1, tall - 1), radius=tall // 2, fill=(18, 20, 26, 190))
-    middle = tall // 2
-    draw.ellipse((left, middle - dot // 2, left + dot, middle + dot // 2), fill=(*SAND, 255))
-    x = left + dot + tall * 28 // 100
-    for letter, advance in zip("SANDBOX", advances, strict=True):
-        draw.text((x, middle), letter, font=face, fill=(255, 255, 255, 255), anchor="lm", stroke_width=scale // 3)
-        x += advance
-    return plate.reduce(scale)
+    draw.rounded_rectangle((0, 0, plate.width - 1, tall - 1), radius=tall // 2, fill=(18, 20, 26, 190))
+    draw.circle((tall // 2, tall // 2), tall // 9, fill=(*SAND, 255))
+    for position, letter in enumerate("SANDBOX"):
+        x = tall * (90 + 38 * position) // 100
+        draw.text((x, tall // 2), letter, (255, 255, 255, 255), font(tall * 42 // 100), "mm", stroke_width=1)
+    return plate.reduce(4)

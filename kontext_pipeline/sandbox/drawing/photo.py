@@ -1,281 +1,146 @@
-"""Edits of a photograph: seasons, times of day, weather and colours where the prompt names them, else a variation."""
+"""Edits of a photograph: season, time of day, weather, colour and style where the prompt names them, else a variation."""
 
-from collections import Counter
+from random import Random
+from typing import Final
 
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
-from kontext_pipeline.sandbox.drawing import weather
-from kontext_pipeline.sandbox.drawing.chance import Chance
-from kontext_pipeline.sandbox.drawing.paint import (
-    curve,
-    glow,
-    ramp,
-    saturate,
-    tint,
-    tone,
-    vertical_gradient,
-    vignette,
-)
-from kontext_pipeline.sandbox.drawing.stylise import stylise
-from kontext_pipeline.sandbox.drawing.wishes import RGB, Wishes
+from kontext_pipeline.sandbox.drawing import tone
+from kontext_pipeline.sandbox.drawing.features import RGB, PromptFeatures
+from kontext_pipeline.sandbox.drawing.styles import apply_styles
+from kontext_pipeline.sandbox.drawing.tone import Size, adjust, curve, glow, hue_mask, light
+from kontext_pipeline.sandbox.drawing.weather import add_stars, add_weather
 
-
-def edit(photograph: Image.Image, size: tuple[int, int], wishes: Wishes, digest: str) -> Image.Image:
-    """Return the RGB photograph at `size`, edited as wished; without a wish, cropped and lit anew by `digest`."""
-    chance = Chance(digest, "photo")
-    image = _crop(photograph, size, chance)
-    image = _variation(image, chance, strong=not wishes.edits)
-    if wishes.colour is not None:
-        image = _recolour(image, wishes.colour)
-    image = _season(image, wishes, chance)
-    image = _weather_light(image, wishes)
-    image = _time(image, wishes, chance)
-    image = _weather(image, wishes, chance)
-    return stylise(image, wishes, digest)
+_TIMES: Final = {
+    "dawn": (1.02, (1.08, 0.98, 1.0), 0.9, 0.66, 0.45),
+    "sunset": (1.0, (1.14, 0.9, 0.8), 1.1, 0.78, 0.4),
+    "dusk": (0.8, (0.8, 0.86, 1.16), 0.6, 0.9, 0.25),
+    "night": (0.58, (0.7, 0.86, 1.2), 0.5, 1.0, 0.0),
+}
+"""By time of day: exposure, gains, saturation, the share of a new sky, and the strength of the sun's glow."""
 
 
-def _crop(photograph: Image.Image, size: tuple[int, int], chance: Chance) -> Image.Image:
-    """Cut the wanted shape out of the photograph, a little closer and off its middle as chance has it."""
-    width, height = photograph.size
-    zoom = chance.between(1000, 1070)
-    wide = min(width, height * size[0] // size[1]) * 1000 // zoom
-    high = min(height, width * size[1] // size[0]) * 1000 // zoom
-    wide, high = max(1, wide), max(1, high)
-    left = (width - wide) * chance.between(30, 70) // 100
-    top = (height - high) * chance.between(30, 70) // 100
-    box = (left, top, left + wide, top + high)
-    return photograph.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=2.0)
+def edit_photo(photo: Image.Image, size: Size, features: PromptFeatures, rng: Random) -> Image.Image:
+    """Return the RGB photograph at `size` with these features; without any, a variation that `rng` decides."""
+    centering = (rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7))
+    image = ImageOps.fit(photo, size, Image.Resampling.BICUBIC, rng.uniform(0, 0.03), centering)
+    described = features.season or features.styles
+    image = _vary(image, rng, strong=not (described or features.time or features.weather or features.colour))
+    if features.colour and (features.replaced_colour or not described):
+        image = _recolour(image, features.colour, features.replaced_colour)
+    image = _change_season(image, features)
+    image = _change_light(image, features.weather)
+    # The neon style brings a night of its own.
+    if features.time in _TIMES and "neon" not in features.styles:
+        image = _change_time(image, features.time or "", rng, candle="warm" in features.styles)
+    return apply_styles(add_weather(image, features, rng), features.styles, rng)
 
 
-def _variation(image: Image.Image, chance: Chance, *, strong: bool) -> Image.Image:
-    """Change exposure, contrast and colours a little; more where nothing else is asked for."""
-    reach = 10 if strong else 3
-    warmth = chance.between(-reach, reach)
-    image = tone(
-        image,
-        exposure=100 + chance.between(-reach, reach),
-        contrast=100 + chance.between(0, reach),
-        gains=(100 + warmth, 100 + chance.between(-reach, reach) // 3, 100 - warmth),
-    )
+def _vary(image: Image.Image, rng: Random, *, strong: bool) -> Image.Image:
+    """Change exposure, contrast and colours a little, and more where the prompt asks for nothing else."""
+    reach = 0.1 if strong else 0.03
+    warmth, exposure, contrast = (rng.uniform(-reach, reach) for _ in range(3))
+    saturation = 1 + rng.uniform(-1.8, 3.0) * reach
+    gains = (1 + warmth, 1.0, 1 - warmth)
+    image = adjust(image, exposure=1 + exposure, contrast=1 + contrast, gains=gains, saturation=saturation)
     if not strong:
         return image
-    image = saturate(image, 100 + chance.between(-18, 30))
-    if chance.percent(50):
-        centre = (image.width * chance.between(0, 100) // 100, image.height * chance.between(0, 35) // 100)
-        glow(image, centre, max(image.size) * 6 // 10, (255, 208, 140), chance.between(20, 42))
-    if chance.percent(35):
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return vignette(image, chance.between(20, 60))
+    sun = (rng.randint(0, image.width), rng.randint(0, image.height // 3))
+    image = glow(image, sun, max(image.size) * 6 // 10, (255, 208, 140), rng.uniform(0, 0.4))
+    return tone.vignette(ImageOps.mirror(image) if rng.random() < 0.35 else image, rng.uniform(0.2, 0.6))
 
 
-def _sky_mask(image: Image.Image) -> Image.Image:
-    """Return where the sky probably is: bright or blue, without detail, and high up."""
-    small = image.reduce(4)
-    hue, saturation, value = small.convert("HSV").split()
-    blue = ImageChops.multiply(
-        hue.point(curve(lambda h: 255 if 125 <= h <= 185 else 0)), value.point(curve(lambda v: (v - 70) * 4))
-    )
-    pale = ImageChops.multiply(
-        saturation.point(curve(lambda s: 255 - s * 4)), value.point(curve(lambda v: (v - 140) * 4))
-    )
-    candidate = ImageChops.lighter(blue, pale)
-    # Edges are found wherever the kernel fits; the frame it leaves out is no edge.
-    detail = Image.new("L", small.size)
-    edges = small.convert("L").filter(ImageFilter.FIND_EDGES)
-    detail.paste(edges.crop((2, 2, small.width - 2, small.height - 2)), (2, 2))
-    calm = detail.filter(ImageFilter.BoxBlur(2)).point(curve(lambda v: 255 - v * 12))
-    high_up = ramp(small.size, 255, 0).point(curve(lambda v: (v - 60) * 3))
-    certain = ImageChops.multiply(ImageChops.multiply(candidate, calm), high_up)
-    # From where it is certain the sky reaches to the very outline of what stands before it.
-    grown = ImageChops.multiply(certain.filter(ImageFilter.MaxFilter(9)), candidate.point(curve(lambda v: v * 3)))
-    return grown.filter(ImageFilter.GaussianBlur(1)).resize(image.size, Image.Resampling.BILINEAR)
+def _recolour(image: Image.Image, colour: RGB, replaced: RGB | None) -> Image.Image:
+    """Turn one colour of the photograph into another: the one near `replaced`, or the strongest in the middle."""
+    reach, everywhere = Image.radial_gradient("L"), replaced is not None
+    hues, saturation, _ = image.reduce(8).convert("HSV").split()
+    middle = reach.point(curve(lambda v: 255 if everywhere else (90 - v) * 9)).resize(hues.size)
+    colourful = saturation.point(curve(lambda s: 255 if s > 90 else 0))
+    counts = hues.histogram(ImageChops.multiply(colourful, middle)) * 3
+    low, high = (256, 512) if replaced is None else (_hsv(replaced)[0] + 232, _hsv(replaced)[0] + 272)
+    hue = max(range(low, high), key=lambda at: sum(counts[at - 4 : at + 5]))
+    if sum(counts[hue - 12 : hue + 13]) < hues.width * hues.height // 50:
+        # Nothing here has such a colour: tint the whole picture.
+        return Image.blend(image, ImageChops.multiply(image, Image.new("RGB", image.size, colour)), 0.6)
+    wanted_hue, wanted_saturation = _hsv(colour)
+    _, saturation, value = image.convert("HSV").split()
+    saturation = saturation.point(curve(lambda s: (s + 2 * wanted_saturation) / 3))
+    painted = Image.merge("HSV", (Image.new("L", image.size, wanted_hue), saturation, value)).convert("RGB")
+    mask = hue_mask(image, hue - 18, hue + 18, least=100)
+    around = reach.point(curve(lambda v: 255 if everywhere else (200 - v) * 3)).resize(image.size)
+    return Image.composite(painted, image, ImageChops.multiply(mask, around))
 
 
-def _band(image: Image.Image, low: int, high: int, *, soft: int = 8) -> Image.Image:
-    """Return a mask of the colours whose hue (0 to 255) is between `low` and `high`, greys left out."""
-    hue, saturation, value = image.reduce(2).convert("HSV").split()
-    inside = hue.point(curve(lambda h: 255 * min(soft, h - low, high - h) // soft if low < h < high else 0))
-    lively = ImageChops.multiply(
-        saturation.point(curve(lambda s: (s - 28) * 7)), value.point(curve(lambda v: (v - 14) * 10))
-    )
-    return ImageChops.multiply(inside, lively).resize(image.size, Image.Resampling.BILINEAR)
+def _hsv(colour: RGB) -> tuple[int, int]:
+    hue, saturation, _ = Image.new("RGB", (1, 1), colour).convert("HSV").tobytes()
+    return hue, saturation
 
 
-def _season(image: Image.Image, wishes: Wishes, chance: Chance) -> Image.Image:
-    if wishes.season == "autumn":
+def _change_season(image: Image.Image, features: PromptFeatures) -> Image.Image:
+    green = hue_mask(image, 30, 122, least=44)
+    if features.season == "autumn":
         hue, saturation, value = image.convert("HSV").split()
-        first, last = 30, 122
-        turned = hue.point(curve(lambda h: 10 + (h - first) * 26 // (last - first) if first < h < last else h))
-        gold = Image.merge("HSV", (turned, saturation.point(curve(lambda s: s * 11 // 10)), value)).convert("RGB")
-        image = Image.composite(gold, image, _band(image, first - 4, last + 4))
-        image = tone(image, gains=(107, 100, 88), exposure=101)
-        return weather.add_petals(image, chance, ((222, 120, 34), (188, 62, 28), (236, 176, 60)))
-    if wishes.season == "spring":
-        fresh = saturate(tone(image, gains=(104, 112, 88), exposure=110), 125)
-        image = Image.composite(fresh, image, _band(image, 30, 125))
-        image = tone(image, exposure=104, lift=6, gains=(103, 100, 101))
-        return weather.add_petals(image, chance, ((255, 206, 222), (255, 238, 242), (248, 170, 198)))
-    if wishes.season == "summer":
-        image = saturate(tone(image, exposure=105, contrast=106, gains=(105, 101, 92)), 122)
-        glow(
-            image,
-            (image.width * chance.between(60, 96) // 100, 0),
-            max(image.size) * 7 // 10,
-            (255, 222, 150),
-            62,
-        )
-        return image
-    if wishes.season == "winter" or wishes.weather == "snow":
-        return _winter(image)
+        gold = Image.merge("HSV", (hue.point(curve(lambda h: 14 + (h - 30) * 0.16)), saturation, value))
+        return adjust(Image.composite(gold.convert("RGB"), image, green), gains=(1.08, 1.0, 0.88))
+    if features.season == "spring":
+        fresh = adjust(image, gains=(1.02, 1.12, 0.86), exposure=1.06, saturation=1.15)
+        return adjust(Image.composite(fresh, image, green), exposure=1.06)
+    if features.season == "summer":
+        return adjust(image, exposure=1.05, contrast=1.06, gains=(1.07, 1.02, 0.9), saturation=1.25)
+    if features.season == "winter" or features.weather == "snow":
+        return _cover_with_snow(image, green)
     return image
 
 
-def _winter(image: Image.Image) -> Image.Image:
-    """Snow lies on what is green or brown and on whatever faces up; the light turns cold."""
+def _cover_with_snow(image: Image.Image, green: Image.Image) -> Image.Image:
+    """Put snow on green and brown ground and on what faces up, under a cold light."""
     grey = image.convert("L")
-    ground = ImageChops.lighter(_band(image, 22, 125), _band(image, 4, 24).point(curve(lambda v: v * 45 // 100)))
-    # What faces up is lighter than what is right below it.
-    facing_up = ImageChops.subtract(grey, ImageChops.offset(grey, 0, -4)).filter(ImageFilter.BoxBlur(1))
-    facing_up = facing_up.point(curve(lambda v: (v - 8) * 7))
-    settled = ImageChops.add(ground.point(curve(lambda v: v * 70 // 100)), facing_up).filter(ImageFilter.BoxBlur(1))
-    relief = grey.point(curve(lambda v: 120 + v * 62 // 100)).convert("RGB")
-    white = tone(relief, gains=(97, 101, 107))
-    image = Image.composite(white, saturate(image, 62), settled)
-    return tone(image, gains=(94, 100, 110), exposure=104, lift=4)
+    ground = ImageChops.lighter(green, hue_mask(image, 4, 24).point(curve(lambda v: v * 0.35)))
+    # What faces up is brighter than what is right below it.
+    upward = ImageChops.subtract(grey, ImageChops.offset(grey, 0, -4)).filter(ImageFilter.BoxBlur(1))
+    upward = upward.point(curve(lambda v: (v - 8) * 6))
+    covered = ImageChops.add(ground.point(curve(lambda v: v * 0.8)), upward).filter(ImageFilter.BoxBlur(1))
+    snow = adjust(grey.point(curve(lambda v: 116 + v * 0.66)).convert("RGB"), gains=(0.98, 1.01, 1.06))
+    image = Image.composite(snow, adjust(image, saturation=0.45), covered)
+    return adjust(image, gains=(0.99, 1.01, 1.06), exposure=1.05)
 
 
-def _weather_light(image: Image.Image, wishes: Wishes) -> Image.Image:
-    if wishes.weather in {"rain", "storm", "clouds"}:
-        dark = {"rain": 78, "storm": 58, "clouds": 90}[wishes.weather]
-        return tone(saturate(image, 58), exposure=dark, contrast=94, gains=(94, 99, 106))
-    if wishes.weather == "fog":
-        return tone(saturate(image, 56), contrast=84, lift=10)
-    if wishes.weather == "sun" and wishes.time in {None, "day"}:
-        return saturate(tone(image, exposure=102, contrast=106, gains=(103, 101, 96)), 114)
+def _change_light(image: Image.Image, weather: str | None) -> Image.Image:
+    if weather in {"rain", "storm", "clouds"}:
+        exposure = {"rain": 0.8, "storm": 0.62, "clouds": 0.9}[weather]
+        return adjust(image, exposure=exposure, contrast=0.94, gains=(0.94, 0.99, 1.06), saturation=0.58)
+    if weather == "fog":
+        return adjust(image, exposure=1.05, contrast=0.9, saturation=0.7)
+    if weather == "sun":
+        return adjust(image, exposure=1.04, contrast=1.06, gains=(1.03, 1.01, 0.96), saturation=1.15)
     return image
 
 
-def _time(image: Image.Image, wishes: Wishes, chance: Chance) -> Image.Image:
-    if wishes.time == "day" and wishes.weather != "sun":
-        return tone(image, exposure=106, contrast=103)
-    if wishes.time in {None, "day"}:
-        return image
-    sky = _sky_mask(image)
+def _change_time(image: Image.Image, time: str, rng: Random, *, candle: bool) -> Image.Image:
+    """Light the photograph as at `time`, under a sky of that time; its brightest parts become lamps at night."""
+    exposure, gains, saturation, sky_share, sun_strength = _TIMES[time]
+    top, middle, horizon, sun, _ = tone.LIGHTS[time]
     width, height = image.size
-    x = width * chance.between(20, 80) // 100
-    if wishes.time == "sunset":
-        glass = vertical_gradient(
-            image.size,
-            ((0, (150, 96, 168)), (450, (255, 150, 104)), (700, (255, 176, 110)), (1000, (120, 72, 92))),
-        )
-        image = ImageChops.multiply(
-            tone(image, exposure=112, contrast=108),
-            Image.blend(glass, Image.new("RGB", image.size, (255, 236, 214)), 0.22),
-        )
-        evening = vertical_gradient(
-            image.size,
-            ((0, (70, 52, 112)), (300, (206, 92, 98)), (560, (255, 186, 108)), (1000, (255, 206, 130))),
-        )
-        image = Image.composite(Image.blend(image, evening, 0.78), image, sky)
-        glow(image, (x, height * 42 // 100), max(image.size) * 55 // 100, (255, 160, 66), 72)
-        glow(image, (x, height * 42 // 100), max(image.size) * 16 // 100, (255, 224, 150), 60)
-        return vignette(image, 80)
-    if wishes.time == "dawn":
-        image = tone(image, exposure=102, contrast=88, lift=14, gains=(108, 98, 100))
-        haze = vertical_gradient(image.size, ((0, (176, 168, 214)), (500, (255, 200, 176)), (1000, (255, 226, 200))))
-        image = Image.composite(Image.blend(image, haze, 0.7), Image.blend(image, haze, 0.2), sky)
-        glow(image, (x, height * 45 // 100), max(image.size) * 6 // 10, (255, 200, 150), 62)
-        return image
-    # Neon has a night of its own.
-    return image if "neon" in wishes.styles else _night(image, chance, sky, dusk=wishes.time == "dusk")
-
-
-def _night(image: Image.Image, chance: Chance, sky: Image.Image, *, dusk: bool) -> Image.Image:
-    """Darken to blue, light what was brightest below the sky like lamps, and hang stars and a moon."""
-    width, height = image.size
-    grey = image.convert("L")
-    lamps = ImageChops.multiply(grey.point(curve(lambda v: (v - 205) * 5)), ImageChops.invert(sky))
-    lamps = ImageChops.multiply(lamps, ramp(image.size, 90, 255))
-    dark = tone(saturate(image, 46), exposure=72 if dusk else 54, contrast=104, gains=(72, 86, 124))
-    heaven = vertical_gradient(
-        image.size,
-        (
-            (0, (20, 30, 74) if dusk else (6, 10, 30)),
-            (600, (104, 92, 146) if dusk else (24, 40, 82)),
-            (1000, (190, 130, 130) if dusk else (36, 56, 96)),
-        ),
-    )
-    dark = Image.composite(heaven, dark, sky)
-    for mask, colour in (
-        (lamps.filter(ImageFilter.GaussianBlur(16)), (255, 150, 60)),
-        (lamps, (255, 206, 128)),
-    ):
-        lit = Image.composite(
-            Image.new("RGB", image.size, colour),
-            Image.new("RGB", image.size),
-            mask.point(curve(lambda v: v * 55 // 100)),
-        )
-        dark = ImageChops.screen(dark, lit)
-    dark = weather.add_stars(dark, chance, sky.point(curve(lambda v: v if not dusk else v // 2)))
-    # A moon only where there is a sky for it.
-    spots = [(width * px // 100, height * py // 100) for px in (78, 22, 62, 38, 50) for py in (14, 20)]
-    radius = min(image.size) * 32 // 1000
-    clear = [spot for spot in spots if _darkest(sky, spot, radius) > 150]
-    if clear and not dusk:
-        weather.add_moon(dark, chance.pick(clear), radius)
-    return vignette(dark, 90)
-
-
-def _darkest(mask: Image.Image, centre: tuple[int, int], radius: int) -> int:
-    box = (centre[0] - radius, centre[1] - radius, centre[0] + radius, centre[1] + radius)
-    return next(value for value, count in enumerate(mask.crop(box).histogram()) if count)
-
-
-def _weather(image: Image.Image, wishes: Wishes, chance: Chance) -> Image.Image:
-    if wishes.weather == "rain":
-        return weather.add_rain(image, chance)
-    if wishes.weather == "storm":
-        return weather.add_rain(weather.add_lightning(image, chance), chance)
-    if wishes.weather == "fog":
-        return weather.add_fog(image, chance)
-    if wishes.weather == "snow" or wishes.season == "winter":
-        return weather.add_snow(image, chance)
-    if wishes.weather == "sun":
-        glow(
-            image,
-            (image.width * chance.between(8, 92) // 100, 0),
-            max(image.size) * 55 // 100,
-            (255, 232, 176),
-            40,
-        )
-    return image
-
-
-def _recolour(image: Image.Image, colour: RGB) -> Image.Image:
-    """Turn the photograph's most telling colour into another; where it has none, tint it all."""
-    small = image.reduce(8).convert("HSV")
-    hues = Counter[int]()
-    middle = small.crop((small.width // 3, small.height // 3, small.width * 2 // 3, small.height * 2 // 3))
-    # What a photograph is of is mostly in its middle.
-    for part, weight in ((small, 1), (middle, 8)):
-        data = part.tobytes()
-        for hue, saturation, value in zip(data[::3], data[1::3], data[2::3], strict=True):
-            if saturation > 70 and value > 50:
-                hues[hue // 8] += weight * (saturation * value >> 8)
-    total = sum(hues.values())
-    strongest, share = hues.most_common(1)[0] if hues else (0, 0)
-    if total < small.width * small.height * 10 or share * 100 < total * 12:
-        grey = image.convert("L").convert("RGB")
-        return Image.blend(image, tint(tone(grey, exposure=125), colour, 82), 0.72)
-    low, high = strongest * 8 - 12, strongest * 8 + 20
-    band = _band(image, low, high, soft=6)
-    if low < 0:
-        band = ImageChops.lighter(band, _band(image, low + 256, 256 + 8, soft=6))
-    if high > 255:
-        band = ImageChops.lighter(band, _band(image, -8, high - 256, soft=6))
-    wanted = Image.new("RGB", (1, 1), colour).convert("HSV").getpixel((0, 0))
-    assert isinstance(wanted, tuple)
-    _, strength, light = image.convert("HSV").split()
-    strong = strength.point(curve(lambda s: (s + 2 * int(wanted[1])) // 3))
-    painted = Image.merge("HSV", (Image.new("L", image.size, int(wanted[0])), strong, light)).convert("RGB")
-    return Image.composite(painted, image, band)
+    sky = tone.sky_mask(image)
+    lamps = image.convert("L").point(curve(lambda v: (v - 200) * 4))
+    dark_part = ImageChops.multiply(ImageChops.invert(sky), tone.ramp(image.size, 30, 160))
+    lamps = ImageChops.multiply(lamps, dark_part)
+    image = adjust(image, exposure=exposure, gains=gains, saturation=saturation)
+    heaven = tone.gradient(image.size, top, middle, horizon, 110)
+    share = sky.point(curve(lambda v: (64 + v * 0.75) * sky_share))
+    image.paste(heaven, (0, 0), share)
+    if time in {"dawn", "sunset", "dusk"}:
+        at = (round(width * rng.uniform(0.2, 0.8)), height * 42 // 100)
+        image = glow(image, at, width * 6 // 10, horizon, sun_strength)
+    if time in {"dusk", "night"}:
+        image = light(image, lamps.filter(ImageFilter.GaussianBlur(10)), (255, 180, 90))
+    if candle:
+        flame = (width * 14 // 100, height // 2)
+        image = glow(glow(image, flame, width * 6 // 10, (255, 150, 50), 0.7), flame, width // 12, sun, 0.9)
+    elif time == "night":
+        image = add_stars(image, rng, sky)
+        spots = [(width * x // 100, height * y // 100) for x in (78, 22, 62, 38) for y in (14, 20)]
+        clear = [spot for spot in spots if sky.crop((*spot, spot[0] + 1, spot[1] + 1)).tobytes() > b"\xc8"]
+        if clear:
+            image = tone.add_disc(image, rng.choice(clear), min(width, height) // 32, sun)
+    return image if time == "dawn" else tone.vignette(image, 0.8)

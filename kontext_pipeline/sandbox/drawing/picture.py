@@ -1,93 +1,59 @@
-"""A picture: from a recipe's words and numbers to an RGB image, always marked SANDBOX."""
+"""A whole picture: from a prompt, a size and a seed to an RGB image, always marked SANDBOX."""
 
-import dataclasses
+from random import Random
 
 from PIL import Image
 
-from kontext_pipeline.sandbox.drawing.lettering import MAX_CHARS, fit, set_type, settable, stamp_badge
-from kontext_pipeline.sandbox.drawing.photo import edit
+from kontext_pipeline.sandbox.drawing.features import PromptFeatures, read_prompt
+from kontext_pipeline.sandbox.drawing.lettering import SAND, draw_text, fit, stamp_badge
+from kontext_pipeline.sandbox.drawing.photo import edit_photo
 from kontext_pipeline.sandbox.drawing.scene import draw_scene
-from kontext_pipeline.sandbox.drawing.stylise import stylise
-from kontext_pipeline.sandbox.drawing.wishes import read_wishes
+from kontext_pipeline.sandbox.drawing.styles import apply_styles
+from kontext_pipeline.sandbox.drawing.tone import Size, ramp
 
 
-def draw_picture(prompt: str, size: tuple[int, int], digest: str, photograph: Image.Image | None) -> Image.Image:
-    """Return what `prompt` asks for at `size`: an edit of `photograph`, or a scene with the prompt set in it.
+def draw_picture(prompt: str, size: Size, digest: str, photo: Image.Image | None) -> Image.Image:
+    """Return what `prompt` asks for at `size`: an edit of `photo`, or a scene with the prompt lettered on it.
 
-    `digest` (hex) decides whatever the prompt doesn't.
+    `digest` seeds everything that the prompt leaves open.
     """
-    wishes = read_wishes(prompt)
-    neon_type = bool(wishes.caption) and "neon" in wishes.styles
-    if neon_type:
-        # "... in neon" beside words in quotes is about the words.
-        wishes = dataclasses.replace(wishes, styles=wishes.styles - {"neon"})
-    if photograph is not None:
-        image = edit(photograph, size, wishes, digest)
-        if wishes.caption:
-            _headline(image, wishes.caption, neon=neon_type)
+    rng = Random(digest)  # noqa: S311 - pictures must repeat, not be secret
+    features = read_prompt(prompt)
+    if photo is not None:
+        image = edit_photo(photo, size, features, rng)
     else:
-        image = stylise(draw_scene(size, wishes, digest), wishes, digest)
-        if wishes.caption:
-            _headline(image, wishes.caption, neon=neon_type)
-        _legend(image, prompt)
+        image = apply_styles(draw_scene(size, features, rng), features.styles, rng)
+        _add_legend(image, prompt)
+    height = 82 if " bottom" in prompt else 20 if " top" in prompt else 28
+    _add_caption(image, " ".join(features.captions), height, 17)
     stamp_badge(image)
     return image
 
 
-def _headline(image: Image.Image, text: str, *, neon: bool) -> None:
-    """Set a caption large across the upper part of the picture."""
-    text = settable(text)
-    if not text:
-        return
-    width, height = image.size
-    short = min(width, height)
-    setting = fit(
-        text,
-        width=width * 84 // 100,
-        max_lines=3,
-        largest=short * 17 // 100,
-        smallest=short * 4 // 100,
-        leading=108,
-    )
-    at = (
-        width // 2,
-        height * 30 // 100 - setting.height // 2 if setting.height < height // 2 else height // 10,
-    )
-    if neon:
-        set_type(
-            image,
-            setting,
-            at,
-            centred=True,
-            fill=(255, 236, 250),
-            halo=(255, 40, 160),
-            weight=setting.size // 60,
-        )
-    else:
-        set_type(image, setting, at, centred=True, shadow=34, weight=max(1, setting.size // 46))
+def draw_stand_in(host: str, size: Size, digest: str) -> Image.Image:
+    """Return the picture that stands in for one at `host` that is not fetched, and says so."""
+    image = draw_scene(size, PromptFeatures(), Random(digest))  # noqa: S311
+    # In the middle, where a crop to another shape leaves it.
+    _add_caption(image, f"Stand-in for a picture at {host}", 50, 6)
+    return image
 
 
-def _legend(image: Image.Image, prompt: str) -> None:
-    """Set the prompt in the lower left, over a soft shade."""
-    text = settable(prompt[: 2 * MAX_CHARS])
-    if not text:
-        return
+def _add_caption(image: Image.Image, text: str, height: int, largest: int) -> None:
+    """Letter `text` across the picture, at a percentage of its height and of at most that size."""
+    largest, smallest = min(image.size) * largest // 100, min(image.size) * 4 // 100
+    lines, size = fit(text, image.width * 84 // 100, 3, largest=largest, smallest=smallest)
+    draw_text(image, lines, (image.width // 2, image.height * height // 100), size, centred=True)
+
+
+def _add_legend(image: Image.Image, text: str) -> None:
+    """Letter `text` in the lower left corner, over a soft shade."""
     width, height = image.size
-    short = min(width, height)
-    margin = short * 56 // 1000
-    setting = fit(
-        text,
-        width=min(width - 2 * margin, short * 130 // 100),
-        max_lines=4,
-        largest=short * 48 // 1000,
-        smallest=short * 26 // 1000,
-        leading=128,
-    )
-    tall = setting.height + margin * 3
-    column = bytes(min(255, 150 * y * y // (tall * tall)) for y in range(tall))
-    shade = Image.frombytes("L", (1, tall), column).resize((width, tall), Image.Resampling.NEAREST)
-    image.paste((8, 10, 18), (0, height - tall), shade)
-    top = height - margin - setting.height
-    rule = max(2, short // 420)
-    image.paste((240, 201, 126), (margin, top - margin // 3, margin + short // 14, top - margin // 3 + rule))
-    set_type(image, setting, (margin, top), shadow=46)
+    percent = min(image.size) / 100
+    margin = round(5.6 * percent)
+    room = min(width - 2 * margin, round(130 * percent))
+    lines, size = fit(text, room, 4, largest=round(4.8 * percent), smallest=round(2.6 * percent))
+    top = height - margin - round(size * 1.4 * (lines.count("\n") + 1))
+    if lines:
+        image.paste((8, 10, 18), (0, top - 2 * margin), ramp((width, height - top + 2 * margin), 0, 210))
+        image.paste(SAND, (margin, top - margin // 3, margin + round(7 * percent), top - margin // 3 + 2))
+        draw_text(image, lines, (margin, height - margin), size, centred=False)

@@ -1,13 +1,13 @@
-"""How large a picture is: about one megapixel in the asked-for shape, both sides multiples of 16."""
+"""Picture sizes: about one megapixel in the requested shape, both sides multiples of 16."""
 
+import math
 from typing import Final
 
 from kontext_pipeline.segmind.model import DEFAULT_ASPECT_RATIO
 
-MULTIPLE: Final = 16
 MEGAPIXEL: Final = 1024 * 1024
-MIN_SIDE: Final = 512
-"""A very long input is answered with the longest shape that still has this many pixels across."""
+MAX_RATIO: Final = 4.0
+"""The longest shape that `match_input_image` follows; it has 512 pixels across."""
 
 SIZES: Final[dict[str, tuple[int, int]]] = {
     "1:1": (1024, 1024),
@@ -28,42 +28,19 @@ SIZES: Final[dict[str, tuple[int, int]]] = {
 
 
 def picture_size(aspect_ratio: str, input_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Return (width, height) in pixels for an aspect ratio the model allows.
+    """Return (width, height) in pixels for an aspect ratio that the model allows.
 
-    `match_input_image` follows `input_size`; without an input image it is the model's default ratio.
+    `match_input_image` follows `input_size`. Without an input image it means the model's default ratio.
     """
     if aspect_ratio != "match_input_image":
         return SIZES[aspect_ratio]
     if input_size is None:
         return SIZES[DEFAULT_ASPECT_RATIO]
-    return _size_like(*input_size)
+    ratio = min(MAX_RATIO, max(input_size) / min(input_size))
+    short = _rounded(math.sqrt(MEGAPIXEL / ratio))
+    long = _rounded(short * ratio)
+    return (long, short) if input_size[0] >= input_size[1] else (short, long)
 
 
-def _size_like(width: int, height: int) -> tuple[int, int]:
-    if width < height:
-        tall, across = _size_like(height, width)
-        return across, tall
-    width = min(width, height * MEGAPIXEL // (MIN_SIDE * MIN_SIDE))
-    candidates = (
-        (wide, high)
-        for high in range(MIN_SIDE, 1024 + 1, MULTIPLE)
-        for wide in (_rounded(high * width, height), _rounded(MEGAPIXEL, high))
-        if wide >= high
-    )
-    # Whole numbers only, so that every machine finds the same size: the shape counts four times as much
-    # as the area.
-    return min(
-        candidates,
-        key=lambda size: (
-            4 * _parts_off(size[0] * height, size[1] * width) + _parts_off(size[0] * size[1], MEGAPIXEL),
-            size,
-        ),
-    )
-
-
-def _rounded(dividend: int, divisor: int) -> int:
-    return max(MULTIPLE, (2 * dividend + MULTIPLE * divisor) // (2 * MULTIPLE * divisor) * MULTIPLE)
-
-
-def _parts_off(value: int, wanted: int) -> int:
-    return abs(value - wanted) * 1_000_000 // max(1, min(value, wanted))
+def _rounded(pixels: float) -> int:
+    return round(pixels / 16) * 16

@@ -1,0 +1,198 @@
+"""Admission: everything that is checked before the model runs. Key, faults, rate limit, parameters and balance."""
+
+import asyncio
+import hashlib
+import json
+import math
+import random
+import uuid
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from kontext_pipeline.sandbox.api_models import Generation, LogEntry
+from kontext_pipeline.sandbox.config import KEY_FORM
+from kontext_pipeline.sandbox.faults import describe
+from kontext_pipeline.sandbox.gateway import Gateway
+from kontext_pipeline.sandbox.input_resolver import BadInput, InputImage
+from kontext_pipeline.sandbox.own_urls import own_hosts, own_path
+from kontext_pipeline.sandbox.renderer import PictureSpec
+from kontext_pipeline.sandbox.request_log import MAX_PROMPT_CHARS, canonical_sha256
+from kontext_pipeline.sandbox.responses import MESSAGES_406, Refusal, Reset, error, from_fault, rate_limited
+from kontext_pipeline.sandbox.session import Job, Session
+from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE, MODEL
+
+Model = TypeVar("Model", bound=BaseModel)
+LARGE_BODY: Final = 256 * 1024
+"""Bodies beyond this many bytes are parsed in a thread, so that other requests need not wait."""
+NOT_JSON: Final = object()
+"""Stands for a body that is not JSON."""
+
+
+async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) -> Job:
+    """Log a POST to the model, check it, and return the job with its price held.
+
+    Raises:
+        Refusal: the request is answered with an error.
+        ClientDisconnect: the body did not arrive whole. Such a request is not logged.
+    """
+    session = gateway.session
+    body, body_sha256 = await read_json(request, gateway.config.max_body_bytes)
+    entry = session.log.add(api, body_sha256, str(uuid.uuid4()))
+    try:
+        return await _check(gateway, session, request, entry, body)
+    except Refusal as refusal:
+        entry.state = "REFUSED"
+        if not isinstance(refusal.response, Reset):
+            entry.status = refusal.response.status_code
+            refusal.response.headers["x-request-id"] = entry.request_id
+        raise
+
+
+async def _check(gateway: Gateway, session: Session, request: Request, entry: LogEntry, body: Any) -> Job:
+    fields = body if isinstance(body, dict) else {}
+    prompt = fields["prompt"] if isinstance(fields.get("prompt"), str) else ""
+    entry.prompt = prompt[:MAX_PROMPT_CHARS] or None
+    entry.seed = fields["seed"] if type(fields.get("seed")) is int else None
+    key = check_key(gateway, request)
+    if request.path_params["model"] != MODEL:
+        raise Refusal(error(404, f"Model not found: {request.path_params['model'][:100]}"))
+    hosts = own_hosts(request)
+    identity = _identity(fields, hosts) if fields else entry.body_sha256
+    endpoint: Literal["v1", "submit"] = "v1" if entry.api == "v1" else "submit"
+    strike = session.faults.strike(endpoint, identity, prompt=prompt, posts=entry.sequence)
+    if strike.fault is not None and strike.fault.refuses:
+        entry.fault = strike.kind
+        await asyncio.sleep(strike.delay_s / gateway.config.speed)
+        raise Refusal(from_fault(strike.fault))
+    window_ends = session.account.over_rate(key)
+    if window_ends is not None:
+        raise Refusal(rate_limited(window_ends))
+    parameters = _parameters(request, body)
+    entry.seed = parameters.seed
+    input_image = await _input_image(gateway, session, parameters.input_image, hosts)
+    _check_money(gateway, session, parameters)
+    entry.fault, entry.state = strike.kind, "RUNNING"
+    occurrence = session.occurrence(entry.api, identity)
+    spec = PictureSpec(
+        parameters.prompt, parameters.seed, parameters.aspect_ratio, parameters.output_format, input_image
+    )
+    return Job(
+        session=session,
+        entry=entry,
+        key=key,
+        occurrence=occurrence,
+        spec=spec,
+        fault=strike.fault,
+        total_s=strike.slowed(_latency(gateway, occurrence)) / gateway.config.speed,
+        held=session.account.hold(),
+    )
+
+
+def _parameters(request: Request, body: Any) -> Generation:
+    require_json_type(request)
+    if body is NOT_JSON:
+        raise Refusal(error(400, "The request body is not valid JSON"))
+    if not isinstance(body, dict):
+        raise Refusal(error(400, "The request body must be a JSON object"))
+    return validated(Generation, body)
+
+
+def validated(model: type[Model], body: Any) -> Model:
+    """Return `body` as an instance of `model`.
+
+    Raises:
+        Refusal: a field is missing or not allowed. The answer names it.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as invalid:
+        raise Refusal(error(400, f"Invalid parameters: {'; '.join(describe(invalid))}")) from None
+
+
+async def _input_image(gateway: Gateway, session: Session, uri: str, hosts: frozenset[str]) -> InputImage | None:
+    if not uri:
+        return None
+    output = session.outputs.find(own_path(uri, hosts).removeprefix("files/outputs/"))
+    try:
+        if output is None:
+            return await asyncio.to_thread(gateway.inputs.resolve, uri, hosts)
+        return await asyncio.to_thread(gateway.inputs.keep, await gateway.renderer.picture(output.spec))
+    except BadInput as bad:
+        raise Refusal(error(400, f"Invalid parameters: {bad}")) from None
+
+
+def _check_money(gateway: Gateway, session: Session, parameters: Generation) -> None:
+    """Check what is answered 406: the safety tolerance, the team's limit and the balance."""
+    highest = MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
+    too_high = parameters.input_image and parameters.safety_tolerance > highest
+    if gateway.config.enforce_safety_note and too_high:
+        text = f"Invalid value for parameter safety_tolerance: {highest} is the maximum with an input image"
+        raise Refusal(error(406, text))
+    if not session.account.within_team_limit():
+        raise Refusal(error(406, MESSAGES_406["team-limit"]))
+    if not session.account.can_pay():
+        raise Refusal(error(406, MESSAGES_406["credits"]))
+
+
+def check_key(gateway: Gateway, request: Request) -> str:
+    """Return the request's key.
+
+    Raises:
+        Refusal: the key is missing, unknown or forbidden.
+    """
+    config, key = gateway.config, request.headers.get("x-api-key", "")
+    if not key:
+        raise Refusal(error(401, "Missing API key: send it in the x-api-key header"))
+    if key in config.forbidden_keys:
+        raise Refusal(error(403, "Insufficient permissions for this resource"))
+    if key not in config.keys if config.keys else not KEY_FORM.fullmatch(key):
+        raise Refusal(error(401, "Invalid API key"))
+    return key
+
+
+def require_json_type(request: Request) -> None:
+    """Check the Content-Type.
+
+    Raises:
+        Refusal: it is not application/json.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(error(406, MESSAGES_406["content-type"]))
+
+
+async def read_json(request: Request, max_bytes: int) -> tuple[Any, str]:
+    """Return the JSON value of the body (or `NOT_JSON`), and the sha256 by which the request log knows it.
+
+    Raises:
+        Refusal: the body is larger than `max_bytes`.
+    """
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > max_bytes:
+            raise Refusal(error(413, f"The request body is larger than {max_bytes:,} bytes"))
+    return await asyncio.to_thread(_parse, raw) if len(raw) > LARGE_BODY else _parse(raw)
+
+
+def _parse(raw: bytearray) -> tuple[Any, str]:
+    try:
+        body = json.loads(raw)
+        return body, canonical_sha256(body)
+    except (ValueError, RecursionError):
+        return NOT_JSON, hashlib.sha256(raw).hexdigest()
+
+
+def _identity(body: dict[str, Any], hosts: frozenset[str]) -> str:
+    """Return the identity of a request. The host and port of this sandbox, which change, are no part of it."""
+    uri = body.get("input_image")
+    path = own_path(uri, hosts) if isinstance(uri, str) else ""
+    return canonical_sha256({**body, "input_image": path} if path else body)
+
+
+def _latency(gateway: Gateway, occurrence: str) -> float:
+    """Return the seconds of a generation before `speed`: log-normal, and seeded by its occurrence."""
+    config = gateway.config
+    spread = random.Random(f"{config.seed}|{occurrence}").gauss(0.0, config.latency_spread)  # noqa: S311
+    return config.latency_s * math.exp(max(-2.0, min(2.0, spread)))
