@@ -25,6 +25,9 @@ from kontext_pipeline.segmind.outcomes import Outcome
 
 UNUSABLE_FETCHES: Final = 8
 """Fetches of a completed job that may bring no image before the run believes that there is none."""
+FETCH_DELAY_S: Final = 0.1
+"""Pause between the poll that finds a job completed and the fetch of its image, seconds. Jobs that finish together are
+replaced by new ones first, as that keeps the slots full."""
 LONGEST_FETCH_PAUSE_S: Final = 10.0
 """Longest pause between two fetches of an image that is ready, seconds."""
 
@@ -177,7 +180,7 @@ class JobPoller:
         pending.completed = self._clock()
         # The slot first: another thread may fetch the image as soon as the job is due.
         self._release_slot(pending)
-        self._ask_later(pending, 0.0)
+        self._ask_later(pending, FETCH_DELAY_S)
 
     def _fetch(self, pending: PendingJob, completed: float) -> None:
         answer = self._client.fetch(pending.job, self._store.spool, pending.sent.fingerprint)

@@ -34,6 +34,9 @@ BUSY_TIMEOUT_S: Final = 60.0
 BUSY_PAUSE_S: Final = 0.005
 WRITE_LOCK: Final = 0x6B6F6E74
 """The key of the advisory lock that lets PostgreSQL run one ledger transaction at a time."""
+GATHER_S: Final = 0.005
+"""How long the first write of a group waits for others to share its commit, seconds: a commit costs as much CPU as
+several writes, and several milliseconds of the disk."""
 LARGEST_GROUP: Final = 512
 """Writes that share one commit, at the most."""
 DISK_RESERVE: Final = 8 * 2**20
@@ -292,6 +295,7 @@ class Database:
     def _write_groups(self) -> None:
         while (write := self._queue.get()) is not None:
             group = [write]
+            time.sleep(GATHER_S)
             with contextlib.suppress(queue.Empty):
                 while len(group) < LARGEST_GROUP:
                     following = self._queue.get_nowait()
