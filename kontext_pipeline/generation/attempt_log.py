@@ -4,6 +4,7 @@ import logging
 from typing import Final
 
 from kontext_pipeline.generation.ledger.money import usd
+from kontext_pipeline.generation.work import Reservation, SentRequest
 
 FINGERPRINT_DIGITS: Final = 12
 """Hex digits of a fingerprint in a log record: enough to find the request."""
@@ -13,16 +14,14 @@ log = logging.getLogger("kontext_pipeline.generation.attempts")
 
 def log_transition(
     state: str,
-    attempt: int,
-    fingerprint: str,
-    batch: str,
+    about: Reservation | SentRequest,
     *,
     cause: str = "",
     status_code: int | None = None,
     seconds: float | None = None,
     cost: int | None = None,
 ) -> None:
-    """Log that an attempt has reached `state`.
+    """Log that the attempt of `about` has reached `state`.
 
     `seconds`: duration of the call that led there. `cost`: millionths of a USD. The record's `extra`
     fields are those named in docs/debugging.md.
@@ -30,9 +29,9 @@ def log_transition(
     if not log.isEnabledFor(logging.DEBUG):
         return
     fields = {
-        "attempt": attempt,
-        "fingerprint": fingerprint[:FINGERPRINT_DIGITS],
-        "batch": batch,
+        "attempt": about.attempt,
+        "fingerprint": about.fingerprint[:FINGERPRINT_DIGITS],
+        "batch": about.batch,
         "state": state,
         "cause": cause or None,
         "status_code": status_code,
@@ -41,7 +40,7 @@ def log_transition(
     }
     log.debug(
         "attempt %d is %s",
-        attempt,
+        about.attempt,
         state,
         extra={name: value for name, value in fields.items() if value is not None},
     )

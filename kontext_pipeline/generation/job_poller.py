@@ -79,7 +79,7 @@ class JobPoller:
             self._ledger.record_job(sent.attempt, job.to_json(), job.request_id, sent.at)
         except Exception as error:  # noqa: BLE001  whatever it is, the job must be collected
             self._run.stop_for(error)
-        log_transition("submitted", sent.attempt, sent.fingerprint, sent.batch)
+        log_transition("submitted", sent)
         self._ask_later(pending, self._schedule.next_poll(0.0, len(self._heap)))
 
     def adopt(self, sent: SentRequest, job: Job, age_s: float) -> None:
@@ -252,7 +252,6 @@ class JobPoller:
                     "seconds": round(age_s, 1),
                 },
             )
-            self._run.note_error(f"job {pending.job.request_id} has not finished; a later run collects it")
             self._let_go(pending)
             pending.overdue = True
         pause = max(self._schedule.next_poll(age_s, len(self._heap)), self._options.retries.base_s)

@@ -61,13 +61,13 @@ class OrphanReaper:
             self._orphans.popleft()
 
     def _settle(self, orphan: Orphan) -> None:
+        sent = SentRequest(orphan.attempt, orphan.fingerprint, orphan.batch, None, orphan.price)
         stored = None if orphan.accounted_for else self._store.recover(orphan.fingerprint)
         if stored is not None:
             # The run died between storing the image and settling the attempt. Nobody knows the exact cost.
             settlement = Settlement("charged", "succeeded", cost=orphan.price, cost_estimated=True)
             self._ledger.settle(orphan.attempt, settlement, status="succeeded", picture=stored, retryable=False)
         elif orphan.job is not None:
-            sent = SentRequest(orphan.attempt, orphan.fingerprint, orphan.batch, None, orphan.price)
             self._jobs.adopt(sent, Job.from_json(orphan.job), time.time() - orphan.started_at.timestamp())
             return
         else:
@@ -79,11 +79,4 @@ class OrphanReaper:
             )
             self._ledger.settle(orphan.attempt, settlement, status="unknown")
             self._run.count_money(possibly_charged=orphan.price)
-        log_transition(
-            settlement.state,
-            orphan.attempt,
-            orphan.fingerprint,
-            orphan.batch,
-            cause=settlement.cause,
-            cost=settlement.cost,
-        )
+        log_transition(settlement.state, sent, cause=settlement.cause, cost=settlement.cost)

@@ -28,7 +28,6 @@ class Progress:
     spent: int = 0
     possibly_charged: int = 0
     attempts: int = 0
-    latest_error: str = ""
     paused_until: float = 0.0
     """Monotonic time until which nothing is sent; 0 where the run is not paused."""
     pause_reason: str = ""

@@ -191,8 +191,8 @@ class Reserver:
         match result:
             case Reserved(attempt):
                 self._pause.ruled_out()
-                log_transition("reserved", attempt, item.fingerprint, item.batch)
                 reservation = Reservation(request, attempt, price, day)
+                log_transition("reserved", reservation)
                 if not self._slots.put(reservation):
                     self.give_back(reservation)
             case AlreadySettled(status):
@@ -223,13 +223,7 @@ class Reserver:
             return
         self._ledger.release([reservation.attempt for reservation in reservations])
         for reservation in reservations:
-            log_transition(
-                "released",
-                reservation.attempt,
-                reservation.item.fingerprint,
-                reservation.item.batch,
-                cause=Cause.NOT_SENT,
-            )
+            log_transition("released", reservation, cause=Cause.NOT_SENT)
 
     def _shut_down(self) -> None:
         reservations = self._slots.withdraw()

@@ -35,7 +35,6 @@ class RunState:
         self._counts: Counter[str] = Counter()
         self._spent = 0
         self._possibly_charged = 0
-        self._latest_error = ""
 
     # --- whether the run goes on ----------------------------------------------------------------
 
@@ -136,10 +135,6 @@ class RunState:
             self._spent += spent
             self._possibly_charged += possibly_charged
 
-    def note_error(self, message: str) -> None:
-        """Keep the latest error for the figures."""
-        self._latest_error = message
-
     def progress(self) -> Progress:
         """Return the figures that the run state knows; slots and queue know the others."""
         with self._condition:
@@ -151,5 +146,4 @@ class RunState:
                 attempts=self._counts["attempts"],
                 spent=self._spent,
                 possibly_charged=self._possibly_charged,
-                latest_error=self._latest_error,
             )

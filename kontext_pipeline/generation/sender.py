@@ -73,7 +73,7 @@ class Sender:
             return False
         self._ledger.lease.sending(sent.attempt)
         self._run.count_attempt()
-        log_transition("sent", sent.attempt, sent.fingerprint, sent.batch)
+        log_transition("sent", sent)
         answer = self._post(reservation, sent)
         if answer.job is not None and answer.outcome is Outcome.ACCEPTED:
             self._jobs.watch(sent, answer.job)

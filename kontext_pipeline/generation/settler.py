@@ -79,15 +79,7 @@ class Settler:
             LedgerError: the ledger can't be written; the attempt stays open for a later run.
         """
         self._raise_price(answer)
-        log_transition(
-            "answered",
-            sent.attempt,
-            sent.fingerprint,
-            sent.batch,
-            cause=answer.cause,
-            status_code=answer.status_code,
-            seconds=answer.latency_s,
-        )
+        log_transition("answered", sent, cause=answer.cause, status_code=answer.status_code, seconds=answer.latency_s)
         if answer.picture is not None:
             self._settle_image(sent, answer, answer.picture)
         else:
@@ -196,17 +188,7 @@ class Settler:
     def _record(self, sent: SentRequest, answer: Answer, settlement: Settlement) -> None:
         lost = settlement.state == "unknown"
         self._run.count_money(spent=settlement.cost, possibly_charged=sent.price if lost else 0)
-        if answer.error:
-            self._run.note_error(answer.error)
-        log_transition(
-            settlement.state,
-            sent.attempt,
-            sent.fingerprint,
-            sent.batch,
-            cause=answer.cause,
-            status_code=answer.status_code,
-            cost=settlement.cost,
-        )
+        log_transition(settlement.state, sent, cause=answer.cause, status_code=answer.status_code, cost=settlement.cost)
         if lost:
             log.warning(
                 "an answer was lost: attempt %d may have been charged (%s)",

@@ -48,6 +48,16 @@ class Reservation:
         """The item that the reservation is for."""
         return self.request.item
 
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the request."""
+        return self.item.fingerprint
+
+    @property
+    def batch(self) -> str:
+        """The batch of the request."""
+        return self.item.batch
+
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kontext_pipeline.generation.attempt_log import log_transition
+from kontext_pipeline.generation.work import SentRequest
 from kontext_pipeline.segmind.outcomes import Call, Outcome
 from tests.generation.stages import PRICE, Stages, StagesMaker, answer, fingerprint, job
 
@@ -59,8 +60,10 @@ def send(s: Stages, call: Call, told: Any) -> None:
 
 
 def test_a_record_has_the_fields_that_are_known(caplog: pytest.LogCaptureFixture) -> None:
-    log_transition("charged", 7, "ab" * 32, "batch-3", status_code=200, seconds=2.5, cost=80_000)
-    log_transition("reserved", 8, "cd" * 32, "batch-3")
+    log_transition(
+        "charged", SentRequest(7, "ab" * 32, "batch-3", None, 80_000), status_code=200, seconds=2.5, cost=80_000
+    )
+    log_transition("reserved", SentRequest(8, "cd" * 32, "batch-3", None, 80_000))
     assert [extra(record) for record in caplog.records] == [
         {
             "attempt": 7,
@@ -77,7 +80,7 @@ def test_a_record_has_the_fields_that_are_known(caplog: pytest.LogCaptureFixture
 
 def test_above_debug_nothing_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "kontext_pipeline")
-    log_transition("reserved", 8, "cd" * 32, "batch-3")
+    log_transition("reserved", SentRequest(8, "cd" * 32, "batch-3", None, 80_000))
     assert caplog.records == []
 
 

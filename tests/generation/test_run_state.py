@@ -62,17 +62,14 @@ def test_only_an_image_that_was_there_counts_as_found(run: RunState) -> None:
     assert (progress.found, progress.succeeded, progress.failed, progress.unknown) == (1, 0, 1, 1)
 
 
-def test_attempts_money_and_the_latest_error_are_in_the_figures(run: RunState) -> None:
+def test_attempts_and_money_are_in_the_figures(run: RunState) -> None:
     run.count_attempt()
     run.count_attempt()
     run.count_money(spent=120_000)
     run.count_money(spent=100_000, possibly_charged=0)
     run.count_money(possibly_charged=100_000)
-    run.note_error("first")
-    run.note_error("second")
     progress = run.progress()
     assert (progress.attempts, progress.spent, progress.possibly_charged) == (2, 220_000, 100_000)
-    assert progress.latest_error == "second"
 
 
 def test_the_first_stop_counts_and_callbacks_are_called_once(run: RunState, caplog: pytest.LogCaptureFixture) -> None:

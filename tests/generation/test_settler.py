@@ -185,7 +185,6 @@ def test_each_outcome_has_its_effect(
     assert s.idle == (not waiting)
     progress = s.run.progress()
     assert (progress.spent, progress.possibly_charged) == (0, PRICE if state == "unknown" else 0)
-    assert progress.latest_error == "the server's words"
     assert (s.stop_cause is not None) == (outcome is Outcome.STOPPED)
 
 
