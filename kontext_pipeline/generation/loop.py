@@ -176,10 +176,6 @@ class GenerationLoop:
         """
         self._run.when_stopped(self._stop_sending)
         try:
-            try:
-                self._reaper.step()
-            except Exception as error:  # noqa: BLE001  it stops the run in order
-                self._run.stop_for(error)
             self._start(items)
             while not self._run.wait(TICK_S):
                 pass
@@ -200,15 +196,20 @@ class GenerationLoop:
 
     def _start(self, items: Iterable[WorkItem]) -> None:
         concurrency, v1 = self._options.concurrency, self._options.api_version == "v1"
-        # Not among the threads that the run waits for: the source may block for ever.
-        threading.Thread(target=self._feed, args=(items,), name="source", daemon=True).start()
-        self._start_threads("resolver", min(RESOLVERS, concurrency), self._resolver.work)
-        self._start_threads("reserver", 1, self._reserver.work)
-        self._start_threads("sender", concurrency if v1 else min(SUBMITTERS, concurrency), self._sender.work)
+        # From the last stage to the first. An interruption in between finds no work that no thread would finish.
+        self._start_threads("settler", SETTLERS, self._settler.work)
         # Also on v1: a run may collect the v2 jobs of a run that died.
         self._start_threads("poller", min(POLLERS, concurrency), self._jobs.work)
-        self._start_threads("settler", SETTLERS, self._settler.work)
+        try:
+            self._reaper.step()
+        except Exception as error:  # noqa: BLE001  it stops the run in order
+            self._run.stop_for(error)
         self._start_threads("reaper", 1, self._reaper.work)
+        self._start_threads("sender", concurrency if v1 else min(SUBMITTERS, concurrency), self._sender.work)
+        self._start_threads("reserver", 1, self._reserver.work)
+        self._start_threads("resolver", min(RESOLVERS, concurrency), self._resolver.work)
+        # Not among the threads that the run waits for: the source may block for ever.
+        threading.Thread(target=self._feed, args=(items,), name="source", daemon=True).start()
 
     def _start_threads(self, name: str, count: int, work: Callable[[], None]) -> None:
         for number in range(count):
