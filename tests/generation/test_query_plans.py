@@ -23,7 +23,7 @@ WHOLE_TABLES = {
     "SPENDING_DIFFERENCES": "the check of the sums",
 }
 INDEXES = {
-    "FIND_GENERATION": {"sqlite_autoindex_generations_1", "attempts_fingerprint"},
+    "FIND_GENERATIONS": {"sqlite_autoindex_generations_1", "attempts_fingerprint"},
     "SETTLE_GENERATION": {"sqlite_autoindex_generations_1", "attempts_fingerprint"},
     "COUNT_WASTED": {"attempts_fingerprint"},
     "EXPIRED_ATTEMPT": {"attempts_fingerprint"},

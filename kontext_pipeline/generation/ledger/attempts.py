@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kontext_pipeline.generation.ledger import statements
@@ -43,36 +43,42 @@ class ReserveCall:
         self._delay_us = pause_left_us(transaction, lease.backend)
         self._day = today(transaction)
         self._held = [(cap, held(transaction, lease.backend, lease.run_id, self._day, cap)) for cap in terms.caps]
-        self._opened = 0
-        """What this transaction has opened so far, millionths of a USD."""
-        results = [self._reserve(transaction, number) for number in range(len(self._claims))]
-        if self._opened:
-            add_spending(transaction, lease.backend, self._day, lease.run_id, {"open": self._opened})
+        rows = transaction.rows_of(statements.FIND_GENERATIONS, [fingerprint for fingerprint, _ in self._claims])
+        found = {row["fingerprint"]: row for row in rows}
+        accepted: dict[str, int] = {}
+        """The claims to open: fingerprint and number."""
+        results: list[ReserveResult] = []
+        for number, (fingerprint, _) in enumerate(self._claims):
+            if fingerprint in accepted:
+                results.append(ClaimedElsewhere())
+                continue
+            result = self._reserve(transaction, number, found.get(fingerprint), opened=len(accepted) * terms.price)
+            if result is None:
+                accepted[fingerprint] = number
+            results.append(result or ClaimedElsewhere())
+        for fingerprint, attempt in self._open(transaction, accepted, found):
+            self._added[accepted[fingerprint]] = attempt
+            results[accepted[fingerprint]] = Reserved(attempt)
         return results
 
-    def _reserve(self, transaction: Transaction, number: int) -> ReserveResult:
-        fingerprint, batch = self._claims[number]
-        terms = self._terms
+    def _reserve(self, transaction: Transaction, number: int, found: Any, *, opened: int) -> ReserveResult | None:
+        """Return why a claim is not opened now; None where it is. `opened`: the amount of those that are."""
+        fingerprint, terms = self._claims[number][0], self._terms
         added = self._added.get(number)
         if added is not None and self._is_open(transaction, added, fingerprint):
             # The connection broke during the commit of an earlier run, which was committed all the same.
             return Reserved(added)
-        found = transaction.row(statements.FIND_GENERATION, {"fingerprint": fingerprint})
         reason = self._reason_against(transaction, fingerprint, found)
         if reason is not None:
             return reason
         for cap, before in self._held:
-            if sum(before) + self._opened + terms.price > cap.limit:
+            if sum(before) + opened + terms.price > cap.limit:
                 fits_alone = before.charged + before.unknown + terms.price <= cap.limit
-                return OverBudget(cap, recoverable=before.open + self._opened if fits_alone else 0)
+                return OverBudget(cap, recoverable=before.open + opened if fits_alone else 0)
         # A permit may come due within the transaction. A later claim must not get it before one that waits.
         if terms.rpm is not None and not self._delay_us:
             self._delay_us = acquire_permit(transaction, self._lease.backend, terms.rpm)
-        if self._delay_us:
-            return RetryLater(self._delay_us / 1_000_000)
-        self._opened += terms.price
-        self._added[number] = self._open(transaction, fingerprint, batch, found)
-        return Reserved(self._added[number])
+        return RetryLater(self._delay_us / 1_000_000) if self._delay_us else None
 
     def _reason_against(
         self, transaction: Transaction, fingerprint: str, found: Any
@@ -96,21 +102,28 @@ class ReserveCall:
             return AlreadySettled("unknown")
         return None
 
-    def _open(self, transaction: Transaction, fingerprint: str, batch: str, found: Any) -> int:
-        """Claim the request, open an attempt and return its id."""
-        lease = self._lease
-        claim = {"fingerprint": fingerprint, "backend": lease.backend, "batch": batch, "claimant": lease.id}
-        transaction.execute(statements.ADD_GENERATION if found is None else statements.CLAIM_GENERATION, claim)
-        attempt = {
-            **claim,
-            "batch": batch if found is None else found["batch"],
-            "run_id": lease.run_id,
-            "api_version": self._terms.api_version,
-            "price": self._terms.price,
-            "day": self._day,
-            "now": time.time_ns() // 1000,
-        }
-        return int(transaction.row(statements.ADD_ATTEMPT, attempt)["id"])
+    def _open(
+        self, transaction: Transaction, accepted: Mapping[str, int], found: Mapping[str, Any]
+    ) -> Iterator[tuple[str, int]]:
+        """Claim the accepted requests and open their attempts. Yield the fingerprint and id of each attempt."""
+        lease, terms = self._lease, self._terms
+        claims = [
+            {"fingerprint": fingerprint, "backend": lease.backend, "batch": batch, "claimant": lease.id}
+            for fingerprint, batch in (self._claims[number] for number in accepted.values())
+        ]
+        transaction.insert(statements.ADD_GENERATION, [one for one in claims if one["fingerprint"] not in found])
+        for claim in claims:
+            if (known := found.get(claim["fingerprint"])) is not None:
+                transaction.execute(statements.CLAIM_GENERATION, claim)
+                # The batch that first asked for a request bears its costs.
+                claim["batch"] = known["batch"]
+        common = {"run_id": lease.run_id, "api_version": terms.api_version, "price": terms.price, "day": self._day}
+        now = time.time_ns() // 1000
+        for row in transaction.insert(statements.ADD_ATTEMPT, [{**claim, **common, "now": now} for claim in claims]):
+            yield row["fingerprint"], row["id"]
+        if claims:
+            opened = {"open": len(claims) * terms.price}
+            add_spending(transaction, lease.backend, self._day, lease.run_id, opened)
 
     def _is_open(self, transaction: Transaction, attempt: int, fingerprint: str) -> bool:
         row = transaction.row(statements.FIND_ATTEMPT, {"id": attempt})
@@ -165,8 +178,8 @@ def release_unsent(transaction: Transaction, claimant: str, sent: SentAttempts) 
 def adopt_picture(transaction: Transaction, backend: str, fingerprint: str, batch: str, picture: Stored) -> None:
     """Do what `Ledger.adopt_picture` does."""
     request = {"fingerprint": fingerprint, "backend": backend, "batch": batch, "claimant": None}
-    if transaction.row(statements.FIND_GENERATION, request) is None:
-        transaction.execute(statements.ADD_GENERATION, request)
+    if not transaction.rows_of(statements.FIND_GENERATIONS, [fingerprint]):
+        transaction.insert(statements.ADD_GENERATION, [request])
     outcome = {**request, "status": "succeeded", "retryable": False, **_values_of(picture, Stored)}
     transaction.execute(statements.SETTLE_GENERATION, outcome)
 

@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, TypeGuard, TypeVar
@@ -45,6 +45,10 @@ SERVER_TIMEOUT_S: Final = 30.0
 """How long a PostgreSQL server that does not answer is waited for."""
 SERVER_PAUSE_S: Final = 0.5
 
+KEYS_IN_QUERY: Final = 450
+"""Keys in one query: below the limit of parameters of every SQLite."""
+_PARAMETER: Final = re.compile(r"(?<!:):(\w+)")
+
 _log = logging.getLogger(__name__)
 
 
@@ -69,6 +73,23 @@ class Transaction:
         """Return the rows of a query. Their values are read by column name."""
         found: list[Any] = self._run(statement, parameters, fetch=True)
         return found
+
+    def rows_of(self, statement: str, keys: Sequence[str]) -> list[Any]:
+        """Return the rows of a query with `IN :keys`."""
+        found: list[Any] = []
+        for start in range(0, len(keys), KEYS_IN_QUERY):
+            some = {f"key_{number}": key for number, key in enumerate(keys[start : start + KEYS_IN_QUERY])}
+            found += self.rows(statement.replace(":keys", f"({', '.join(f':{name}' for name in some)})"), some)
+        return found
+
+    def insert(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Insert rows by one statement, which is written for one row. Return the rows that it returns."""
+        if not rows:
+            return []
+        values = {f"{name}_{number}": value for number, row in enumerate(rows) for name, value in row.items()}
+        returning = "RETURNING" in statement
+        found: list[Any] = self._run(_for_rows(statement, len(rows)), values, fetch=returning)
+        return found if returning else []
 
     def row(self, statement: str, parameters: Mapping[str, Any]) -> Any:
         """Return the first row of a query, or None."""
@@ -106,8 +127,15 @@ class Transaction:
 
 
 @functools.cache
+def _for_rows(statement: str, count: int) -> str:
+    """Return an INSERT of one row as one of `count` rows, with the number of its row after each parameter's name."""
+    head, row, tail = re.split(r"(?<=VALUES )(\([^)]*\))", statement)
+    return head + ", ".join(_PARAMETER.sub(rf":\1_{number}", row) for number in range(count)) + tail
+
+
+@functools.cache
 def _for_psycopg(statement: str) -> str:
-    return re.sub(r"(?<!:):(\w+)", r"%(\1)s", statement)
+    return _PARAMETER.sub(r"%(\1)s", statement)
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:

@@ -1,6 +1,6 @@
 """Every SQL statement of the ledger, each a named constant below the line that says what it is for.
 
-Parameters are written `:name`; `IN :keys` takes a list. SQLite uses the partial index `attempts_unsettled` only where a
+Parameters are written `:name`; `IN :keys` takes a list, and `VALUES (...)` may be repeated for several rows. SQLite uses the partial index `attempts_unsettled` only where a
 condition repeats the condition of the index word for word: `state IN ('open', 'unknown')`.
 tests/generation/test_query_plans.py checks each statement for the indexes that it needs.
 """
@@ -38,12 +38,12 @@ OTHER_CLAIMANTS: Final = f"""
 
 # --- reserving
 
-# What is known of a request, whether an attempt is open, and whether its claimant has ended.
-FIND_GENERATION: Final = """
-    SELECT g.status, g.retryable, g.claimant, g.batch, c.ended_at, EXISTS (
+# What is known of some requests, whether an attempt is open, and whether their claimants have ended.
+FIND_GENERATIONS: Final = """
+    SELECT g.fingerprint, g.status, g.retryable, g.claimant, g.batch, c.ended_at, EXISTS (
         SELECT 1 FROM attempts a WHERE a.fingerprint = g.fingerprint AND a.state = 'open') AS in_flight
-    FROM generations g LEFT JOIN claimants c ON c.id = g.claimant WHERE g.fingerprint = :fingerprint"""
-# Enter a request that the ledger has not seen before.
+    FROM generations g LEFT JOIN claimants c ON c.id = g.claimant WHERE g.fingerprint IN :keys"""
+# Enter requests that the ledger has not seen before.
 ADD_GENERATION: Final = """
     INSERT INTO generations (fingerprint, backend, batch, status, retryable, claimant)
     VALUES (:fingerprint, :backend, :batch, 'pending', TRUE, :claimant)"""
@@ -53,12 +53,12 @@ CLAIM_GENERATION: Final = """
 # Mark a request whose retries after lost answers are used up.
 GIVE_UP_GENERATION: Final = """
     UPDATE generations SET status = 'unknown', claimant = NULL WHERE fingerprint = :fingerprint"""
-# Open an attempt, which holds its price.
+# Open attempts, which hold their prices.
 ADD_ATTEMPT: Final = """
     INSERT INTO attempts (fingerprint, batch, backend, run_id, claimant, api_version, state, price, cost,
         cost_estimated, day, started_at)
     VALUES (:fingerprint, :batch, :backend, :run_id, :claimant, :api_version, 'open', :price, 0, FALSE, :day, :now)
-    RETURNING id"""
+    RETURNING id, fingerprint"""
 # How often a request met the most frequent kind of answer that may have cost money without a picture.
 COUNT_WASTED: Final = """
     SELECT COUNT(*) AS times FROM attempts

@@ -1,10 +1,10 @@
 """The part of the ledger that only reads: what came of requests, and what caps leave for more."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import text
 
 from kontext_pipeline.columns import GENERATION_SCHEMA
 from kontext_pipeline.generation.ledger import statements
@@ -13,9 +13,6 @@ from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.money import Cap, held, today, usd
 from kontext_pipeline.generation.ledger.rates import pause_left_us
 from kontext_pipeline.generation.ledger.records import Status
-
-LOOKUP_CHUNK: Final = 450
-"""Keys in one query, which may have each twice: below the limit of parameters of every database (999)."""
 
 
 class LedgerViews:
@@ -63,8 +60,9 @@ class LedgerViews:
     ) -> dict[str, tuple[Status, bool]]:
         """Return the status of each request that the ledger knows, and whether a run would try it again."""
         with self.database.read() as connection:
-            rows = _rows_of(connection, statements.STATUSES, fingerprints)
-            return dict(_judged(Transaction(connection), rows, unknown_retries, retry_failed))
+            transaction = Transaction(connection)
+            rows = transaction.rows_of(statements.STATUSES, fingerprints)
+            return dict(_judged(transaction, rows, unknown_retries, retry_failed))
 
     def settled(self, *, unknown_retries: int = 1, retry_failed: bool = False) -> tuple[frozenset[str], frozenset[str]]:
         """Return all requests that succeeded, and all others that a run would not try again.
@@ -90,20 +88,14 @@ class LedgerViews:
         with self.database.read() as connection:
             records = [
                 {
-                    **row._mapping,
-                    "cost_usd": usd(int(row.cost)),
-                    "cost_estimated": bool(row.cost_estimated),
-                    "possibly_charged_usd": usd(int(row.possibly_charged)),
+                    **dict(row),
+                    "cost_usd": usd(int(row["cost"])),
+                    "cost_estimated": bool(row["cost_estimated"]),
+                    "possibly_charged_usd": usd(int(row["possibly_charged"])),
                 }
-                for row in _rows_of(connection, statements.GENERATIONS, fingerprints)
+                for row in Transaction(connection).rows_of(statements.GENERATIONS, fingerprints)
             ]
         return pa.Table.from_pylist(records, schema=GENERATION_SCHEMA)
-
-
-def _rows_of(connection: Connection, statement: str, keys: Sequence[str]) -> Iterator[Any]:
-    query = text(statement).bindparams(bindparam("keys", expanding=True))
-    for start in range(0, len(keys), LOOKUP_CHUNK):
-        yield from connection.execute(query, {"keys": list(keys[start : start + LOOKUP_CHUNK])}).all()
 
 
 def _judged(
