@@ -15,6 +15,7 @@ from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 from typing import Final
 
 import requests
+from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError, ProxyError
 from urllib3.exceptions import SSLError as WrappedSSLError
@@ -77,7 +78,7 @@ class Transport:
         call = OpenCall(timeout_s, self._lock)
         self._register(call)
         try:
-            response = self._respond(call, requests.Request(method, url, headers=headers, data=body))
+            response = self._respond(call, _prepared(method, url, headers, body))
             try:
                 yield Reply(call, response)
             finally:
@@ -97,17 +98,16 @@ class Transport:
                 call.end(Cause.ABORTED)
         self._session.close()
 
-    def _respond(self, call: OpenCall, request: requests.Request) -> requests.Response:
+    def _respond(self, call: OpenCall, request: requests.PreparedRequest) -> requests.Response:
         failure: DisconnectedError
         token = current_call.set(call)
         try:
-            # The session does not prepare the request: merging its (empty) settings would cost as much again.
             return self._session.send(
-                request.prepare(),
+                request,
                 stream=True,
                 timeout=(self._connect_timeout_s, call.timeout_s),
                 allow_redirects=False,
-                proxies=self._proxies("/".join(request.url.split("/", 3)[:3])),
+                proxies=self._proxies("/".join(str(request.url).split("/", 3)[:3])),
             )
         except _NETWORK_ERRORS as error:
             failure = _explained(error, call)
@@ -134,6 +134,15 @@ class Transport:
                     if now > call.deadline and not call.ended:
                         call.end(Cause.ANSWER_TIMEOUT)
                         _logger.debug("a call was ended at its deadline of %g s", call.timeout_s)
+
+
+def _prepared(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> requests.PreparedRequest:
+    """Return the request as it is sent. The callers checked the URL, and checking it again would take 0.1 ms."""
+    request = requests.PreparedRequest()
+    request.method, request.url, request.body = method, url, body
+    request.headers = CaseInsensitiveDict(headers)
+    request.prepare_content_length(body)
+    return request
 
 
 class Reply:
