@@ -67,11 +67,8 @@ class Answer:
     status_code: int | None = None
     error: str | None = None
     cost_usd: float | None = None
-    remaining_credits: float | None = None
     request_id: str | None = None
-    generation_time_s: float | None = None
     total_time_s: float | None = None
-    seed_value: int | None = None
     retry_after_s: float | None = None
     latency_s: float = 0.0
     picture: Picture | None = None

@@ -124,7 +124,7 @@ class SegmindClient:
             document = parse_json(exchange.content)
             job = self._addresses.job(document)
             if job_state(document) is Outcome.REJECTED:
-                answer = self._exchanger.job_answer(answer, document)
+                answer = self._exchanger.job_answer(answer, document, exchange.content)
             elif job is None:
                 answer = self._exchanger.unknown_json(answer, "request_id", exchange.content)
             else:

@@ -14,14 +14,7 @@ from kontext_pipeline.segmind.answers import Answer, Picture
 from kontext_pipeline.segmind.exchange import Exchange, Exchanger
 from kontext_pipeline.segmind.images import ImageInfo, NotAPicture, inspect, inspect_bytes
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
-from kontext_pipeline.segmind.payloads import (
-    error_text,
-    find_image,
-    job_state,
-    metrics,
-    parse_json,
-    starts_like_json,
-)
+from kontext_pipeline.segmind.payloads import error_text, find_image, job_state, metrics, one_line, parse_json
 from kontext_pipeline.segmind.spool import Received, Spool
 
 DOWNLOAD_PAUSES_S: Final = (0.0, 0.5, 2.0)
@@ -50,49 +43,51 @@ class PictureReader:
         received = exchange.received
         if received is None:
             return exchange.answer
-        answer = self._judged(exchange.answer, exchange, received)
-        if answer.cause is Cause.NOT_A_PICTURE and starts_like_json(received.start(_HEAD_BYTES)):
-            document = parse_json(received.start(received.size))
+        answer = self._judged(exchange.answer, received)
+        if answer.cause is Cause.NOT_A_PICTURE:
+            content = received.start(received.size)
+            document = parse_json(content)
             if document is not None:
                 answer = replace(exchange.answer, spilled=received.spilled, **metrics(document))
-                return self._carried(answer, document, received, new_spool)
+                return self._carried(answer, document, content, received, new_spool)
         return answer if answer.picture else _with_remains(answer, received, new_spool)
 
-    def _judged(self, answer: Answer, exchange: Exchange, received: Received) -> Answer:
+    def _judged(self, answer: Answer, received: Received) -> Answer:
         """Return `answer` with the picture that the body is, or with what is wrong with the body."""
         answer = replace(answer, spilled=answer.spilled or received.spilled)
         info = _inspected(received)
         if isinstance(info, ImageInfo):
             data = received.data if received.path is None else None
             picture = Picture(received.path, data, received.sha256, received.size, info.format, info.width, info.height)
-            return replace(answer, picture=picture)
-        if exchange.failure is not None:
-            return self._exchanger.cut(answer, exchange.failure)
+            return replace(answer, outcome=Outcome.SUCCEEDED, cause=Cause.NONE, error=None, picture=picture)
+        if answer.outcome is not Outcome.SUCCEEDED:
+            return answer
         if info.cut:
-            return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.CUT, error=str(info))
+            return self._exchanger.fail(answer, Outcome.UNUSABLE, Cause.CUT, str(info))
         words = error_text(received.start(_HEAD_BYTES), self._exchanger.key)
         error = f"a success without a picture: {info}; {words}"
-        return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.NOT_A_PICTURE, error=error)
+        return self._exchanger.fail(answer, Outcome.UNUSABLE, Cause.NOT_A_PICTURE, error)
 
-    def _carried(self, answer: Answer, document: Any, received: Received, new_spool: NewSpool) -> Answer:
-        """Return `answer` with the picture that the JSON `document`, which is in `received`, carries."""
+    def _carried(
+        self, answer: Answer, document: Any, content: bytes, received: Received, new_spool: NewSpool
+    ) -> Answer:
+        """Return `answer` with the picture that the JSON `document`, parsed from `content`, carries."""
         if answer.call is Call.FETCH and job_state(document) in {Outcome.PENDING, Outcome.REJECTED}:
             received.discard()
-            return self._exchanger.job_answer(answer, document)
+            return self._exchanger.job_answer(answer, document, content)
         found = find_image(document)
         if isinstance(found, bytes):
             spool = new_spool()
             spool.write(found)
             embedded = spool.finish()
-            answer = self._judged(answer, Exchange(answer), embedded)
+            answer = self._judged(answer, embedded)
             if answer.picture is None:
                 embedded.discard()
         elif isinstance(found, str):
             answer = self._downloaded(answer, found, new_spool)
         else:
-            words = error_text(received.start(_HEAD_BYTES), self._exchanger.key)
-            error = f"JSON without a picture: {words}"
-            answer = self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.NO_IMAGE, error=error)
+            error = f"JSON without a picture: {error_text(content, self._exchanger.key)}"
+            answer = self._exchanger.fail(answer, Outcome.UNUSABLE, Cause.NO_IMAGE, error)
         # The record of a job can be fetched again, the answer of a blocking call can't.
         if answer.picture is not None or (isinstance(found, str) and answer.call is Call.FETCH):
             received.discard()
@@ -105,7 +100,7 @@ class PictureReader:
             url = self._addresses.output_url(named_url)
         except ValueError as reason:
             error = f"the picture's URL can't be used: {reason}"
-            return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.BAD_OUTPUT_URL, error=error)
+            return self._exchanger.fail(answer, Outcome.UNUSABLE, Cause.BAD_OUTPUT_URL, error)
         if answer.call is not Call.GENERATE:
             return self._download(answer, url, new_spool)
         for pause in DOWNLOAD_PAUSES_S:
@@ -127,21 +122,20 @@ class PictureReader:
         exchange = self._exchanger.send(Call.DOWNLOAD, url, spool=new_spool())
         file = exchange.answer
         if exchange.received is not None:
-            file = self._judged(file, exchange, exchange.received)
+            file = self._judged(file, exchange.received)
             if file.picture is None:
                 file = _with_remains(file, exchange.received, new_spool)
-        answer = replace(
+        return replace(
             answer,
             outcome=file.outcome,
+            cause=file.cause,
             status_code=file.status_code,
+            error=file.error and one_line(f"the picture's file: {file.error}", self._exchanger.key),
             retry_after_s=file.retry_after_s,
             picture=file.picture,
             remains=file.remains,
             spilled=answer.spilled or file.spilled,
         )
-        if file.picture is not None:
-            return answer
-        return self._exchanger.fail(answer, cause=file.cause, error=f"the picture's file: {file.error}")
 
 
 def _inspected(received: Received) -> ImageInfo | NotAPicture:
