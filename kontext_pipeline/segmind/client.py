@@ -10,7 +10,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from kontext_pipeline.errors import KontextError
@@ -83,15 +82,10 @@ class SegmindClient:
         )
         self._pictures = PictureReader(self._exchanger, self._addresses)
 
-    def __repr__(self) -> str:
-        return f"SegmindClient({self._addresses.base_url})"
-
     def __enter__(self) -> "SegmindClient":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -12,9 +12,10 @@ import threading
 import time
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -34,7 +35,6 @@ IDLE_LIMIT_S: Final = 3.0
 billed one."""
 _HOSTS: Final = 32
 """Hosts whose connections are kept: the API, the upload address and the file servers of outputs."""
-_Item = TypeVar("_Item")
 
 
 @dataclass(slots=True, eq=False)
@@ -42,18 +42,15 @@ class OpenCall:
     """A call in progress: whether anything was sent, when it must end, and the socket by which to end it."""
 
     timeout_s: float
+    deadline: float
+    """Monotonic time."""
     lock: threading.Lock
     """One for all calls. Held by the caller of `end`."""
-    deadline: float = field(init=False)
-    """Monotonic time."""
     sent: bool = False
     """Whether a part of the request may have reached the server."""
     ended: Cause = Cause.NONE
     """Why this program ended the call, if it did."""
     sock: Any = None
-
-    def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.timeout_s
 
     def sending(self, sock: Any) -> None:
         """Record that bytes of the request are about to leave through `sock`.
@@ -133,10 +130,10 @@ class _TlsConnection(_CallConnection, HTTPSConnection):
     pass
 
 
-class _ConnectionQueue(queue.LifoQueue[_Item]):
+class _ConnectionQueue(queue.LifoQueue[Any]):
     """The connections that a pool keeps."""
 
-    def put(self, item: _Item, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         if isinstance(item, _CallConnection):
             # Before another thread can take it: from then on, ending the former call must not touch it.
             item.returned()
@@ -164,24 +161,20 @@ class _Adapter(HTTPAdapter):
     """
 
     def __init__(self, pool_size: int) -> None:
-        self._tls_context = _tls_context()
+        self._options = {"socket_options": _socket_options(), "ssl_context": _tls_context()}
         super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, socket_options=_socket_options(), **pool_kwargs)
+        super().init_poolmanager(connections, maxsize, block, **self._options, **pool_kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOL_CLASSES
 
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
         if proxy.lower().startswith("socks"):
             # Its connections are none of ours: a request that was sent would count as not sent.
             raise InvalidProxyURL("SOCKS proxies are not supported; set an http:// or https:// proxy")
-        manager = super().proxy_manager_for(proxy, socket_options=_socket_options(), **proxy_kwargs)
+        manager = super().proxy_manager_for(proxy, **self._options, **proxy_kwargs)
         manager.pool_classes_by_scheme = _POOL_CLASSES
         return manager
-
-    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
-        host, options = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {**options, "ssl_context": self._tls_context}
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         """Return the answer without cookies and encodings, which nobody reads."""
@@ -227,25 +220,16 @@ def _socket_options() -> list[tuple[int, int, int]]:
     """
     # Seconds until the first probe (as Linux and as macOS name it) and between probes, and their number.
     probes = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-    return [
-        *HTTPConnection.default_socket_options,
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        *(
-            (socket.IPPROTO_TCP, getattr(socket, name), value)
-            for name, value in probes.items()
-            if hasattr(socket, name)
-        ),
-    ]
+    named = {getattr(socket, name): value for name, value in probes.items() if hasattr(socket, name)}
+    options = [(socket.IPPROTO_TCP, option, value) for option, value in named.items()]
+    return [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *options]
 
 
 def _tls_context() -> ssl.SSLContext:
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
     context = create_urllib3_context()
     try:
-        if os.path.isdir(bundle):  # noqa: PTH112  # a plain string from the environment
-            context.load_verify_locations(capath=bundle)
-        else:
-            context.load_verify_locations(cafile=bundle)
+        context.load_verify_locations(**{"capath" if Path(bundle).is_dir() else "cafile": bundle})
     except OSError as error:
         raise SettingsError(
             f"The certificate bundle {bundle} can't be read ({error}). "

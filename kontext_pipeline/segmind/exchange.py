@@ -73,7 +73,7 @@ class Exchanger:
         try:
             method = "GET" if body is None else "POST"
             with self._transport.send(method, url, headers, body=body, timeout_s=timeout_s) as reply:
-                status, answered = reply.status, reply.headers
+                status, answered = reply.response.status_code, reply.response.headers
                 if not _succeeded(status):
                     _copy(reply, content.extend, _MAX_ERROR_BYTES)
                 elif spool is None:

@@ -33,23 +33,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _span(text: str | None, date: str | None) -> float | None:
     text = (text or "").strip()
-    number = _number(text)
-    if number is not None and number < _UNIX_TIME_FROM:
-        return number
-    then = _moment(text) if number is None else number / (1000 if number >= _MILLISECONDS_FROM else 1)
-    if then is None:
+    try:
+        number = float(text)
+    except ValueError:
+        then = _moment(text)
+    else:
+        if number < _UNIX_TIME_FROM:
+            return number
+        then = number / (1000 if number >= _MILLISECONDS_FROM else 1)
+    if then is None or not math.isfinite(then):
         return None
     ours, theirs = time.time(), _moment(date or "")
     # A Date is cut to the second. Where our clock agrees with it, our clock is more precise.
     return then - (ours if theirs is None or 0 <= ours - theirs < 1 else theirs)
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _moment(text: str) -> float | None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 from typing import Final
@@ -75,7 +76,7 @@ class Transport:
         Raises:
             DisconnectedError: no status and headers came.
         """
-        call = OpenCall(timeout_s, self._lock)
+        call = OpenCall(timeout_s, time.monotonic() + timeout_s, self._lock)
         self._register(call)
         try:
             response = self._respond(call, _prepared(method, url, headers, body))
@@ -145,15 +146,12 @@ def _prepared(method: str, url: str, headers: Mapping[str, str], body: bytes | N
     return request
 
 
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: status and headers are there, `chunks` reads the body."""
+    """An answer: status and headers are in `response`, `chunks` reads the body."""
 
-    def __init__(self, call: OpenCall, response: requests.Response) -> None:
-        """Only `Transport.send` creates replies."""
-        self.call = call
-        self._response = response
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
+    call: OpenCall
+    response: requests.Response
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body in pieces of at most `CHUNK_BYTES`.
@@ -161,17 +159,15 @@ class Reply:
         Raises:
             DisconnectedError: the body is incomplete.
         """
-        encoded = "content-encoding" in self.headers
-        failure: DisconnectedError | None = None
+        encoded = "content-encoding" in self.response.headers
         try:
             # `iter_content` would copy every byte twice more, even where nothing is encoded.
-            while chunk := self._response.raw.read(CHUNK_BYTES, decode_content=encoded):
+            while chunk := self.response.raw.read(CHUNK_BYTES, decode_content=encoded):
                 yield chunk
+            # A body without a length looks complete when its socket is shut down.
+            failure = _ended(self.call) if self.call.ended else None
         except _NETWORK_ERRORS as error:
             failure = _explained(error, self.call)
-        if failure is None and self.call.ended:
-            # A body without a length looks complete when its socket is shut down.
-            failure = _ended(self.call)
         if failure is not None:
             raise failure
 
