@@ -101,8 +101,3 @@ class Credits:
     def total(self) -> float | None:
         """Paid and free credits together, or None where the balance is unknown."""
         return None if self.credits is None else self.credits + (self.free_credits or 0.0)
-
-    @property
-    def key_refused(self) -> bool:
-        """Whether the server refused the key itself."""
-        return self.status_code in {401, 403}

@@ -80,7 +80,6 @@ class SegmindClient:
             poll_timeout_s=poll_timeout_s,
             max_answer_bytes=max_answer_bytes,
         )
-        self._pictures = PictureReader(self._exchanger, self._addresses)
 
     def __enter__(self) -> "SegmindClient":
         return self
@@ -105,7 +104,7 @@ class SegmindClient:
         new_spool = partial(Spool, spool, self._rescue, prefix=name)
         url = f"{self._addresses.base_url}/v1/{MODEL}"
         exchange = self._exchanger.send(Call.GENERATE, url, body=_json(body), spool=new_spool())
-        answer = self._pictures.read(exchange, new_spool)
+        answer = PictureReader(self._exchanger, self._addresses, new_spool).read(exchange)
         return replace(answer, latency_s=time.monotonic() - started)
 
     def submit(self, body: dict[str, Any]) -> Answer:
@@ -149,7 +148,8 @@ class SegmindClient:
         new_spool = partial(Spool, spool, self._rescue, prefix=name)
         exchange = self._exchanger.send(Call.FETCH, job.response_url, spool=new_spool())
         answer = replace(exchange.answer, job=job, request_id=job.request_id)
-        answer = self._pictures.read(replace(exchange, answer=answer), new_spool)
+        pictures = PictureReader(self._exchanger, self._addresses, new_spool)
+        answer = pictures.read(replace(exchange, answer=answer))
         return replace(answer, latency_s=time.monotonic() - started)
 
     def credits(self) -> Credits:

@@ -186,30 +186,26 @@ class _Adapter(HTTPAdapter):
         """Do nothing: the shared TLS context verifies every connection."""
 
 
-class _Session(requests.Session):
-    """A session that sends each request exactly as it is given, once."""
+class Session(requests.Session):
+    """Sends each request exactly as it is given, once: without headers, cookies, credentials or proxies of its own."""
+
+    def __init__(self, pool_size: int) -> None:
+        """Configure the connections. `pool_size`: connections kept open to one host; more may be in use at a time.
+
+        Raises:
+            SettingsError: the certificate bundle can't be read.
+        """
+        super().__init__()
+        self.headers.clear()
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        adapter = _Adapter(pool_size)
+        for prefix in ("https://", "http://"):
+            self.mount(prefix, adapter)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Return None: a redirect is an answer like any other, and its body is not read here."""
         return None
-
-
-def new_session(pool_size: int) -> requests.Session:
-    """Return a session that adds no headers, cookies, credentials or proxies of its own.
-
-    `pool_size`: connections kept open to one host. More may be in use at a time.
-
-    Raises:
-        SettingsError: the certificate bundle can't be read.
-    """
-    session = _Session()
-    session.headers.clear()
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _Adapter(pool_size)
-    for prefix in ("https://", "http://"):
-        session.mount(prefix, adapter)
-    return session
 
 
 def _socket_options() -> list[tuple[int, int, int]]:

@@ -16,22 +16,10 @@ from kontext_pipeline.segmind.images import is_start_of_picture
 from kontext_pipeline.segmind.outcomes import Outcome
 
 IMAGE_KEYS: Final = (
-    "image",
-    "output",
-    "images",
-    "image_url",
-    "url",
-    "output_url",
-    "image_base64",
-    "b64_json",
-    "base64",
-    "data",
-    "result",
-    "results",
-    "outputs",
-    "artifacts",
+    *("image", "output", "images", "image_url", "url", "output_url", "image_base64", "b64_json", "base64"),
+    *("data", "result", "results", "outputs", "artifacts"),
 )
-"""Keys under which JSON may carry an image, at each level in this order."""
+"""Keys under which JSON may carry an image or what holds it, at each level in this order."""
 MAX_DEPTH: Final = 6
 """Levels of lists and objects that are searched."""
 MAX_ERROR_CHARS: Final = 500

@@ -21,7 +21,7 @@ from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError, ProxyError
 from urllib3.exceptions import SSLError as WrappedSSLError
 
-from kontext_pipeline.segmind.connections import OpenCall, current_call, new_session
+from kontext_pipeline.segmind.connections import OpenCall, Session, current_call
 from kontext_pipeline.segmind.outcomes import Cause
 
 CHUNK_BYTES: Final = 256 * 1024
@@ -51,14 +51,10 @@ class Transport:
     def __init__(self, *, connect_timeout_s: float, pool_size: int) -> None:
         """Configure the connections. Nothing is sent yet.
 
-        `connect_timeout_s`: for a connection, seconds. `pool_size`: connections kept open to one host; more
-        may be in use at a time.
-
-        Raises:
-            SettingsError: the certificate bundle of the environment can't be read.
+        `connect_timeout_s`: for a connection, seconds. `pool_size` and errors: those of `Session`.
         """
         self._connect_timeout_s = connect_timeout_s
-        self._session = new_session(pool_size)
+        self._session = Session(pool_size)
         self._proxies = lru_cache(maxsize=1000)(get_environ_proxies)
         self._lock = threading.Lock()
         self._calls: set[OpenCall] = set()
@@ -196,15 +192,11 @@ def _explained(error: BaseException, call: OpenCall) -> DisconnectedError:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and the errors that it wraps, in any of the ways in which libraries wrap errors."""
-    seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting and len(seen) < 20:
-        link = waiting.pop(0)
-        if isinstance(link, BaseException) and id(link) not in seen:
-            seen.add(id(link))
-            yield link
-            waiting += [*link.args, getattr(link, "reason", None), link.__cause__, link.__context__]
+    """Yield `error` and the errors that led to it."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def _words(chain: list[BaseException]) -> str:
