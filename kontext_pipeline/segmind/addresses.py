@@ -23,8 +23,8 @@ _UNSAFE_IN_URL: Final = re.compile(r"[^!-~]|[\\@]")
 def is_public_host(host: str) -> bool:
     """Return whether `host`, a name or an IP address as in a URL, may be on the public internet.
 
-    No name server is asked, so a public name may still resolve to a private address: pass the addresses that
-    it resolves to as well. IPv6 addresses that stand for a private IPv4 address are private.
+    No name server is asked: pass the addresses that a name resolves to as well. IPv6 addresses that stand for a
+    private IPv4 address are private.
     """
     host = host.strip("[]").lower().rstrip(".")
     if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):

@@ -1,7 +1,4 @@
-"""The calls of the API: one method each, one answer each. No call is repeated that could cost money twice.
-
-Waiting, retrying, spending limits and storing are the business of `generation`.
-"""
+"""The calls of the API: one method each, one answer each. No call is repeated that could cost money twice."""
 
 import base64
 import json
@@ -40,8 +37,7 @@ class UploadFailed(KontextError):
 class SegmindClient:
     """The API, for any number of threads. A context manager; leaving it closes the client.
 
-    Failures of the network, the server and the disk don't raise: they are in the answer. The key is in one
-    header of the calls to the API and to the upload URL, and nowhere else.
+    Failures of the network, the server and the disk don't raise: they are in the answer.
     """
 
     def __init__(
@@ -73,13 +69,8 @@ class SegmindClient:
         self._rescue = spill or Path(tempfile.gettempdir()) / "kontext-rescue"
         self._transport = Transport(connect_timeout_s=connect_timeout_s, pool_size=pool_size)
         self._addresses = ApiAddresses(base_url, api_key)
-        self._exchanger = Exchanger(
-            self._transport,
-            api_key=api_key,
-            answer_timeout_s=answer_timeout_s,
-            poll_timeout_s=poll_timeout_s,
-            max_answer_bytes=max_answer_bytes,
-        )
+        timeouts = {"answer_timeout_s": answer_timeout_s, "poll_timeout_s": poll_timeout_s}
+        self._exchanger = Exchanger(self._transport, api_key, max_bytes=max_answer_bytes, **timeouts)
 
     def __enter__(self) -> "SegmindClient":
         return self
@@ -88,11 +79,7 @@ class SegmindClient:
         self.close()
 
     def close(self) -> None:
-        """End every call in progress and refuse later ones.
-
-        Calls in progress return `LOST` (cause `aborted`) at once, later calls return `UNREACHABLE` (cause
-        `client_closed`), so closing the client is also how to stop without waiting.
-        """
+        """End every call in progress (`LOST`, cause `aborted`) and refuse later ones (`UNREACHABLE`)."""
         self._transport.close()
 
     def generate(self, body: dict[str, Any], spool: Path, name: str = "") -> Answer:

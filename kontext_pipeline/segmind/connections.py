@@ -122,12 +122,10 @@ class _CallConnection:
         self._idle_since = time.monotonic()
 
 
-class _PlainConnection(_CallConnection, HTTPConnection):
-    pass
+class _PlainConnection(_CallConnection, HTTPConnection): ...
 
 
-class _TlsConnection(_CallConnection, HTTPSConnection):
-    pass
+class _TlsConnection(_CallConnection, HTTPSConnection): ...
 
 
 class _ConnectionQueue(queue.LifoQueue[Any]):
@@ -154,11 +152,7 @@ _POOL_CLASSES: Final = {"http": _PlainPool, "https": _TlsPool}
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter with our connections, and one TLS context for all of them.
-
-    By default, every connection reads the certificate bundle into a context of its own: tens of
-    milliseconds for each of 400 connections.
-    """
+    """An adapter with our connections, and one TLS context for all: reading certificates takes tens of milliseconds."""
 
     def __init__(self, pool_size: int) -> None:
         self._options = {"socket_options": _socket_options(), "ssl_context": _tls_context()}
@@ -209,11 +203,7 @@ class Session(requests.Session):
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Return options that make a connection probe its other end.
-
-    A blocking call is silent for minutes, and address translators forget a silent connection after as few as two
-    minutes. Without probes, the loss would only be noticed at the deadline.
-    """
+    """Return options that make a connection probe its other end: address translators forget a silent one in minutes."""
     # Seconds until the first probe (as Linux and as macOS name it) and between probes, and their number.
     probes = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
     named = {getattr(socket, name): value for name, value in probes.items() if hasattr(socket, name)}

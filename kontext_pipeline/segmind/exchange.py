@@ -41,20 +41,14 @@ class Exchanger:
     """Sends the client's requests, with the headers and the deadline that each kind of call needs."""
 
     def __init__(
-        self,
-        transport: Transport,
-        *,
-        api_key: str,
-        answer_timeout_s: float,
-        poll_timeout_s: float,
-        max_answer_bytes: int,
+        self, transport: Transport, api_key: str, *, answer_timeout_s: float, poll_timeout_s: float, max_bytes: int
     ) -> None:
-        """The arguments are those of `SegmindClient`."""
+        """The arguments are those of `SegmindClient`; `max_bytes` is its `max_answer_bytes`."""
         self.key = api_key
         self._transport = transport
         self._answer_timeout_s = answer_timeout_s
         self._poll_timeout_s = min(poll_timeout_s, answer_timeout_s)
-        self._max_answer_bytes = max_answer_bytes
+        self._max_answer_bytes = max_bytes
         # Not compressed: pictures don't compress, and the length should be the one that was announced.
         self._download_headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
         self._get_headers = {**self._download_headers, "x-api-key": api_key}
@@ -62,16 +56,15 @@ class Exchanger:
 
     def send(self, call: Call, url: str, *, body: bytes | None = None, spool: Spool | None = None) -> Exchange:
         """Send a GET or, with a `body`, a POST, and read the answer. The body of a success goes to `spool`."""
-        headers = self._post_headers
+        method, headers = "POST", self._post_headers
         if body is None:
-            headers = self._download_headers if call is Call.DOWNLOAD else self._get_headers
+            method, headers = "GET", self._download_headers if call is Call.DOWNLOAD else self._get_headers
         timeout_s = self._poll_timeout_s if call in _QUICK_CALLS else self._answer_timeout_s
         status: int | None = None
         answered: Mapping[str, str] = {}
         content = bytearray()
         failure = None
         try:
-            method = "GET" if body is None else "POST"
             with self._transport.send(method, url, headers, body=body, timeout_s=timeout_s) as reply:
                 status, answered = reply.response.status_code, reply.response.headers
                 if not _succeeded(status):

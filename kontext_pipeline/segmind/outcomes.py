@@ -1,9 +1,4 @@
-"""The meaning of every answer of the API, as data.
-
-This module holds the outcomes, the causes, whether a call was billed, and the tables that map a call and a
-status code to an outcome and a cause. It opens no socket, and it does not decide what to do next: waiting,
-retrying and stopping are the caller's business.
-"""
+"""The meaning of every answer of the API, as data: outcomes, causes, and whether a call was billed."""
 
 import re
 from enum import StrEnum
@@ -20,7 +15,7 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     """v2 poll: the picture is ready to be fetched."""
     PENDING = "pending"
-    """v2: the job is queued or running. Ask again later."""
+    """v2: the job is queued or running."""
     REJECTED = "rejected"
     """This row fails for good. Not billed; the same request will be refused again."""
     STOPPED = "stopped"
@@ -227,18 +222,14 @@ def meaning(call: Call, status: int, text: str) -> tuple[Outcome, Cause]:
 
 
 def charge(call: Call, outcome: Outcome, cost_usd: float | None) -> Charge:
-    """Return whether a call with this outcome was billed.
-
-    Only a finished success is ever billed, so a cost in a refusal is ignored.
-    """
+    """Return whether a call with this outcome was billed. A cost in a refusal is ignored."""
     if outcome is Outcome.SUCCEEDED:
         return Charge.YES
     if outcome is Outcome.REJECTED:
         return Charge.NO
     if outcome in {Outcome.UNUSABLE, Outcome.EXPIRED}:
         return Charge.POSSIBLE if cost_usd is None else Charge.YES
-    if call in {Call.POLL, Call.FETCH, Call.DOWNLOAD}:
-        return Charge.POSSIBLE
-    if outcome in {Outcome.GATEWAY_TIMEOUT, Outcome.LOST, Outcome.ACCEPTED}:
+    job_exists = call in {Call.POLL, Call.FETCH, Call.DOWNLOAD}
+    if job_exists or outcome in {Outcome.GATEWAY_TIMEOUT, Outcome.LOST, Outcome.ACCEPTED}:
         return Charge.POSSIBLE
     return Charge.NO

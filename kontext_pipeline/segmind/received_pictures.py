@@ -12,7 +12,7 @@ from typing import Any, Final
 from kontext_pipeline.segmind.addresses import ApiAddresses
 from kontext_pipeline.segmind.answers import Answer, Picture
 from kontext_pipeline.segmind.exchange import Exchange, Exchanger
-from kontext_pipeline.segmind.images import ImageInfo, NotAPicture, inspect, inspect_bytes
+from kontext_pipeline.segmind.images import NotAPicture, inspect, inspect_bytes
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from kontext_pipeline.segmind.payloads import error_text, find_image, job_state, metrics, one_line, parse_json
 from kontext_pipeline.segmind.spool import Received, Spool
@@ -56,18 +56,19 @@ class PictureReader:
     def _judged(self, answer: Answer, received: Received) -> Answer:
         """Return `answer` with the picture that the body is, or with what is wrong with the body."""
         answer = replace(answer, spilled=answer.spilled or received.spilled)
-        info = _inspected(received)
-        if isinstance(info, ImageInfo):
-            data = received.data if received.path is None else None
-            picture = Picture(received.path, data, received.sha256, received.size, info.format, info.width, info.height)
-            return replace(answer, outcome=Outcome.SUCCEEDED, cause=Cause.NONE, error=None, picture=picture)
-        if answer.outcome is not Outcome.SUCCEEDED:
-            return answer
-        if info.cut:
-            return self.exchanger.fail(answer, Outcome.UNUSABLE, Cause.CUT, str(info))
-        words = error_text(received.start(_HEAD_BYTES), self.exchanger.key)
-        error = f"a success without a picture: {info}; {words}"
-        return self.exchanger.fail(answer, Outcome.UNUSABLE, Cause.NOT_A_PICTURE, error)
+        try:
+            info = inspect_bytes(received.data) if received.path is None else inspect(received.path)
+        except (NotAPicture, OSError) as reason:
+            if answer.outcome is not Outcome.SUCCEEDED:
+                return answer
+            if isinstance(reason, NotAPicture) and reason.cut:
+                return self.exchanger.fail(answer, Outcome.UNUSABLE, Cause.CUT, str(reason))
+            words = error_text(received.start(_HEAD_BYTES), self.exchanger.key)
+            error = f"a success without a picture: {reason}; {words}"
+            return self.exchanger.fail(answer, Outcome.UNUSABLE, Cause.NOT_A_PICTURE, error)
+        data = received.data if received.path is None else None
+        picture = Picture(received.path, data, received.sha256, received.size, info.format, info.width, info.height)
+        return replace(answer, outcome=Outcome.SUCCEEDED, cause=Cause.NONE, error=None, picture=picture)
 
     def _carried(self, answer: Answer, document: Any, content: bytes, received: Received) -> Answer:
         """Return `answer` with the picture that the JSON `document`, parsed from `content`, carries."""
@@ -146,12 +147,3 @@ class PictureReader:
             spool.write(received.data)
             received = spool.finish()
         return replace(answer, remains=received.path, spilled=answer.spilled or received.spilled)
-
-
-def _inspected(received: Received) -> ImageInfo | NotAPicture:
-    try:
-        return inspect_bytes(received.data) if received.path is None else inspect(received.path)
-    except NotAPicture as reason:
-        return reason
-    except OSError as error:
-        return NotAPicture(f"it can't be read back ({error.strerror or error})")

@@ -51,9 +51,8 @@ class Spool:
     def __init__(self, folder: Path, rescue: Path, *, prefix: str = "", json_in_file: bool = False) -> None:
         """Create nothing yet.
 
-        `folder`: where the file is created, and the folder too if it is missing. `rescue`: the folder that is
-        used when that fails. `prefix`: start of the file's name. `json_in_file`: write JSON to a file as well,
-        not to memory.
+        `folder`: where the file is created. `rescue`: the folder that is used when that fails. `prefix`: start of
+        the file's name. `json_in_file`: write JSON to a file as well, not to memory.
         """
         self.size = 0
         self._folder = folder

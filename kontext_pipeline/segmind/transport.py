@@ -43,16 +43,10 @@ class DisconnectedError(Exception):
 
 
 class Transport:
-    """Sends requests, each exactly once, and ends those that outlive their deadline.
-
-    One instance serves all threads. Proxies and certificates come from the environment.
-    """
+    """Sends requests of any thread. Proxies and certificates come from the environment."""
 
     def __init__(self, *, connect_timeout_s: float, pool_size: int) -> None:
-        """Configure the connections. Nothing is sent yet.
-
-        `connect_timeout_s`: for a connection, seconds. `pool_size` and errors: those of `Session`.
-        """
+        """Configure the connections. `connect_timeout_s`: seconds. `pool_size` and errors: those of `Session`."""
         self._connect_timeout_s = connect_timeout_s
         self._session = Session(pool_size)
         self._proxies = lru_cache(maxsize=1000)(get_environ_proxies)
