@@ -1,7 +1,4 @@
-"""What the calls return: the answer, the picture that came with it, and the job to ask about later.
-
-Frozen records without behaviour. None of them ever holds the key.
-"""
+"""What the calls return: the answer, its picture, and the job to ask about later. None of them holds the key."""
 
 import json
 from dataclasses import asdict, dataclass

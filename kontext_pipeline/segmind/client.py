@@ -69,8 +69,13 @@ class SegmindClient:
         self._rescue = spill or Path(tempfile.gettempdir()) / "kontext-rescue"
         self._transport = Transport(connect_timeout_s=connect_timeout_s, pool_size=pool_size)
         self._addresses = ApiAddresses(base_url, api_key)
-        timeouts = {"answer_timeout_s": answer_timeout_s, "poll_timeout_s": poll_timeout_s}
-        self._exchanger = Exchanger(self._transport, api_key, max_bytes=max_answer_bytes, **timeouts)
+        self._exchanger = Exchanger(
+            self._transport,
+            api_key,
+            answer_timeout_s=answer_timeout_s,
+            poll_timeout_s=min(poll_timeout_s, answer_timeout_s),
+            max_bytes=max_answer_bytes,
+        )
 
     def __enter__(self) -> "SegmindClient":
         return self
@@ -119,10 +124,10 @@ class SegmindClient:
         started = time.monotonic()
         job = self._addresses.checked_job(job)
         exchange = self._exchanger.send(Call.POLL, job.status_url)
-        answer = replace(exchange.answer, job=job, request_id=job.request_id)
+        answer = exchange.answer
         if answer.outcome is Outcome.SUCCEEDED:
             answer = self._exchanger.job_answer(answer, parse_json(exchange.content), exchange.content)
-        return replace(answer, latency_s=time.monotonic() - started)
+        return replace(answer, job=job, request_id=job.request_id, latency_s=time.monotonic() - started)
 
     def fetch(self, job: Job, spool: Path, name: str = "") -> Answer:
         """Get the picture and the cost of the completed `job`. Its file is created as in `generate`.
@@ -134,10 +139,8 @@ class SegmindClient:
         job = self._addresses.checked_job(job)
         new_spool = partial(Spool, spool, self._rescue, prefix=name)
         exchange = self._exchanger.send(Call.FETCH, job.response_url, spool=new_spool())
-        answer = replace(exchange.answer, job=job, request_id=job.request_id)
-        pictures = PictureReader(self._exchanger, self._addresses, new_spool)
-        answer = pictures.read(replace(exchange, answer=answer))
-        return replace(answer, latency_s=time.monotonic() - started)
+        answer = PictureReader(self._exchanger, self._addresses, new_spool).read(exchange)
+        return replace(answer, job=job, request_id=job.request_id, latency_s=time.monotonic() - started)
 
     def credits(self) -> Credits:
         """Return the balance. The call is free and shows whether the key is valid."""

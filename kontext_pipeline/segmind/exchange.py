@@ -1,7 +1,4 @@
-"""One exchange: a request is sent, its answer is read, and status and headers decide what it means.
-
-The body of a success is judged elsewhere: JSON in `client.py`, pictures in `received_pictures.py`.
-"""
+"""One exchange: a request is sent, its answer is read, and status and headers decide what it means."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -47,7 +44,7 @@ class Exchanger:
         self.key = api_key
         self._transport = transport
         self._answer_timeout_s = answer_timeout_s
-        self._poll_timeout_s = min(poll_timeout_s, answer_timeout_s)
+        self._poll_timeout_s = poll_timeout_s
         self._max_answer_bytes = max_bytes
         # Not compressed: pictures don't compress, and the length should be the one that was announced.
         self._download_headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
@@ -102,13 +99,11 @@ class Exchanger:
 
     def job_answer(self, answer: Answer, document: Any, content: bytes) -> Answer:
         """Return `answer` with state and costs of the job that the JSON `document`, parsed `content`, describes."""
-        answer = replace(answer, **metrics(document))
         state = job_state(document)
+        answer = replace(answer, outcome=state or Outcome.UNUSABLE, **metrics(document))
         if state is Outcome.REJECTED:
             return self.fail(answer, state, Cause.JOB_FAILED, error_text(content, self.key))
-        if state is None:
-            return self.unknown_json(answer, "known status", content)
-        return replace(answer, outcome=state)
+        return answer if state else self.unknown_json(answer, "known status", content)
 
     def _cut(self, answer: Answer, failure: DisconnectedError) -> Answer:
         # A POST may have been paid for. A GET can be repeated, but a file that is too large stays so.

@@ -1,8 +1,4 @@
-"""How long a rate-limited account must wait: the moment that a 429 names, in seconds from now.
-
-The clocks of the server and of this machine may be hours apart, so a moment is compared with the `Date` of the
-same answer.
-"""
+"""How long a rate-limited account must wait: the moment that a 429 names, in seconds from now."""
 
 import math
 import time
@@ -44,7 +40,7 @@ def _span(text: str | None, date: str | None) -> float | None:
     if then is None or not math.isfinite(then):
         return None
     ours, theirs = time.time(), _moment(date or "")
-    # A Date is cut to the second. Where our clock agrees with it, our clock is more precise.
+    # The clocks may be hours apart. A Date is cut to the second: where our clock agrees, it is more precise.
     return then - (ours if theirs is None or 0 <= ours - theirs < 1 else theirs)
 
 

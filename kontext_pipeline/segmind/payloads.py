@@ -1,7 +1,6 @@
 """Reading the text of answers: the fields of JSON, the picture that JSON carries, and error messages.
 
-The source document calls the response an image and prints it as JSON, so both are understood. An answer is
-judged by its bytes, not by its headers.
+An answer is judged by its bytes, not by its headers.
 """
 
 import base64

@@ -1,7 +1,4 @@
-"""HTTP requests, each sent exactly once, that end at a deadline and report exactly whether anything was sent.
-
-This module starts and ends calls and explains their failures. `connections.py` configures `requests`.
-"""
+"""HTTP requests, each sent exactly once, that end at a deadline and report exactly whether anything was sent."""
 
 import logging
 import socket
