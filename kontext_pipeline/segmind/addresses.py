@@ -9,7 +9,7 @@ import re
 import socket
 from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import requests
 
@@ -23,8 +23,8 @@ _UNSAFE_IN_URL: Final = re.compile(r"[^!-~]|[\\@]")
 def is_public_host(host: str) -> bool:
     """Return whether `host`, a name or an IP address as in a URL, may be on the public internet.
 
-    No name server is asked, so a public name may still resolve to a private address: pass the addresses that
-    it resolves to as well. IPv6 addresses that stand for a private IPv4 address are private.
+    No name server is asked: pass the addresses that a name resolves to as well. IPv6 addresses that stand for a
+    private IPv4 address are private.
     """
     host = host.strip("[]").lower().rstrip(".")
     if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
@@ -60,8 +60,8 @@ class ApiAddresses:
         """`base_url`: checked by the settings, without a slash at its end. `key`: refused in every URL."""
         self.base_url = base_url
         self._key = key
-        self._origin = _origin(base_url)
-        self._private_allowed = not is_public_host(urlsplit(base_url).hostname or "")
+        self._base = urlsplit(base_url)
+        self._private_allowed = not is_public_host(self._base.hostname or "")
         # A job is polled several times, and its URLs stay the same.
         self.checked_job = lru_cache(maxsize=4096)(self._checked_job)
 
@@ -92,15 +92,12 @@ class ApiAddresses:
         if not url or _UNSAFE_IN_URL.search(url) or self._key in url:
             return None
         try:
-            absolute = urljoin(f"{self.base_url}/", url)
-            if _origin(absolute) != self._origin:
+            parts = urlsplit(urljoin(f"{self.base_url}/", url))
+            if _origin(parts) != _origin(self._base):
                 return None
         except ValueError:
             return None
-        parts = urlsplit(absolute)
-        query = f"?{parts.query}" if parts.query else ""
-        base = urlsplit(self.base_url)
-        return f"{base.scheme}://{base.netloc}{parts.path or '/'}{query}"
+        return parts._replace(scheme=self._base.scheme, netloc=self._base.netloc, fragment="").geturl()
 
     def output_url(self, url: str) -> str:
         """Return the URL of a picture as it can be requested, without a fragment.
@@ -128,6 +125,5 @@ class ApiAddresses:
         return url
 
 
-def _origin(url: str) -> tuple[str, str | None, int]:
-    parts = urlsplit(url)
+def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)

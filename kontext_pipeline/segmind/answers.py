@@ -1,7 +1,4 @@
-"""What the calls return: the answer, the picture that came with it, and the job to ask about later.
-
-Frozen records without behaviour. None of them ever holds the key.
-"""
+"""What the calls return: the answer, its picture, and the job to ask about later. None of them holds the key."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -67,11 +64,8 @@ class Answer:
     status_code: int | None = None
     error: str | None = None
     cost_usd: float | None = None
-    remaining_credits: float | None = None
     request_id: str | None = None
-    generation_time_s: float | None = None
     total_time_s: float | None = None
-    seed_value: int | None = None
     retry_after_s: float | None = None
     latency_s: float = 0.0
     picture: Picture | None = None
@@ -104,8 +98,3 @@ class Credits:
     def total(self) -> float | None:
         """Paid and free credits together, or None where the balance is unknown."""
         return None if self.credits is None else self.credits + (self.free_credits or 0.0)
-
-    @property
-    def key_refused(self) -> bool:
-        """Whether the server refused the key itself."""
-        return self.status_code in {401, 403}

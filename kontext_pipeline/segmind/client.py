@@ -1,7 +1,4 @@
-"""The calls of the API: one method each, one answer each. No call is repeated that could cost money twice.
-
-Waiting, retrying, spending limits and storing are the business of `generation`.
-"""
+"""The calls of the API: one method each, one answer each. No call is repeated that could cost money twice."""
 
 import base64
 import json
@@ -10,7 +7,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from kontext_pipeline.errors import KontextError
@@ -41,8 +37,7 @@ class UploadFailed(KontextError):
 class SegmindClient:
     """The API, for any number of threads. A context manager; leaving it closes the client.
 
-    Failures of the network, the server and the disk don't raise: they are in the answer. The key is in one
-    header of the calls to the API and to the upload URL, and nowhere else.
+    Failures of the network, the server and the disk don't raise: they are in the answer.
     """
 
     def __init__(
@@ -76,30 +71,20 @@ class SegmindClient:
         self._addresses = ApiAddresses(base_url, api_key)
         self._exchanger = Exchanger(
             self._transport,
-            api_key=api_key,
+            api_key,
             answer_timeout_s=answer_timeout_s,
-            poll_timeout_s=poll_timeout_s,
-            max_answer_bytes=max_answer_bytes,
+            poll_timeout_s=min(poll_timeout_s, answer_timeout_s),
+            max_bytes=max_answer_bytes,
         )
-        self._pictures = PictureReader(self._exchanger, self._addresses)
-
-    def __repr__(self) -> str:
-        return f"SegmindClient({self._addresses.base_url})"
 
     def __enter__(self) -> "SegmindClient":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End every call in progress and refuse later ones.
-
-        Calls in progress return `LOST` (cause `aborted`) at once, later calls return `UNREACHABLE` (cause
-        `client_closed`), so closing the client is also how to stop without waiting.
-        """
+        """End every call in progress (`LOST`, cause `aborted`) and refuse later ones (`UNREACHABLE`)."""
         self._transport.close()
 
     def generate(self, body: dict[str, Any], spool: Path, name: str = "") -> Answer:
@@ -111,7 +96,7 @@ class SegmindClient:
         new_spool = partial(Spool, spool, self._rescue, prefix=name)
         url = f"{self._addresses.base_url}/v1/{MODEL}"
         exchange = self._exchanger.send(Call.GENERATE, url, body=_json(body), spool=new_spool())
-        answer = self._pictures.read(exchange, new_spool)
+        answer = PictureReader(self._exchanger, self._addresses, new_spool).read(exchange)
         return replace(answer, latency_s=time.monotonic() - started)
 
     def submit(self, body: dict[str, Any]) -> Answer:
@@ -124,7 +109,7 @@ class SegmindClient:
             document = parse_json(exchange.content)
             job = self._addresses.job(document)
             if job_state(document) is Outcome.REJECTED:
-                answer = self._exchanger.job_answer(answer, document)
+                answer = self._exchanger.job_answer(answer, document, exchange.content)
             elif job is None:
                 answer = self._exchanger.unknown_json(answer, "request_id", exchange.content)
             else:
@@ -139,10 +124,10 @@ class SegmindClient:
         started = time.monotonic()
         job = self._addresses.checked_job(job)
         exchange = self._exchanger.send(Call.POLL, job.status_url)
-        answer = replace(exchange.answer, job=job, request_id=job.request_id)
+        answer = exchange.answer
         if answer.outcome is Outcome.SUCCEEDED:
             answer = self._exchanger.job_answer(answer, parse_json(exchange.content), exchange.content)
-        return replace(answer, latency_s=time.monotonic() - started)
+        return replace(answer, job=job, request_id=job.request_id, latency_s=time.monotonic() - started)
 
     def fetch(self, job: Job, spool: Path, name: str = "") -> Answer:
         """Get the picture and the cost of the completed `job`. Its file is created as in `generate`.
@@ -154,9 +139,8 @@ class SegmindClient:
         job = self._addresses.checked_job(job)
         new_spool = partial(Spool, spool, self._rescue, prefix=name)
         exchange = self._exchanger.send(Call.FETCH, job.response_url, spool=new_spool())
-        answer = replace(exchange.answer, job=job, request_id=job.request_id)
-        answer = self._pictures.read(replace(exchange, answer=answer), new_spool)
-        return replace(answer, latency_s=time.monotonic() - started)
+        answer = PictureReader(self._exchanger, self._addresses, new_spool).read(exchange)
+        return replace(answer, job=job, request_id=job.request_id, latency_s=time.monotonic() - started)
 
     def credits(self) -> Credits:
         """Return the balance. The call is free and shows whether the key is valid."""

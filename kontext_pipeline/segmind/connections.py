@@ -12,13 +12,15 @@ import threading
 import time
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.exceptions import InvalidProxyURL
+from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -33,7 +35,6 @@ IDLE_LIMIT_S: Final = 3.0
 billed one."""
 _HOSTS: Final = 32
 """Hosts whose connections are kept: the API, the upload address and the file servers of outputs."""
-_Item = TypeVar("_Item")
 
 
 @dataclass(slots=True, eq=False)
@@ -41,18 +42,15 @@ class OpenCall:
     """A call in progress: whether anything was sent, when it must end, and the socket by which to end it."""
 
     timeout_s: float
+    deadline: float
+    """Monotonic time."""
     lock: threading.Lock
     """One for all calls. Held by the caller of `end`."""
-    deadline: float = field(init=False)
-    """Monotonic time."""
     sent: bool = False
     """Whether a part of the request may have reached the server."""
     ended: Cause = Cause.NONE
     """Why this program ended the call, if it did."""
     sock: Any = None
-
-    def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.timeout_s
 
     def sending(self, sock: Any) -> None:
         """Record that bytes of the request are about to leave through `sock`.
@@ -124,18 +122,16 @@ class _CallConnection:
         self._idle_since = time.monotonic()
 
 
-class _PlainConnection(_CallConnection, HTTPConnection):
-    pass
+class _PlainConnection(_CallConnection, HTTPConnection): ...
 
 
-class _TlsConnection(_CallConnection, HTTPSConnection):
-    pass
+class _TlsConnection(_CallConnection, HTTPSConnection): ...
 
 
-class _ConnectionQueue(queue.LifoQueue[_Item]):
+class _ConnectionQueue(queue.LifoQueue[Any]):
     """The connections that a pool keeps."""
 
-    def put(self, item: _Item, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         if isinstance(item, _CallConnection):
             # Before another thread can take it: from then on, ending the former call must not touch it.
             item.returned()
@@ -156,89 +152,70 @@ _POOL_CLASSES: Final = {"http": _PlainPool, "https": _TlsPool}
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter with our connections, and one TLS context for all of them.
-
-    By default, every connection reads the certificate bundle into a context of its own: tens of
-    milliseconds for each of 400 connections.
-    """
+    """An adapter with our connections, and one TLS context for all: reading certificates takes tens of milliseconds."""
 
     def __init__(self, pool_size: int) -> None:
-        self._tls_context = _tls_context()
+        self._options = {"socket_options": _socket_options(), "ssl_context": _tls_context()}
         super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, socket_options=_socket_options(), **pool_kwargs)
+        super().init_poolmanager(connections, maxsize, block, **self._options, **pool_kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOL_CLASSES
 
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
         if proxy.lower().startswith("socks"):
             # Its connections are none of ours: a request that was sent would count as not sent.
             raise InvalidProxyURL("SOCKS proxies are not supported; set an http:// or https:// proxy")
-        manager = super().proxy_manager_for(proxy, socket_options=_socket_options(), **proxy_kwargs)
+        manager = super().proxy_manager_for(proxy, **self._options, **proxy_kwargs)
         manager.pool_classes_by_scheme = _POOL_CLASSES
         return manager
 
-    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
-        host, options = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {**options, "ssl_context": self._tls_context}
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Return the answer without cookies and encodings, which nobody reads."""
+        response = requests.Response()
+        response.status_code, response.headers, response.raw = resp.status, CaseInsensitiveDict(resp.headers), resp
+        return response
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Do nothing: the shared TLS context verifies every connection."""
 
 
-class _Session(requests.Session):
-    """A session that sends each request exactly as it is given, once."""
+class Session(requests.Session):
+    """Sends each request exactly as it is given, once: without headers, cookies, credentials or proxies of its own."""
+
+    def __init__(self, pool_size: int) -> None:
+        """Configure the connections. `pool_size`: connections kept open to one host; more may be in use at a time.
+
+        Raises:
+            SettingsError: the certificate bundle can't be read.
+        """
+        super().__init__()
+        self.headers.clear()
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        adapter = _Adapter(pool_size)
+        for prefix in ("https://", "http://"):
+            self.mount(prefix, adapter)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Return None: a redirect is an answer like any other, and its body is not read here."""
         return None
 
 
-def new_session(pool_size: int) -> requests.Session:
-    """Return a session that adds no headers, cookies, credentials or proxies of its own.
-
-    `pool_size`: connections kept open to one host. More may be in use at a time.
-
-    Raises:
-        SettingsError: the certificate bundle can't be read.
-    """
-    session = _Session()
-    session.headers.clear()
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    adapter = _Adapter(pool_size)
-    for prefix in ("https://", "http://"):
-        session.mount(prefix, adapter)
-    return session
-
-
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Return options that make a connection probe its other end.
-
-    A blocking call is silent for minutes, and address translators forget a silent connection after as few as two
-    minutes. Without probes, the loss would only be noticed at the deadline.
-    """
+    """Return options that make a connection probe its other end: address translators forget a silent one in minutes."""
     # Seconds until the first probe (as Linux and as macOS name it) and between probes, and their number.
     probes = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-    return [
-        *HTTPConnection.default_socket_options,
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        *(
-            (socket.IPPROTO_TCP, getattr(socket, name), value)
-            for name, value in probes.items()
-            if hasattr(socket, name)
-        ),
-    ]
+    named = {getattr(socket, name): value for name, value in probes.items() if hasattr(socket, name)}
+    options = [(socket.IPPROTO_TCP, option, value) for option, value in named.items()]
+    return [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *options]
 
 
 def _tls_context() -> ssl.SSLContext:
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
     context = create_urllib3_context()
     try:
-        if os.path.isdir(bundle):  # noqa: PTH112  # a plain string from the environment
-            context.load_verify_locations(capath=bundle)
-        else:
-            context.load_verify_locations(cafile=bundle)
+        context.load_verify_locations(**{"capath" if Path(bundle).is_dir() else "cafile": bundle})
     except OSError as error:
         raise SettingsError(
             f"The certificate bundle {bundle} can't be read ({error}). "

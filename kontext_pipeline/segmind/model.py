@@ -1,7 +1,6 @@
 """FLUX.1 Kontext [max] as the provider publishes it: name, price, duration and parameters.
 
 The figures come from the source document, whose sample is the first row of the demo manifest in `data/`.
-`ASPECT_RATIOS` holds the ten that it lists and the four that the model's public schema adds.
 """
 
 from typing import Final
@@ -13,21 +12,10 @@ TYPICAL_LATENCY_S: Final = 24.34
 """Seconds for a generation."""
 
 ASPECT_RATIOS: Final = (
-    "match_input_image",
-    "1:1",
-    "16:9",
-    "9:16",
-    "4:3",
-    "3:4",
-    "3:2",
-    "2:3",
-    "4:5",
-    "5:4",
-    "21:9",
-    "9:21",
-    "2:1",
-    "1:2",
+    *("match_input_image", "1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "4:5", "5:4"),
+    *("21:9", "9:21", "2:1", "1:2"),
 )
+"""The ten of the source document, then the four that the model's public schema adds."""
 OUTPUT_FORMATS: Final = ("png", "jpg")
 SAFETY_TOLERANCES: Final = range(1, 7)
 """1 is the strictest, 6 the most permissive."""

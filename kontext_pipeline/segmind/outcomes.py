@@ -1,13 +1,8 @@
-"""The meaning of every answer of the API, as data.
-
-This module holds the outcomes, the causes, whether a call was billed, and the tables that map a call and a
-status code to an outcome and a cause. It opens no socket, and it does not decide what to do next: waiting,
-retrying and stopping are the caller's business.
-"""
+"""The meaning of every answer of the API, as data: outcomes, causes, and whether a call was billed."""
 
 import re
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 
 class Outcome(StrEnum):
@@ -20,7 +15,7 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     """v2 poll: the picture is ready to be fetched."""
     PENDING = "pending"
-    """v2: the job is queued or running. Ask again later."""
+    """v2: the job is queued or running."""
     REJECTED = "rejected"
     """This row fails for good. Not billed; the same request will be refused again."""
     STOPPED = "stopped"
@@ -144,123 +139,97 @@ class Cause(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-class Meaning(NamedTuple):
-    """The outcome and the cause that a status stands for."""
+_Meaning = tuple[Outcome, Cause]
 
-    outcome: Outcome
-    cause: Cause
-
-
-_STATUSES: Final = {
-    400: Meaning(Outcome.REJECTED, Cause.BAD_PARAMETERS),
-    401: Meaning(Outcome.STOPPED, Cause.BAD_KEY),
-    402: Meaning(Outcome.STOPPED, Cause.INSUFFICIENT_CREDITS),
-    403: Meaning(Outcome.STOPPED, Cause.NO_PERMISSION),
-    404: Meaning(Outcome.STOPPED, Cause.NO_SUCH_MODEL),
-    405: Meaning(Outcome.STOPPED, Cause.WRONG_METHOD),
-    407: Meaning(Outcome.STOPPED, Cause.PROXY_REFUSED),
+_STATUSES: Final[dict[int, _Meaning]] = {
+    400: (Outcome.REJECTED, Cause.BAD_PARAMETERS),
+    401: (Outcome.STOPPED, Cause.BAD_KEY),
+    402: (Outcome.STOPPED, Cause.INSUFFICIENT_CREDITS),
+    403: (Outcome.STOPPED, Cause.NO_PERMISSION),
+    404: (Outcome.STOPPED, Cause.NO_SUCH_MODEL),
+    405: (Outcome.STOPPED, Cause.WRONG_METHOD),
+    407: (Outcome.STOPPED, Cause.PROXY_REFUSED),
     # A load balancer answers 408 or 425 to a request that it did not pass on.
-    408: Meaning(Outcome.SERVER_ERROR, Cause.REQUEST_TIMEOUT),
-    410: Meaning(Outcome.STOPPED, Cause.MODEL_RETIRED),
-    413: Meaning(Outcome.REJECTED, Cause.TOO_LARGE),
-    415: Meaning(Outcome.REJECTED, Cause.UNSUPPORTED_MEDIA),
-    422: Meaning(Outcome.REJECTED, Cause.JOB_FAILED),
-    425: Meaning(Outcome.SERVER_ERROR, Cause.REQUEST_TIMEOUT),
-    429: Meaning(Outcome.RATE_LIMITED, Cause.RATE_LIMITED),
-    502: Meaning(Outcome.SERVER_ERROR, Cause.BAD_GATEWAY),
-    503: Meaning(Outcome.SERVER_ERROR, Cause.UNAVAILABLE),
-    504: Meaning(Outcome.SERVER_ERROR, Cause.GATEWAY_TIMEOUT),
-    524: Meaning(Outcome.SERVER_ERROR, Cause.GATEWAY_TIMEOUT),
+    408: (Outcome.SERVER_ERROR, Cause.REQUEST_TIMEOUT),
+    410: (Outcome.STOPPED, Cause.MODEL_RETIRED),
+    413: (Outcome.REJECTED, Cause.TOO_LARGE),
+    415: (Outcome.REJECTED, Cause.UNSUPPORTED_MEDIA),
+    422: (Outcome.REJECTED, Cause.JOB_FAILED),
+    425: (Outcome.SERVER_ERROR, Cause.REQUEST_TIMEOUT),
+    429: (Outcome.RATE_LIMITED, Cause.RATE_LIMITED),
+    502: (Outcome.SERVER_ERROR, Cause.BAD_GATEWAY),
+    503: (Outcome.SERVER_ERROR, Cause.UNAVAILABLE),
+    504: (Outcome.SERVER_ERROR, Cause.GATEWAY_TIMEOUT),
+    524: (Outcome.SERVER_ERROR, Cause.GATEWAY_TIMEOUT),
 }
 """The meaning of a status unless the call gives it another one. The text decides about 406."""
 
-_RECORD_EXPIRED: Final = Meaning(Outcome.EXPIRED, Cause.RECORD_EXPIRED)
-_RECORD_REFUSED: Final = Meaning(Outcome.EXPIRED, Cause.RECORD_REFUSED)
-_OUTPUT_EXPIRED: Final = Meaning(Outcome.EXPIRED, Cause.OUTPUT_EXPIRED)
-_NO_ENDPOINT: Final = Meaning(Outcome.UNSUPPORTED, Cause.NO_SUCH_ENDPOINT)
-_GATEWAY_TIMEOUT: Final = Meaning(Outcome.GATEWAY_TIMEOUT, Cause.GATEWAY_TIMEOUT)
-
-_STATUSES_BY_CALL: Final[dict[Call, dict[int, Meaning]]] = {
-    Call.GENERATE: {504: _GATEWAY_TIMEOUT, 524: _GATEWAY_TIMEOUT},
-    Call.POLL: {404: _RECORD_EXPIRED, 410: _RECORD_EXPIRED},
-    Call.FETCH: {404: _RECORD_EXPIRED, 410: _RECORD_EXPIRED},
+_RECORD_REFUSED: Final = (Outcome.EXPIRED, Cause.RECORD_REFUSED)
+_RECORD: Final[dict[int, _Meaning]] = {
+    **dict.fromkeys((404, 410), (Outcome.EXPIRED, Cause.RECORD_EXPIRED)),
+    **dict.fromkeys((400, 413, 415), _RECORD_REFUSED),
+}
+_NO_ENDPOINT: Final = dict.fromkeys((404, 405), (Outcome.UNSUPPORTED, Cause.NO_SUCH_ENDPOINT))
+_STATUSES_BY_CALL: Final[dict[Call, dict[int, _Meaning]]] = {
+    Call.GENERATE: dict.fromkeys((504, 524), (Outcome.GATEWAY_TIMEOUT, Cause.GATEWAY_TIMEOUT)),
+    Call.POLL: _RECORD,
+    Call.FETCH: _RECORD,
     # Object stores answer 403 for a file that is gone and for a signature that has expired.
-    Call.DOWNLOAD: {403: _OUTPUT_EXPIRED, 404: _OUTPUT_EXPIRED, 410: _OUTPUT_EXPIRED},
-    Call.CREDITS: {404: _NO_ENDPOINT, 405: _NO_ENDPOINT},
-    Call.UPLOAD: {404: _NO_ENDPOINT, 405: _NO_ENDPOINT},
+    Call.DOWNLOAD: dict.fromkeys((403, 404, 410), (Outcome.EXPIRED, Cause.OUTPUT_EXPIRED)),
+    Call.CREDITS: _NO_ENDPOINT,
+    Call.UPLOAD: _NO_ENDPOINT,
 }
 
-_TEXTS_OF_406: Final = (
-    (
-        re.compile(r"content[- ]?type|media[- ]?type|application/json"),
-        Meaning(Outcome.STOPPED, Cause.WRONG_CONTENT_TYPE),
+_TEXTS_OF_406: Final = {
+    Cause.WRONG_CONTENT_TYPE: r"content[- ]?type|media[- ]?type|application/json",
+    Cause.SPEND_LIMIT: r"spend|(team|workspace|organi[sz]ation|monthly|daily|account|budget)\W+(\w+\W+){0,3}limit",
+    Cause.INSUFFICIENT_CREDITS: (
+        r"(insufficient|not enough|enough|no|low|out of|more|lack\w*|exhaust\w*)\W+(\w+\W+){0,3}(credit|balance|fund)"
+        r"|(credit|balance|fund)s?\W+(\w+\W+){0,4}"
+        r"(insufficient|exhausted|depleted|low|empty|required|not enough|zero|negative)"
+        r"|top[- ]?up|recharge|payment required"
     ),
-    (
-        re.compile(r"spend|(team|workspace|organi[sz]ation|monthly|daily|account|budget)\W+(\w+\W+){0,3}limit"),
-        Meaning(Outcome.STOPPED, Cause.SPEND_LIMIT),
+    Cause.PARAMETER_REFUSED: (
+        r"parameter|invalid|not (allowed|supported|permitted)|unsupported|must be|out of range|validation"
+        r"|aspect_ratio|output_format|safety_tolerance|input_image|\bseed\b|\bprompt\b"
     ),
-    (
-        re.compile(
-            r"(insufficient|not enough|enough|no|low|out of|more|lack\w*|exhaust\w*)\W+(\w+\W+){0,3}"
-            r"(credit|balance|fund)"
-            r"|(credit|balance|fund)s?\W+(\w+\W+){0,4}"
-            r"(insufficient|exhausted|depleted|low|empty|required|not enough|zero|negative)"
-            r"|top[- ]?up|recharge|payment required"
-        ),
-        Meaning(Outcome.STOPPED, Cause.INSUFFICIENT_CREDITS),
-    ),
-    (
-        re.compile(
-            r"parameter|invalid|not (allowed|supported|permitted)|unsupported|must be|out of range|validation"
-            r"|aspect_ratio|output_format|safety_tolerance|input_image|\bseed\b|\bprompt\b"
-        ),
-        Meaning(Outcome.REJECTED, Cause.PARAMETER_REFUSED),
-    ),
-)
+}
 """The four causes of a 406, which differ in the text only. The first match wins: an ambiguous text stops the
 run, because every later row would probably be refused too."""
 
 
-def meaning(call: Call, status: int, text: str) -> Meaning:
+def meaning(call: Call, status: int, text: str) -> tuple[Outcome, Cause]:
     """Return the meaning of `status` (not 2xx) for `call`; `text` is the server's error message."""
     by_call = _STATUSES_BY_CALL.get(call, {})
     if status in by_call:
         return by_call[status]
     if call is Call.DOWNLOAD and 300 <= status < 500 and status not in {408, 425, 429}:
-        return Meaning(Outcome.UNUSABLE, Cause.OUTPUT_UNAVAILABLE)
-    if call in {Call.POLL, Call.FETCH} and status in {400, 413, 415}:
-        return _RECORD_REFUSED
+        return Outcome.UNUSABLE, Cause.OUTPUT_UNAVAILABLE
     if status == 406:
-        text = text.lower()
-        unclear = Meaning(Outcome.STOPPED, Cause.NOT_ACCEPTABLE)
-        return next((found for pattern, found in _TEXTS_OF_406 if pattern.search(text)), unclear)
+        causes = (cause for cause, pattern in _TEXTS_OF_406.items() if re.search(pattern, text, re.IGNORECASE))
+        cause = next(causes, Cause.NOT_ACCEPTABLE)
+        return Outcome.REJECTED if cause is Cause.PARAMETER_REFUSED else Outcome.STOPPED, cause
     if status in _STATUSES:
         return _STATUSES[status]
     if 300 <= status < 400:
-        return Meaning(Outcome.STOPPED, Cause.REDIRECTED)
+        return Outcome.STOPPED, Cause.REDIRECTED
     if 400 <= status < 500:
-        if call in {Call.POLL, Call.FETCH}:
-            return _RECORD_REFUSED
-        return Meaning(Outcome.REJECTED, Cause.REFUSED)
+        return _RECORD_REFUSED if call in {Call.POLL, Call.FETCH} else (Outcome.REJECTED, Cause.REFUSED)
     if status >= 500:
-        return Meaning(Outcome.SERVER_ERROR, Cause.SERVER_ERROR)
+        return Outcome.SERVER_ERROR, Cause.SERVER_ERROR
     # Below 200: this is not an answer in HTTP.
-    return Meaning(Outcome.LOST, Cause.CONNECTION_LOST)
+    return Outcome.LOST, Cause.CONNECTION_LOST
 
 
 def charge(call: Call, outcome: Outcome, cost_usd: float | None) -> Charge:
-    """Return whether a call with this outcome was billed.
-
-    Only a finished success is ever billed, so a cost in a refusal is ignored.
-    """
+    """Return whether a call with this outcome was billed. A cost in a refusal is ignored."""
     if outcome is Outcome.SUCCEEDED:
         return Charge.YES
     if outcome is Outcome.REJECTED:
         return Charge.NO
     if outcome in {Outcome.UNUSABLE, Outcome.EXPIRED}:
         return Charge.POSSIBLE if cost_usd is None else Charge.YES
-    if call in {Call.POLL, Call.FETCH, Call.DOWNLOAD}:
-        return Charge.POSSIBLE
-    if outcome in {Outcome.GATEWAY_TIMEOUT, Outcome.LOST, Outcome.ACCEPTED}:
+    job_exists = call in {Call.POLL, Call.FETCH, Call.DOWNLOAD}
+    if job_exists or outcome in {Outcome.GATEWAY_TIMEOUT, Outcome.LOST, Outcome.ACCEPTED}:
         return Charge.POSSIBLE
     return Charge.NO

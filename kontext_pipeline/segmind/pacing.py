@@ -1,8 +1,4 @@
-"""How long a rate-limited account must wait: the moment that a 429 names, in seconds from now.
-
-The clocks of the server and of this machine may be hours apart, so a moment is compared with the `Date` of the
-same answer.
-"""
+"""How long a rate-limited account must wait: the moment that a 429 names, in seconds from now."""
 
 import math
 import time
@@ -33,23 +29,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _span(text: str | None, date: str | None) -> float | None:
     text = (text or "").strip()
-    number = _number(text)
-    if number is not None and number < _UNIX_TIME_FROM:
-        return number
-    then = _moment(text) if number is None else number / (1000 if number >= _MILLISECONDS_FROM else 1)
-    if then is None:
-        return None
-    ours, theirs = time.time(), _moment(date or "")
-    # A Date is cut to the second. Where our clock agrees with it, our clock is more precise.
-    return then - (ours if theirs is None or 0 <= ours - theirs < 1 else theirs)
-
-
-def _number(text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
+        then = _moment(text)
+    else:
+        if number < _UNIX_TIME_FROM:
+            return number
+        then = number / (1000 if number >= _MILLISECONDS_FROM else 1)
+    if then is None or not math.isfinite(then):
         return None
-    return number if math.isfinite(number) else None
+    ours, theirs = time.time(), _moment(date or "")
+    # The clocks may be hours apart. A Date is cut to the second: where our clock agrees, it is more precise.
+    return then - (ours if theirs is None or 0 <= ours - theirs < 1 else theirs)
 
 
 def _moment(text: str) -> float | None:

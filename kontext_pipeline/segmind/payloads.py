@@ -1,61 +1,39 @@
 """Reading the text of answers: the fields of JSON, the picture that JSON carries, and error messages.
 
-The source document calls the response an image and prints it as JSON, so both are understood. An answer is
-judged by its bytes, not by its headers.
+An answer is judged by its bytes, not by its headers.
 """
 
 import base64
-import binascii
 import html
 import json
 import math
 import re
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 from kontext_pipeline.segmind.images import is_start_of_picture
 from kontext_pipeline.segmind.outcomes import Outcome
 
 IMAGE_KEYS: Final = (
-    "image",
-    "output",
-    "images",
-    "image_url",
-    "url",
-    "output_url",
-    "image_base64",
-    "b64_json",
-    "base64",
-    "data",
-    "result",
-    "results",
-    "outputs",
-    "artifacts",
+    *("image", "output", "images", "image_url", "url", "output_url", "image_base64", "b64_json", "base64"),
+    *("data", "result", "results", "outputs", "artifacts"),
 )
-"""Keys under which JSON may carry an image, at each level in this order."""
+"""Keys under which JSON may carry an image or what holds it, at each level in this order."""
 MAX_DEPTH: Final = 6
 """Levels of lists and objects that are searched."""
 MAX_ERROR_CHARS: Final = 500
 
+_PENDING: Final = ("QUEUED", "PENDING", "IN_QUEUE", "STARTING", "PROCESSING", "RUNNING", "IN_PROGRESS")
 _STATES: Final = {
-    **dict.fromkeys(
-        ("QUEUED", "PENDING", "IN_QUEUE", "STARTING", "PROCESSING", "RUNNING", "IN_PROGRESS"), Outcome.PENDING
-    ),
+    **dict.fromkeys(_PENDING, Outcome.PENDING),
     **dict.fromkeys(("COMPLETED", "SUCCEEDED", "SUCCESS"), Outcome.COMPLETED),
     **dict.fromkeys(("FAILED", "ERROR", "CANCELLED", "CANCELED"), Outcome.REJECTED),
 }
-_METRICS: Final = {
-    "cost": "cost_usd",
-    "remaining_credits": "remaining_credits",
-    "inference_time": "generation_time_s",
-    "total_time": "total_time_s",
-}
+_METRICS: Final = {"cost": "cost_usd", "total_time": "total_time_s"}
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,200}")
 _ERROR_KEYS: Final = ("error", "error_description", "message", "detail", "details", "msg", "errors", "reason")
 _ERROR_BYTES: Final = 16_384
-_TAG: Final = re.compile(r"<[^<>]*>")
-_HIDDEN: Final = re.compile(r"<(script|style)\b", re.IGNORECASE)
+_MARKUP: Final = re.compile(r"<(script|style)\b.*?(</\1[^<>]*>|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)
 _NO_TEXT: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
 
 
@@ -124,38 +102,25 @@ def _images(value: Any, depth: int) -> Iterator[bytes | str]:
         found = _image(value)
         if found is not None:
             yield found
-    elif depth > 0 and isinstance(value, list):
+        return
+    if isinstance(value, dict):
+        value = [value[key] for key in IMAGE_KEYS if key in value]
+    if depth > 0 and isinstance(value, list):
         for item in value:
             yield from _images(item, depth - 1)
-    elif depth > 0 and isinstance(value, dict):
-        for key in IMAGE_KEYS:
-            if key in value:
-                yield from _images(value[key], depth - 1)
 
 
 def _image(text: str) -> bytes | str | None:
     text = text.strip()
-    scheme = text[:8].lower()
-    if scheme.startswith(("http://", "https://")):
+    if text[:8].lower().startswith(("http://", "https://")):
         return text
-    if scheme.startswith("data:"):
-        media_type, _, content = text.partition(",")
-        if media_type.rstrip().lower().endswith(";base64"):
-            return _decoded(content)
-        return _embedded(unquote_to_bytes(content))
-    return _decoded(text)
-
-
-def _decoded(text: str) -> bytes | None:
+    if text[:5].lower() == "data:":
+        text = text.partition(",")[2]
     text = "".join(text.split()).replace("-", "+").replace("_", "/")
     try:
         content = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None
-    return _embedded(content)
-
-
-def _embedded(content: bytes) -> bytes | None:
     return content if len(content) > 16 and is_start_of_picture(content[:64]) else None
 
 
@@ -168,7 +133,7 @@ def error_text(content: bytes, key: str) -> str:
     content = content.replace(key.encode(), b"***")[:_ERROR_BYTES]
     document = parse_json(content)
     words = "" if document is None else _error_words(document, MAX_DEPTH)
-    return one_line(words or _without_markup(content.decode("utf-8", "replace")), key)
+    return one_line(words or html.unescape(_MARKUP.sub(" ", content.decode("utf-8", "replace"))), key)
 
 
 def one_line(text: str, key: str) -> str:
@@ -187,15 +152,3 @@ def _error_words(value: Any, depth: int) -> str:
         # A list of errors, each about one parameter.
         return "; ".join(words for words in (_error_words(item, depth - 1) for item in value[:5]) if words)
     return ""
-
-
-def _without_markup(text: str) -> str:
-    if "<" not in text:
-        return text
-    visible = []
-    while (hidden := _HIDDEN.search(text)) is not None:
-        visible.append(text[: hidden.start()])
-        _, _, text = text[hidden.end() :].partition(f"</{hidden[1]}")
-        text = "<" + text
-    visible.append(text)
-    return html.unescape(_TAG.sub(" ", " ".join(visible)))

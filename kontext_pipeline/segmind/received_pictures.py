@@ -6,22 +6,15 @@ What was paid for is never dropped: a success without a whole picture leaves its
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from kontext_pipeline.segmind.addresses import ApiAddresses
 from kontext_pipeline.segmind.answers import Answer, Picture
 from kontext_pipeline.segmind.exchange import Exchange, Exchanger
-from kontext_pipeline.segmind.images import ImageInfo, NotAPicture, inspect, inspect_bytes
+from kontext_pipeline.segmind.images import NotAPicture, inspect, inspect_bytes
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
-from kontext_pipeline.segmind.payloads import (
-    error_text,
-    find_image,
-    job_state,
-    metrics,
-    parse_json,
-    starts_like_json,
-)
+from kontext_pipeline.segmind.payloads import error_text, find_image, job_state, metrics, one_line, parse_json
 from kontext_pipeline.segmind.spool import Received, Spool
 
 DOWNLOAD_PAUSES_S: Final = (0.0, 0.5, 2.0)
@@ -30,87 +23,89 @@ there is no later try; a GET costs nothing."""
 _TRANSIENT: Final = frozenset({Outcome.SERVER_ERROR, Outcome.RATE_LIMITED, Outcome.LOST, Outcome.UNREACHABLE})
 _HEAD_BYTES: Final = 4096
 
-NewSpool = Callable[..., Spool]
 
-
+@dataclass(frozen=True, slots=True)
 class PictureReader:
-    """Finds the picture in the answers of `generate` and `fetch`."""
+    """Finds the picture in the answer of one call of `generate` or `fetch`.
 
-    def __init__(self, exchanger: Exchanger, addresses: ApiAddresses) -> None:
-        """`exchanger`: for downloads. `addresses`: decides which URLs are downloaded."""
-        self._exchanger = exchanger
-        self._addresses = addresses
+    `exchanger`: for downloads. `addresses`: decides which URLs are downloaded. `new_spool`: makes the spools of
+    further files.
+    """
 
-    def read(self, exchange: Exchange, new_spool: NewSpool) -> Answer:
+    exchanger: Exchanger
+    addresses: ApiAddresses
+    new_spool: Callable[..., Spool]
+
+    def read(self, exchange: Exchange) -> Answer:
         """Return the answer of `exchange` with the picture that its body is or carries.
 
-        `new_spool` makes the spools of further files. Without a picture, the answer says what is wrong, and
-        `remains` is the file of what came instead.
+        Without a picture, the answer says what is wrong, and `remains` is the file of what came instead.
         """
         received = exchange.received
         if received is None:
             return exchange.answer
-        answer = self._judged(exchange.answer, exchange, received)
-        if answer.cause is Cause.NOT_A_PICTURE and starts_like_json(received.start(_HEAD_BYTES)):
-            document = parse_json(received.start(received.size))
+        answer = self._judged(exchange.answer, received)
+        if answer.cause is Cause.NOT_A_PICTURE:
+            content = received.start(received.size)
+            document = parse_json(content)
             if document is not None:
                 answer = replace(exchange.answer, spilled=received.spilled, **metrics(document))
-                return self._carried(answer, document, received, new_spool)
-        return answer if answer.picture else _with_remains(answer, received, new_spool)
+                return self._carried(answer, document, content, received)
+        return answer if answer.picture else self._with_remains(answer, received)
 
-    def _judged(self, answer: Answer, exchange: Exchange, received: Received) -> Answer:
+    def _judged(self, answer: Answer, received: Received) -> Answer:
         """Return `answer` with the picture that the body is, or with what is wrong with the body."""
         answer = replace(answer, spilled=answer.spilled or received.spilled)
-        info = _inspected(received)
-        if isinstance(info, ImageInfo):
-            data = received.data if received.path is None else None
-            picture = Picture(received.path, data, received.sha256, received.size, info.format, info.width, info.height)
-            return replace(answer, picture=picture)
-        if exchange.failure is not None:
-            return self._exchanger.cut(answer, exchange.failure)
-        if info.cut:
-            return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.CUT, error=str(info))
-        words = error_text(received.start(_HEAD_BYTES), self._exchanger.key)
-        error = f"a success without a picture: {info}; {words}"
-        return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.NOT_A_PICTURE, error=error)
+        try:
+            info = inspect_bytes(received.data) if received.path is None else inspect(received.path)
+        except (NotAPicture, OSError) as reason:
+            if answer.outcome is not Outcome.SUCCEEDED:
+                return answer
+            if isinstance(reason, NotAPicture) and reason.cut:
+                return self.exchanger.fail(answer, Outcome.UNUSABLE, Cause.CUT, str(reason))
+            words = error_text(received.start(_HEAD_BYTES), self.exchanger.key)
+            error = f"a success without a picture: {reason}; {words}"
+            return self.exchanger.fail(answer, Outcome.UNUSABLE, Cause.NOT_A_PICTURE, error)
+        data = received.data if received.path is None else None
+        picture = Picture(received.path, data, received.sha256, received.size, info.format, info.width, info.height)
+        return replace(answer, outcome=Outcome.SUCCEEDED, cause=Cause.NONE, error=None, picture=picture)
 
-    def _carried(self, answer: Answer, document: Any, received: Received, new_spool: NewSpool) -> Answer:
-        """Return `answer` with the picture that the JSON `document`, which is in `received`, carries."""
+    def _carried(self, answer: Answer, document: Any, content: bytes, received: Received) -> Answer:
+        """Return `answer` with the picture that the JSON `document`, parsed from `content`, carries."""
         if answer.call is Call.FETCH and job_state(document) in {Outcome.PENDING, Outcome.REJECTED}:
             received.discard()
-            return self._exchanger.job_answer(answer, document)
+            return self.exchanger.job_answer(answer, document, content)
         found = find_image(document)
         if isinstance(found, bytes):
-            spool = new_spool()
+            spool = self.new_spool()
             spool.write(found)
             embedded = spool.finish()
-            answer = self._judged(answer, Exchange(answer), embedded)
+            answer = self._judged(answer, embedded)
             if answer.picture is None:
                 embedded.discard()
         elif isinstance(found, str):
-            answer = self._downloaded(answer, found, new_spool)
+            answer = self._downloaded(answer, found)
         else:
-            words = error_text(received.start(_HEAD_BYTES), self._exchanger.key)
-            error = f"JSON without a picture: {words}"
-            answer = self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.NO_IMAGE, error=error)
+            error = f"JSON without a picture: {error_text(content, self.exchanger.key)}"
+            answer = self.exchanger.fail(answer, Outcome.UNUSABLE, Cause.NO_IMAGE, error)
         # The record of a job can be fetched again, the answer of a blocking call can't.
         if answer.picture is not None or (isinstance(found, str) and answer.call is Call.FETCH):
             received.discard()
             return answer
-        return _with_remains(answer, received, new_spool)
+        return self._with_remains(answer, received)
 
-    def _downloaded(self, answer: Answer, named_url: str, new_spool: NewSpool) -> Answer:
+    def _downloaded(self, answer: Answer, named_url: str) -> Answer:
         """Return `answer` with the picture at `named_url`."""
         try:
-            url = self._addresses.output_url(named_url)
+            url = self.addresses.output_url(named_url)
         except ValueError as reason:
             error = f"the picture's URL can't be used: {reason}"
-            return self._exchanger.fail(answer, Outcome.UNUSABLE, cause=Cause.BAD_OUTPUT_URL, error=error)
+            return self.exchanger.fail(answer, Outcome.UNUSABLE, Cause.BAD_OUTPUT_URL, error)
         if answer.call is not Call.GENERATE:
-            return self._download(answer, url, new_spool)
+            return self._download(answer, url)
         for pause in DOWNLOAD_PAUSES_S:
             time.sleep(pause)
-            downloaded = self._download(answer, url, new_spool)
+            downloaded = self._download(answer, url)
             if downloaded.picture is not None:
                 return downloaded
             # The JSON remains instead: the URL in it is worth more than what was found there.
@@ -123,43 +118,32 @@ class PictureReader:
         # The call itself succeeded and is billed, whatever happened to its file.
         return replace(downloaded, outcome=Outcome.UNUSABLE, remains=None)
 
-    def _download(self, answer: Answer, url: str, new_spool: NewSpool) -> Answer:
-        exchange = self._exchanger.send(Call.DOWNLOAD, url, spool=new_spool())
+    def _download(self, answer: Answer, url: str) -> Answer:
+        exchange = self.exchanger.send(Call.DOWNLOAD, url, spool=self.new_spool())
         file = exchange.answer
         if exchange.received is not None:
-            file = self._judged(file, exchange, exchange.received)
+            file = self._judged(file, exchange.received)
             if file.picture is None:
-                file = _with_remains(file, exchange.received, new_spool)
-        answer = replace(
+                file = self._with_remains(file, exchange.received)
+        return replace(
             answer,
             outcome=file.outcome,
+            cause=file.cause,
             status_code=file.status_code,
+            error=file.error and one_line(f"the picture's file: {file.error}", self.exchanger.key),
             retry_after_s=file.retry_after_s,
             picture=file.picture,
             remains=file.remains,
             spilled=answer.spilled or file.spilled,
         )
-        if file.picture is not None:
+
+    def _with_remains(self, answer: Answer, received: Received) -> Answer:
+        """Return `answer` with the file that holds what was `received`."""
+        if received.size == 0:
+            received.discard()
             return answer
-        return self._exchanger.fail(answer, cause=file.cause, error=f"the picture's file: {file.error}")
-
-
-def _inspected(received: Received) -> ImageInfo | NotAPicture:
-    try:
-        return inspect_bytes(received.data) if received.path is None else inspect(received.path)
-    except NotAPicture as reason:
-        return reason
-    except OSError as error:
-        return NotAPicture(f"it can't be read back ({error.strerror or error})")
-
-
-def _with_remains(answer: Answer, received: Received, new_spool: NewSpool) -> Answer:
-    """Return `answer` with the file that holds what was `received`."""
-    if received.size == 0:
-        received.discard()
-        return answer
-    if received.path is None and not received.spilled:
-        spool = new_spool(json_in_file=True)
-        spool.write(received.data)
-        received = spool.finish()
-    return replace(answer, remains=received.path, spilled=answer.spilled or received.spilled)
+        if received.path is None and not received.spilled:
+            spool = self.new_spool(json_in_file=True)
+            spool.write(received.data)
+            received = spool.finish()
+        return replace(answer, remains=received.path, spilled=answer.spilled or received.spilled)

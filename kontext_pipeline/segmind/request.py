@@ -9,11 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from kontext_pipeline.segmind.model import (
-    DEFAULT_ASPECT_RATIO,
-    DEFAULT_OUTPUT_FORMAT,
-    DEFAULT_SAFETY_TOLERANCE,
-)
+from kontext_pipeline.segmind.model import DEFAULT_ASPECT_RATIO, DEFAULT_OUTPUT_FORMAT, DEFAULT_SAFETY_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +35,7 @@ class GenerationRequest:
         and without escapes. It must never change: every picture ever stored is named by its hash.
         """
         image = f"sha256:{self.input_sha256}" if self.input_sha256 else self.input_image
-        canonical = {
-            "aspect_ratio": self.aspect_ratio,
-            "backend": backend,
-            "input_image": image,
-            "output_format": self.output_format,
-            "prompt": self.prompt,
-            "safety_tolerance": self.safety_tolerance,
-            "seed": self.seed,
-        }
+        canonical = {**self.body(None), "backend": backend, "input_image": image}
         text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -51,9 +51,8 @@ class Spool:
     def __init__(self, folder: Path, rescue: Path, *, prefix: str = "", json_in_file: bool = False) -> None:
         """Create nothing yet.
 
-        `folder`: where the file is created, and the folder too if it is missing. `rescue`: the folder that is
-        used when that fails. `prefix`: start of the file's name. `json_in_file`: write JSON to a file as well,
-        not to memory.
+        `folder`: where the file is created. `rescue`: the folder that is used when that fails. `prefix`: start of
+        the file's name. `json_in_file`: write JSON to a file as well, not to memory.
         """
         self.size = 0
         self._folder = folder
@@ -99,12 +98,9 @@ class Spool:
         self._drop_file()
 
     def _create(self, folder: Path) -> io.FileIO:
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self._prefix}.{secrets.token_hex(8)}.part"
-        try:
-            file = path.open("xb+", buffering=0)
-        except FileNotFoundError:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("xb+", buffering=0)
+        file = path.open("xb+", buffering=0)
         self._path = path
         return file
 
@@ -117,20 +113,20 @@ class Spool:
             with suppress(OSError):
                 self._file.seek(0)
                 earlier = self._file.readall()[: self.size - len(data)]
-        full_file, full_path = self._file, self._path
-        self._file = self._path = None
+        self._drop_file()
         try:
             self._file = self._create(self._rescue)
             _write_all(self._file, earlier + data)
         except OSError:
             self._drop_file()
             self._memory = bytearray(earlier + data)
-        if full_file is not None and full_path is not None:
-            _remove(full_file, full_path)
 
     def _drop_file(self) -> None:
         if self._file is not None and self._path is not None:
-            _remove(self._file, self._path)
+            with suppress(OSError):
+                self._file.close()
+            with suppress(OSError):
+                self._path.unlink()
         self._file = self._path = None
 
 
@@ -138,10 +134,3 @@ def _write_all(file: io.FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _remove(file: io.FileIO, path: Path) -> None:
-    with suppress(OSError):
-        file.close()
-    with suppress(OSError):
-        path.unlink()

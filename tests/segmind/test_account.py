@@ -48,7 +48,7 @@ def test_why_the_balance_is_unknown(
 ) -> None:
     gateway.routes[CREDITS] = reply
     balance = client.credits()
-    assert (balance.outcome, balance.key_refused, balance.total) == (outcome, refused, None)
+    assert (balance.outcome, balance.status_code in {401, 403}, balance.total) == (outcome, refused, None)
     assert balance.error
 
 

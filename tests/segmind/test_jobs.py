@@ -58,8 +58,7 @@ def test_the_whole_path_through_the_ledgers_text(gateway: Gateway, client: Segmi
     assert states == [Outcome.PENDING, Outcome.PENDING, Outcome.COMPLETED]
     answer = client.fetch(job, spool)
     assert (answer.outcome, answer.charge, answer.cost_usd) == (Outcome.SUCCEEDED, Charge.YES, 0.1)
-    assert answer.remaining_credits == 9.9
-    assert (answer.generation_time_s, answer.total_time_s) == (20.5, 22.0)
+    assert answer.total_time_s == 22.0
     assert answer.picture is not None
     assert answer.picture.path is not None
     assert list(spool.iterdir()) == [answer.picture.path]

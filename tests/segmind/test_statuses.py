@@ -140,8 +140,8 @@ def test_a_success_says_what_it_cost(gateway: Gateway, client: SegmindClient, sp
     )
     answer = client.generate(BODY, spool)
     assert answer.outcome is Outcome.SUCCEEDED
-    assert (answer.cost_usd, answer.remaining_credits, answer.charge) == (0.08, 41.2, Charge.YES)
-    assert (answer.request_id, answer.generation_time_s, answer.seed_value) == ("req-1", 24.34, 30699)
+    assert (answer.cost_usd, answer.charge) == (0.08, Charge.YES)
+    assert answer.request_id == "req-1"
     assert answer.cause == ""
     assert answer.error is None
     assert answer.latency_s > 0
@@ -154,10 +154,10 @@ def test_a_success_says_what_it_cost(gateway: Gateway, client: SegmindClient, sp
 
 
 def test_a_success_without_accounting_is_still_a_success(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
-    for nonsense in ({}, {"x-cost": "nan"}, {"x-cost": "-1"}, {"x-cost": "free", "x-seed-value": "many"}):
+    for nonsense in ({}, {"x-cost": "nan"}, {"x-cost": "-1"}, {"x-cost": "free"}):
         gateway.routes[V1] = Reply(body=picture("JPEG"), headers=nonsense)
         answer = client.generate(BODY, spool)
-        assert (answer.outcome, answer.cost_usd, answer.seed_value) == (Outcome.SUCCEEDED, None, None)
+        assert (answer.outcome, answer.cost_usd) == (Outcome.SUCCEEDED, None)
         assert answer.charge is Charge.YES
 
 
