@@ -6,12 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
-from kontext_pipeline.orchestration.event_metadata import (
-    batch_metadata,
-    figures,
-    plan_metadata,
-    thumbnails_for,
-)
+from kontext_pipeline.orchestration.event_metadata import batch_metadata, figures, plan_metadata, thumbnails_for
 from kontext_pipeline.orchestration.partitions import register
 
 if TYPE_CHECKING:
@@ -38,8 +33,7 @@ def report_batches(pipeline: "Pipeline", keys: Sequence[str], *, instance: Dagst
             return report_batches(pipeline, keys, instance=own)
     planned = pipeline.planned()
     register(instance, planned.batch_keys)
-    tables = {key: read_batch(pipeline.data_dir, key) for key in keys}
-    summaries = {key: summarize(table) for key, table in tables.items()}
+    summaries = {key: summarize(read_batch(pipeline.data_dir, key)) for key in keys}
     new = [key for key in keys if not _is_recorded(instance, key, figures(summaries[key]))]
     if new:
         estimate = pipeline.estimate(planned)
@@ -48,7 +42,7 @@ def report_batches(pipeline: "Pipeline", keys: Sequence[str], *, instance: Dagst
     for key in new:
         summary = summaries[key]
         if not summary.by_status["pending"]:
-            shown = batch_metadata(pipeline, tables[key], thumbnails=thumbnails_for(len(new)))
+            shown = batch_metadata(pipeline, planned, key, thumbnails_for(len(new)))
             instance.report_runless_asset_event(AssetMaterialization(IMAGES, partition=key, metadata=shown))
         instance.report_runless_asset_event(AssetMaterialization(METADATA, partition=key, metadata=figures(summary)))
     return len(new)
