@@ -4,7 +4,6 @@ import contextlib
 import json
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -49,14 +48,6 @@ def warn(text: str) -> None:
 def complain(text: str) -> None:
     """Print an error."""
     err.print(f"[red]{escape(text)}[/red]")
-
-
-@contextlib.contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Name, on a terminal, a task of some seconds. Hide warnings of libraries meanwhile: the user can't act on them."""
-    with warnings.catch_warnings(), out.status(what) if out.is_terminal else contextlib.nullcontext():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
@@ -189,10 +180,9 @@ def _show_backend(books: "BackendBooks") -> None:
 
 
 def _table() -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    table.add_column(style="dim")
+    table = Table.grid(padding=(0, 2, 0, 0), pad_edge=True)
+    for style in ("dim", "", "dim"):
+        table.add_column(style=style, overflow="fold")
     return table
 
 

@@ -7,8 +7,9 @@ their metadata tables.
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -78,7 +79,7 @@ def data_dir_of(settings: Settings) -> UPath:
     return folder
 
 
-class Pipeline:
+class Pipeline(AbstractContextManager["Pipeline"]):
     """The pipeline for one data directory and one ledger. Use it in a `with` block."""
 
     def __init__(self, settings: Settings) -> None:
@@ -93,12 +94,7 @@ class Pipeline:
         self.ledger = Ledger(settings.resolved_ledger_url, backend=settings.backend)
         self._own: tuple[Plan, pa.Schema] | None = None
 
-    def __enter__(self) -> Self:
-        """Return the pipeline itself."""
-        return self
-
     def __exit__(self, *_error: object) -> None:
-        """Close the ledger."""
         self.ledger.close()
 
     def plan(self) -> Plan:

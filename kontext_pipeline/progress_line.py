@@ -30,12 +30,10 @@ class Watcher:
         return self._read() if self._read else None
 
     def __enter__(self) -> Self:
-        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """End the thread, and show the progress a last time."""
         self._over.set()
         self._thread.join()
         self._show_progress()

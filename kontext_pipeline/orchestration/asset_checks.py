@@ -6,13 +6,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from dagster import (
-    AssetCheckExecutionContext,
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    multi_asset_check,
-)
+from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeverity, AssetCheckSpec, multi_asset_check
 
 from kontext_pipeline.orchestration.assets import metadata
 from kontext_pipeline.orchestration.event_metadata import table_value
@@ -61,18 +55,19 @@ def check_metadata(context: AssetCheckExecutionContext, kontext: KontextResource
             table = read_batch(pipeline.data_dir, key)
             summaries[key] = summarize(table)
             if balance:
-                differences += compare(pipeline, key, table)
+                found = compare(pipeline, key, table)
+                differences += ({"batch": key, "what": what, "fingerprint": picture} for picture, what in found)
         if balance:
             unequal = spending_differs(pipeline.ledger.database)
-            differences += [_difference("", "", f"sums of the caps: {text}") for text in unequal]
+            differences += ({"batch": "", "what": f"sums of the caps: {text}", "fingerprint": ""} for text in unequal)
     if balance:
         yield _books_balance(differences, summaries)
     if EVERY_ROW.name in selected:
         yield _every_row(summaries)
 
 
-def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[dict[str, str]]:
-    """Compare a batch's table with the ledger and the image store, for each picture.
+def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> Iterator[tuple[str, str]]:
+    """Compare a batch's table with the ledger and the image store. Yield the fingerprint of a picture and what differs.
 
     Amounts are compared in millionths of a USD. A picture that several batches request is charged to the batch
     that the ledger names.
@@ -83,22 +78,18 @@ def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[dict[str,
     for row in table.select(["fingerprint", *AMOUNTS, "image_path", "bytes"]).to_pylist():
         rows_of.setdefault(row["fingerprint"], []).append(row)
     known = {row["fingerprint"]: row for row in pipeline.ledger.generations(list(rows_of)).to_pylist()}
-    found = []
     for fingerprint, rows in rows_of.items():
         generation = known.get(fingerprint, {"batch": None, "status": None})
         for column, name in AMOUNTS.items():
             here = sum(micros(row[column]) for row in rows)
             there = micros(generation[column]) if generation["batch"] == key else 0
             if here != there:
-                what = f"{name}: {here / 1e6:.6f} USD in the table, {there / 1e6:.6f} in the ledger"
-                found.append(_difference(key, fingerprint, what))
+                yield fingerprint, f"{name}: {here / 1e6:.6f} USD in the table, {there / 1e6:.6f} in the ledger"
         path, size = rows[0]["image_path"], rows[0]["bytes"]
         if path is None and generation["status"] == "succeeded":
-            what = "the ledger has a picture, the table has none: materialize metadata again"
-            found.append(_difference(key, fingerprint, what))
+            yield fingerprint, "the ledger has a picture, the table has none: materialize metadata again"
         elif path is not None and (state := _file_differs(pipeline.data_dir / path, size)):
-            found.append(_difference(key, fingerprint, f"{path} {state}; the table says {size:,}"))
-    return found
+            yield fingerprint, f"{path} {state}; the table says {size:,}"
 
 
 def _file_differs(path: "UPath", size: int) -> str | None:
@@ -107,10 +98,6 @@ def _file_differs(path: "UPath", size: int) -> str | None:
     except FileNotFoundError:
         return "does not exist"
     return None if actual == size else f"has {actual:,} bytes"
-
-
-def _difference(batch: str, fingerprint: str, what: str) -> dict[str, str]:
-    return {"batch": batch, "what": what, "fingerprint": fingerprint}
 
 
 def _books_balance(differences: Sequence[dict[str, str]], summaries: "Mapping[str, BatchSummary]") -> AssetCheckResult:

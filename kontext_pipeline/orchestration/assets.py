@@ -6,13 +6,7 @@ costs nothing.
 
 from typing import Any
 
-from dagster import (
-    AssetExecutionContext,
-    AutomationCondition,
-    BackfillPolicy,
-    MaterializeResult,
-    asset,
-)
+from dagster import AssetExecutionContext, AutomationCondition, BackfillPolicy, MaterializeResult, asset
 
 from kontext_pipeline.orchestration.event_metadata import batch_metadata, plan_metadata, table_metadata, thumbnails_for
 from kontext_pipeline.orchestration.image_step import GenerationConfig, generate_missing
