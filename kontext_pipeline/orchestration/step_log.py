@@ -35,9 +35,7 @@ def forward_records(log: "DagsterLogManager", instance: "DagsterInstance") -> It
     """
     logger = logging.getLogger(logs.PACKAGE)
     level = logging.getLevelName(instance.python_log_level or "INFO")
-    managed = [name for name in instance.managed_python_loggers if name != "root"]
-    if "root" in instance.managed_python_loggers:
-        managed.append(logs.PACKAGE)
+    managed = [logs.PACKAGE if name == "root" else name for name in instance.managed_python_loggers]
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     handler = QueueHandler(records)
     handler.setLevel(level)
