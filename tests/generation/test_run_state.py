@@ -77,7 +77,7 @@ def test_attempts_money_and_the_latest_error_are_in_the_figures(run: RunState) -
 
 def test_the_first_stop_counts_and_callbacks_are_called_once(run: RunState, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Stop | None] = []
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="kontext_pipeline")
     run.when_stopped(lambda: seen.append(run.stopped))
     run.when_stopped(lambda: seen.append(run.stopped))
     assert run.stopped is None
