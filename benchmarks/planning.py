@@ -69,8 +69,7 @@ from pathlib import Path
 from kontext_pipeline.planning.estimate import estimate
 from kontext_pipeline.planning.plan import load_plan, requests_of
 plan = load_plan(Path(sys.argv[2]))
-rest = estimate(plan, settled=lambda prints: [one in settled for one in prints.to_pylist()],
-                failed=lambda prints: [False] * len(prints), concurrency=8)
+rest = estimate(plan, settled=lambda prints: (settled, set()), concurrency=8)
 assert rest.to_generate == 100, rest
 key = plan.batch_keys[-1]
 first = next(requests_of(plan.batch_table(key)))

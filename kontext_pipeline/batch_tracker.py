@@ -1,22 +1,20 @@
 """Batches of a run: which requests of each still need a picture, and which batches are finished."""
 
 import logging
-import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import pyarrow as pa
 
 from kontext_pipeline.generation.ledger import Status
 from kontext_pipeline.generation.work import WorkItem
+from kontext_pipeline.planning.estimate import Settled
 from kontext_pipeline.planning.plan import Plan, requests_of
 
 log: Final = logging.getLogger(__name__)
-
-Settled = Callable[[Sequence[str]], tuple[Set[str], Set[str]]]
-"""Given fingerprints: those that succeeded, and those that a run doesn't try again. May contain other fingerprints too."""
 
 
 class BatchTracker:
@@ -42,11 +40,8 @@ class BatchTracker:
         self._write_table = write_table
         self._lock = threading.Lock()
         self._left: Counter[str] = Counter()
-        self._written: set[str] = set()
-        self._error: BaseException | None = None
-        self._to_write: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write_tables, name="tables", daemon=True)
-        self._writer.start()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tables")
+        self._writes: dict[str, Future[None]] = {}
 
     @property
     def left(self) -> int:
@@ -68,7 +63,7 @@ class BatchTracker:
             yield from items
         # Their tables are written last: requests should not wait for them.
         for key in nothing_to_do:
-            self._to_write.put(key)
+            self._write(key)
 
     def has_outcome(self, item: WorkItem, _status: Status) -> None:
         """Count an item's outcome. May be called from any thread."""
@@ -78,7 +73,7 @@ class BatchTracker:
                 return
             self.finished.append(item.batch)
         log.debug("Every request of the batch has its outcome.", extra={"batch": item.batch})
-        self._to_write.put(item.batch)
+        self._write(item.batch)
 
     def close(self) -> None:
         """Write the tables that are not written yet, also of unfinished batches.
@@ -86,13 +81,12 @@ class BatchTracker:
         Raises:
             Exception: the first one that writing a table has raised.
         """
-        self._to_write.put(None)
-        self._writer.join()
+        self._writer.shutdown()
         for key in self._keys:
-            if key not in self._written:
+            if key not in self._writes or self._writes[key].exception():
                 self._write_table(key)
-        if self._error is not None:
-            raise self._error
+        for write in self._writes.values():
+            write.result()
 
     def _items_of(self, key: str, settled: Settled) -> list[WorkItem]:
         batch = self._plan.batch_table(key)
@@ -105,10 +99,5 @@ class BatchTracker:
         requests = dict(requests_of(batch.filter(pa.array(left))))
         return [WorkItem(fingerprint, key, request) for fingerprint, request in requests.items()]
 
-    def _write_tables(self) -> None:
-        while (key := self._to_write.get()) is not None:
-            try:
-                self._write_table(key)
-                self._written.add(key)
-            except Exception as error:  # noqa: BLE001  raised again by close()
-                self._error = self._error or error
+    def _write(self, key: str) -> None:
+        self._writes[key] = self._writer.submit(self._write_table, key)

@@ -8,40 +8,42 @@ import ctypes
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kontext_pipeline.subcommand import GENERATION, PLANNING, Exit, Group
+from kontext_pipeline.subcommand import GENERATION, PLANNING, Exit, Group, log_options
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
     from kontext_pipeline.planning.estimate import Estimate
     from kontext_pipeline.settings import Settings
 
-_HEAPS: Final = 2
+HEAPS: Final = 2
 """Heaps that all threads share. Python threads seldom allocate at the same time, so few heaps are enough."""
-_M_ARENA_MAX: Final = -8
+M_ARENA_MAX: Final = -8
 """Number of this option in glibc's `mallopt`."""
 
 
 def _limit_memory() -> None:
     """Let this process and the processes that Dagster starts use freed memory again."""
-    # pyarrow reads this when it is first imported. Its own allocator keeps memory that planning has freed, 20 MB and more
-    # with a large manifest, and the run that follows can't use it.
+    # Read when pyarrow is first imported. Its own allocator keeps 20 MB and more that planning has freed.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     # glibc gives threads up to eight heaps per core, and each heap keeps 20 MB and more of freed pictures.
     if "MALLOC_ARENA_MAX" not in os.environ:
-        os.environ["MALLOC_ARENA_MAX"] = str(_HEAPS)
-        # The variable is read when a process starts, so this process has to call the function. Other C libraries
-        # don't have it.
+        os.environ["MALLOC_ARENA_MAX"] = str(HEAPS)
+        # The variable counts for processes that start later; for this one there is a function, in glibc alone.
         with contextlib.suppress(AttributeError, OSError, TypeError):
-            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, HEAPS)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Group,
+    params=log_options(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="kontext-pipeline", prog_name="kontext")
 def main() -> None:
     """Augment image datasets with FLUX.1 Kontext [max]: a manifest goes in, a dataset comes out, and every
@@ -54,11 +56,11 @@ def main() -> None:
 
 
 @main.command(settings=(*PLANNING, *GENERATION))
-def plan(manifests: tuple[str, ...], **options: Any) -> None:
+def plan(**options: Any) -> None:
     """Show what a manifest asks for and what it will cost. Sends nothing."""
     from kontext_pipeline import console
 
-    with _pipeline(manifests, options) as pipeline:
+    with _pipeline(options) as pipeline:
         planned = pipeline.plan()
         console.show_plan(pipeline.settings, planned, pipeline.estimate(planned))
 
@@ -67,14 +69,15 @@ def plan(manifests: tuple[str, ...], **options: Any) -> None:
 @click.option("--budget", type=float, metavar="USD", help="The most that this run may spend.")
 @click.option("--retry-failed", is_flag=True, help="Try rows again that failed for good.")
 @click.option("--yes", is_flag=True, help="Don't ask before money is spent, or when the balance is too small.")
-def run(manifests: tuple[str, ...], *, budget: float | None, retry_failed: bool, yes: bool, **options: Any) -> None:
+def run(*, budget: float | None, retry_failed: bool, yes: bool, **options: Any) -> None:
     """Generate the pictures of a manifest that don't exist yet.
 
     Exit status: 0 every row has its picture; 1 some rows failed for good; 2 nothing was sent, because the
     manifest, the settings or the key was wrong; 3 stopped early, start again to go on.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    with _pipeline(manifests, options) as pipeline:
+    # A termination is handled as Ctrl-C is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _pipeline(options) as pipeline:
         sys.exit(_run(pipeline, budget=budget, retry_failed=retry_failed, yes=yes))
 
 
@@ -99,10 +102,7 @@ def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes:
     with launcher.sandbox_if_needed(pipeline.settings) as settings, pipeline.client(settings) as client:
         try:
             warning = pipeline.preflight(
-                client,
-                estimate.to_generate,
-                budget_usd=budget,
-                go_on_with_less=yes or sys.stdin.isatty(),
+                client, estimate.to_generate, budget_usd=budget, go_on_with_less=yes or sys.stdin.isatty()
             )
         except PreflightError as error:
             console.complain(str(error))
@@ -112,26 +112,19 @@ def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes:
         if not _agreed(pipeline.settings, estimate, yes=yes):
             console.say("Nothing was sent.")
             return Exit.NOTHING_SENT
-        with console.progress(estimate.to_generate) as show:
+        with console.progress(estimate.to_generate) as watcher:
             report = None
             with contextlib.suppress(KeyboardInterrupt):
                 report = pipeline.run(
-                    planned,
-                    keys,
-                    client=client,
-                    budget_usd=budget,
-                    retry_failed=retry_failed,
-                    watch=show.watch,
+                    planned, keys, client=client, budget_usd=budget, retry_failed=retry_failed, watch=watcher.watch
                 )
     if report is None:
         console.complain("Stopped on request. Requests in flight were settled; start again to go on.")
     elif report.stopped is not None:
         console.complain(f"Stopped: {report.stopped.message}")
-    elif report.left:
-        console.complain(f"{report.left} jobs are not finished; start again to collect their pictures.")
-    totals = console.show_summary(pipeline, planned, show.progress)
+    totals = console.show_summary(pipeline, planned, watcher.progress)
     _report_to_dagster(pipeline, keys)
-    if report is None or report.stopped is not None or report.left:
+    if report is None or report.stopped is not None:
         return Exit.STOPPED
     return Exit.DONE if totals.complete else Exit.SOME_FAILED
 
@@ -158,11 +151,9 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
     from kontext_pipeline.generation.ledger.report import read_books
     from kontext_pipeline.settings import load_settings
 
-    database = Database(load_settings(data_dir=data_dir).resolved_ledger_url, make=False)
-    try:
+    url = load_settings(data_dir=data_dir).resolved_ledger_url
+    with contextlib.closing(Database(url, make=False)) as database:
         console.show_books(read_books(database), as_json=as_json)
-    finally:
-        database.close()
 
 
 @main.command()
@@ -170,11 +161,7 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
 @click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")
 @click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Inject the faults of a named profile.")
 @click.option(
-    "--faults",
-    "fault_files",
-    multiple=True,
-    metavar="FILE",
-    help="Inject the faults of a TOML file, see docs/sandbox.md.",
+    "--faults", "fault_files", multiple=True, metavar="FILE", help="Inject faults of a file: docs/sandbox.md."
 )
 @click.option("--speed", type=float, help="Factor by which the sandbox's time passes faster.")
 @click.option("--latency", "latency_s", type=float, metavar="SECONDS", help="Median time of a generation.")
@@ -196,47 +183,37 @@ def sandbox(*, host: str, port: int, plain: bool, fetch_inputs: bool, **options:
 
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     config = SandboxConfig.create(**given, draw=not plain, fetch_inputs=fetch_inputs)
-    serve(host, port, config=config, announce=_announce)
-
-
-def _announce(url: str) -> None:
-    click.echo(f"The sandbox answers at {url}; its page shows balance, jobs and pictures. Ctrl-C ends it.")
+    words = "The sandbox answers at {}; its page shows balance, jobs and pictures. Ctrl-C ends it."
+    serve(host, port, config=config, announce=lambda url: click.echo(words.format(url)))
 
 
 @main.command(settings=(*PLANNING, *GENERATION))
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
-def ui(manifests: tuple[str, ...], *, port: int, **options: Any) -> None:
+def ui(*, port: int, **options: Any) -> None:
     """Open the Dagster UI with these settings; start a sandbox too where that is the backend."""
     from kontext_pipeline import launcher
+    from kontext_pipeline.settings import load_settings
 
-    with launcher.sandbox_if_needed(_settings(manifests, options)) as settings:
+    with launcher.sandbox_if_needed(load_settings(**options)) as settings:
         sys.exit(launcher.open_ui(settings, port=port))
 
 
-def _settings(manifests: tuple[str, ...], options: dict[str, Any]) -> "Settings":
+def _pipeline(options: dict[str, Any]) -> "Pipeline":
+    from kontext_pipeline.pipeline import Pipeline
     from kontext_pipeline.settings import load_settings
 
-    return load_settings(manifests=list(manifests) or None, **options)
-
-
-def _pipeline(manifests: tuple[str, ...], options: dict[str, Any]) -> "Pipeline":
-    from kontext_pipeline.pipeline import Pipeline
-
-    return Pipeline(_settings(manifests, options))
+    return Pipeline(load_settings(**options))
 
 
 def _report_to_dagster(pipeline: "Pipeline", keys: list[str]) -> None:
     from kontext_pipeline import console, launcher
 
     if launcher.dagster_home() is not None:
-        with console.busy("Reporting to Dagster"):
+        # The user can't act on warnings of libraries.
+        with console.out.status("Reporting to Dagster"), warnings.catch_warnings(action="ignore"):
             from kontext_pipeline.orchestration.reporting import report_batches
 
             report_batches(pipeline, keys)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 import contextlib
 import json
 import sys
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kontext_pipeline.generation.ledger.money import usd
-from kontext_pipeline.progress_line import delays, details
+from kontext_pipeline.progress_line import Watcher, delays, details
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
@@ -51,14 +50,6 @@ def complain(text: str) -> None:
     err.print(f"[red]{escape(text)}[/red]")
 
 
-@contextlib.contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Name, on a terminal, a task of some seconds. Hide warnings of libraries meanwhile: the user can't act on them."""
-    with warnings.catch_warnings(), out.status(what) if out.is_terminal else contextlib.nullcontext():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     """Print a plan's counts, estimated cost and time, and its warnings."""
     table = _table()
@@ -66,12 +57,12 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     shared = estimate.requested - estimate.pictures
     more = f"{shared:,} more rows share one of them" if shared else ""
     table.add_row("pictures", f"{estimate.pictures:,}", more)
-    table.add_row("batches", f"{len(plan.batches):,}", "")
-    table.add_row("already there", f"{estimate.already_there:,}", "")
+    table.add_row("batches", f"{len(plan.batches):,}")
+    table.add_row("already there", f"{estimate.already_there:,}")
     if estimate.failed_for_good:
         reasons = "failed for good (--retry-failed) or unknown"
         table.add_row("given up", f"{estimate.failed_for_good:,}", reasons)
-    table.add_row("to generate", f"{estimate.to_generate:,}", "")
+    table.add_row("to generate", f"{estimate.to_generate:,}")
     free = "" if settings.paid else "sandbox: nothing is spent"
     table.add_row("estimated cost", f"{estimate.cost_usd:,.2f} USD", free)
     pace = f"{settings.concurrency} in flight" + (f", {settings.rpm:g} requests a minute" if settings.rpm else "")
@@ -92,28 +83,9 @@ class _Bar(Bar):
             yield Text(self.waits, style="yellow")
 
 
-class Show:
-    """Reads the progress of the run that is shown."""
-
-    def __init__(self) -> None:
-        """Start without a run."""
-        self._read: Callable[[], Progress] | None = None
-
-    def watch(self, read: "Callable[[], Progress]") -> None:
-        """Show the run whose progress `read` returns."""
-        self._read = read
-
-    @property
-    def progress(self) -> "Progress | None":
-        """The progress at this moment; None until the run starts."""
-        return None if self._read is None else self._read()
-
-
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[Show]:
+def progress(total: int) -> Iterator[Watcher]:
     """Show a run's progress while the block runs: a bar on a terminal, otherwise a line every `LINE_EVERY_S`."""
-    show = Show()
-    over = threading.Event()
     bar = _Bar(
         TextColumn("generating"),
         BarColumn(bar_width=20),
@@ -128,36 +100,15 @@ def progress(total: int) -> Iterator[Show]:
     )
     task = bar.add_task("generating", total=total, details="")
 
-    def update() -> str:
-        progress = show.progress
-        if progress is None:
-            return ""
-        done, figures = _done(progress), details(progress)
+    def show(progress: "Progress") -> None:
+        done = progress.succeeded + progress.found + progress.failed + progress.unknown
         bar.waits = delays(progress, time.monotonic())
-        bar.update(task, completed=done, details=figures)
-        return f"{done:,}/{total:,} done, {figures}" + (f"; {bar.waits}" if bar.waits else "")
+        bar.update(task, completed=done, details=details(progress))
+        if not out.is_terminal:
+            say(f"{done:,}/{total:,} done, {details(progress)}" + (f"; {bar.waits}" if bar.waits else ""))
 
-    def tick() -> None:
-        printed = time.monotonic()
-        while not over.wait(0.2):
-            line = update()
-            if line and not out.is_terminal and time.monotonic() - printed >= LINE_EVERY_S:
-                printed = time.monotonic()
-                say(line)
-
-    ticker = threading.Thread(target=tick, name="progress", daemon=True)
-    with bar:
-        ticker.start()
-        try:
-            yield show
-        finally:
-            over.set()
-            ticker.join()
-            update()
-
-
-def _done(progress: "Progress") -> int:
-    return progress.succeeded + progress.found + progress.failed + progress.unknown
+    with bar, Watcher(show, repeat(0.2 if out.is_terminal else LINE_EVERY_S)) as watcher:
+        yield watcher
 
 
 def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None") -> "BatchSummary":
@@ -167,16 +118,16 @@ def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None"
     if progress is not None:
         possibly = usd(progress.possibly_charged)
         more = f"and possibly charged {possibly:,.2f} USD, for lost answers" if possibly else ""
-        table.add_row("this run", f"{_many(progress.succeeded, 'picture')}", "")
+        table.add_row("this run", _many(progress.succeeded, "picture"))
         table.add_row("this run spent", f"{usd(progress.spent):,.2f} USD", more)
     for name, count in totals.by_status.items():
         if count or name == "succeeded":
-            table.add_row(name, f"{count:,} of {_many(totals.rows, 'row')}", "")
+            table.add_row(name, f"{count:,} of {_many(totals.rows, 'row')}")
     possibly = totals.possibly_charged_usd
     more = f"and possibly charged {possibly:,.2f} USD" if possibly else ""
     table.add_row("cost of all", f"{totals.cost_usd:,.2f} USD", more)
-    table.add_row("pictures", f"{_shown(pipeline, 'images')}", f"{totals.bytes / 2**20:,.1f} MiB")
-    table.add_row("metadata", f"{_shown(pipeline, 'metadata')}", "hive-partitioned Parquet")
+    table.add_row("pictures", _shown(pipeline, "images"), f"{totals.bytes / 2**20:,.1f} MiB")
+    table.add_row("metadata", _shown(pipeline, "metadata"), "hive-partitioned Parquet")
     out.print()
     out.print(table)
     return totals
@@ -198,7 +149,7 @@ def show_books(books: "Books", *, as_json: bool) -> None:
 def _show_backend(books: "BackendBooks") -> None:
     out.print(f"\n[bold]{escape(books.backend)}[/bold]")
     table = _table()
-    table.add_row("pictures", f"{books.pictures:,}", "")
+    table.add_row("pictures", f"{books.pictures:,}")
     without = books.spent_without_picture_usd
     more = f"{without:,.2f} USD of it for answers without a picture" if without else ""
     table.add_row("spent", f"{books.spent_usd:,.2f} USD", more)
@@ -216,11 +167,11 @@ def _show_backend(books: "BackendBooks") -> None:
         table.add_row("unknown", f"{books.unknown:,}", "the answer was lost: no picture, possibly charged")
     if books.pending:
         table.add_row("pending", f"{books.pending:,}", "without an outcome")
-    table.add_row("attempts", f"{books.attempts:,}", "")
+    table.add_row("attempts", f"{books.attempts:,}")
     out.print(table)
-    days = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("day (UTC)", "spent", "possibly charged", "reserved"):
-        days.add_column(name, justify="left" if "day" in name else "right")
+    days = Table("day (UTC)", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("spent", "possibly charged", "reserved"):
+        days.add_column(name, justify="right")
     for day in books.days:
         days.add_row(day.day, f"{day.spent_usd:,.2f}", f"{day.possibly_charged_usd:,.2f}", f"{day.reserved_usd:,.2f}")
     out.print(days)
@@ -229,10 +180,9 @@ def _show_backend(books: "BackendBooks") -> None:
 
 
 def _table() -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    table.add_column(style="dim")
+    table = Table.grid(padding=(0, 2, 0, 0), pad_edge=True)
+    for style in ("dim", "", "dim"):
+        table.add_column(style=style, overflow="fold")
     return table
 
 

@@ -22,7 +22,6 @@ class ManifestError(KontextError):
     """
 
     def __init__(self, problems: list[str], *, more: int = 0) -> None:
-        """Take the attributes of the same names."""
         self.problems = problems
         self.more = more
         tail = [f"... and {more:,} more"] if more else []

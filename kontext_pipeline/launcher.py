@@ -19,13 +19,7 @@ log: Final = logging.getLogger(__name__)
 REHEARSAL_SPEED: Final = 20.0
 """Speed of a sandbox that a command starts: time passes 20 times as fast, so a generation takes 1.2 s."""
 
-DAGSTER_YAML: Final = """\
-# https://docs.dagster.io/deployment/oss/dagster-yaml
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-"""
+DAGSTER_YAML: Final = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
 """Configuration of a new Dagster instance."""
 
 
@@ -53,17 +47,16 @@ def _answers(url: str) -> bool:
         return False
 
 
-def dagster_home() -> Path | None:
-    """Return the folder of the Dagster instance, made if missing; None if `DAGSTER_HOME` is not set."""
-    home = os.environ.get("DAGSTER_HOME")
-    return _with_instance(Path(home)) if home else None
-
-
-def _with_instance(home: Path) -> Path:
-    if not home.exists():
-        home.mkdir(parents=True)
-        (home / "dagster.yaml").write_text(DAGSTER_YAML)
-    return home
+def dagster_home(default: str | None = None) -> Path | None:
+    """Return the folder of the Dagster instance: `DAGSTER_HOME`, else `default`. It is made if it is missing."""
+    home = os.environ.get("DAGSTER_HOME") or default
+    if home is None:
+        return None
+    folder = Path(home).absolute()
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        (folder / "dagster.yaml").write_text(DAGSTER_YAML)
+    return folder
 
 
 def open_ui(settings: Settings, *, port: int) -> int:
@@ -71,16 +64,9 @@ def open_ui(settings: Settings, *, port: int) -> int:
 
     Without `DAGSTER_HOME` the instance is in `.dagster` in the working directory.
     """
-    home = dagster_home() or _with_instance(Path.cwd() / ".dagster")
-    environment = {**os.environ, "DAGSTER_HOME": str(home.absolute()), **_as_environment(settings)}
-    command = [
-        str(Path(sys.executable).with_name("dagster")),
-        "dev",
-        "--module-name",
-        "kontext_pipeline.definitions",
-        "--port",
-        str(port),
-    ]
+    environment = {**os.environ, "DAGSTER_HOME": str(dagster_home(".dagster")), **_as_environment(settings)}
+    dagster = Path(sys.executable).with_name("dagster")
+    command = [str(dagster), "dev", "--module-name", "kontext_pipeline.definitions", "--port", str(port)]
     with subprocess.Popen(command, env=environment) as process:  # noqa: S603
         while True:
             try:
@@ -93,11 +79,9 @@ def open_ui(settings: Settings, *, port: int) -> int:
 def _as_environment(settings: Settings) -> dict[str, str]:
     """Return the settings that were given as options, as environment variables."""
     given = settings.model_dump(exclude_unset=True, exclude={"api_key"})
-    texts = {
-        name: shlex.join(str(Path(item).absolute()) for item in value) if name == "manifests" else str(value)
-        for name, value in given.items()
-        if value is not None
-    }
-    if "data_dir" in texts and "://" not in texts["data_dir"]:
-        texts["data_dir"] = str(Path(texts["data_dir"]).absolute())
+    texts = {name: str(value) for name, value in given.items() if value is not None}
+    if "manifests" in texts:
+        texts["manifests"] = shlex.join(str(Path(item).absolute()) for item in settings.manifests)
+    if "://" not in settings.data_dir and "data_dir" in texts:
+        texts["data_dir"] = str(Path(settings.data_dir).absolute())
     return {environment_variable(name): text for name, text in texts.items()}

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO
 from urllib.parse import quote
 
 from kontext_pipeline.errors import SettingsError
@@ -64,10 +64,12 @@ class Redaction(logging.Filter):
                 # Handlers may format the exception themselves.
                 record.exc_info = None
         for name, value in list(vars(record).items()):
-            if name not in ("msg", "exc_info") and not isinstance(value, int | float | None):
-                text = str(value)
-                if (clean := redact(text)) != text:
-                    setattr(record, name, clean)
+            if (
+                name != "exc_info"
+                and not isinstance(value, int | float | None)
+                and (clean := redact(str(value))) != str(value)
+            ):
+                setattr(record, name, clean)
         return True
 
 
@@ -90,8 +92,7 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         """Return the line."""
-        logger = record.name.removeprefix(f"{PACKAGE}.")
-        return f"{_time_of(record)} {record.levelname} {logger}: {line_of(record)}"
+        return f"{_time_of(record)} {record.levelname} {record.name.removeprefix(f'{PACKAGE}.')}: {line_of(record)}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -106,19 +107,17 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **fields_of(record),
         }
-        if record.exc_text or record.exc_info:
-            document["exception"] = record.exc_text or self.formatException(record.exc_info)  # type: ignore[arg-type]
+        if record.exc_text:
+            document["exception"] = record.exc_text
         return json.dumps(document, ensure_ascii=False, default=str)
 
 
-class _StandardError(logging.Handler):
+class _StandardError(logging.StreamHandler[TextIO]):
     """Writes to the current `sys.stderr`. While the progress bar is shown, rich replaces it and puts lines above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            sys.stderr.write(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001  as every handler of the standard library does
-            self.handleError(record)
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def configure(verbosity: int = 0, *, log_file: str | None = None, log_format: LogFormat = "text") -> None:
@@ -135,7 +134,8 @@ def configure(verbosity: int = 0, *, log_file: str | None = None, log_format: Lo
         handler = _handlers.pop()
         logger.removeHandler(handler)
         handler.close()
-    terminal = _StandardError((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
+    terminal = _StandardError()
+    terminal.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
     _handlers.append(terminal)
     if log_file is not None:
         try:

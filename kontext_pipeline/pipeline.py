@@ -7,15 +7,15 @@ their metadata tables.
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Final, Self
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from upath import UPath
 
-from kontext_pipeline.batch_tracker import BatchTracker, Settled
+from kontext_pipeline.batch_tracker import BatchTracker
 from kontext_pipeline.dataset.metadata import metadata_table, plan_digest
 from kontext_pipeline.dataset.own_columns import own_schema
 from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
@@ -27,12 +27,13 @@ from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.planning.estimate import Estimate, estimate
+from kontext_pipeline.planning.estimate import Estimate, Settled, estimate
 from kontext_pipeline.planning.manifests import read_manifests
 from kontext_pipeline.planning.plan import Plan, load_plan
 from kontext_pipeline.planning.planner import make_plan
 from kontext_pipeline.preflight import check_account
 from kontext_pipeline.segmind.client import SegmindClient
+from kontext_pipeline.segmind.outcomes import Cause
 from kontext_pipeline.settings import Settings
 
 log: Final = logging.getLogger(__name__)
@@ -53,16 +54,21 @@ class BatchTable:
     table: pa.Table
     plan_digest: str
 
+    def write(self, data_dir: UPath) -> None:
+        """Write the table to a data directory, unless the file there would not change."""
+        if not is_current(data_dir, self.key, self.plan_digest):
+            write_batch(self.table, data_dir, self.key, plan_digest=self.plan_digest)
+
 
 @dataclass(slots=True)
 class RunReport:
-    """What one run did. `finished`: batches of which every row has its outcome."""
+    """What one run did."""
 
     progress: Progress
     stopped: Stop | None
+    """Why requests are left to a later run; None if every request has its outcome."""
     finished: list[str]
-    left: int
-    """Requests without an outcome, which a later run takes up: never sent, or jobs that are not finished."""
+    """Batches of which every row has its outcome."""
 
 
 def data_dir_of(settings: Settings) -> UPath:
@@ -73,7 +79,7 @@ def data_dir_of(settings: Settings) -> UPath:
     return folder
 
 
-class Pipeline:
+class Pipeline(AbstractContextManager["Pipeline"]):
     """The pipeline for one data directory and one ledger. Use it in a `with` block."""
 
     def __init__(self, settings: Settings) -> None:
@@ -88,12 +94,7 @@ class Pipeline:
         self.ledger = Ledger(settings.resolved_ledger_url, backend=settings.backend)
         self._own: tuple[Plan, pa.Schema] | None = None
 
-    def __enter__(self) -> Self:
-        """Return the pipeline itself."""
-        return self
-
     def __exit__(self, *_error: object) -> None:
-        """Close the ledger."""
         self.ledger.close()
 
     def plan(self) -> Plan:
@@ -122,17 +123,9 @@ class Pipeline:
 
     def estimate(self, plan: Plan, *, retry_failed: bool = False) -> Estimate:
         """Compare a plan with the ledger: pictures that exist, pictures to generate, their cost and time."""
-        settled = self.settled(plan.requested, retry_failed=retry_failed)
-
-        def mask(which: int, fingerprints: pa.Array) -> list[bool]:
-            texts = fingerprints.to_pylist()
-            found = settled(texts)[which]
-            return [text in found for text in texts]
-
         return estimate(
             plan,
-            settled=partial(mask, 0),
-            failed=partial(mask, 1),
+            settled=self.settled(plan.requested, retry_failed=retry_failed),
             concurrency=self.settings.concurrency,
             rpm=self.settings.rpm,
         )
@@ -148,14 +141,12 @@ class Pipeline:
             everything = ledger.settled(unknown_retries=retries, retry_failed=retry_failed)
             return lambda _fingerprints: everything
 
-        # `estimate` asks twice about the same fingerprints.
-        @lru_cache(maxsize=1)
-        def look_up(fingerprints: tuple[str, ...]) -> tuple[Set[str], Set[str]]:
+        def look_up(fingerprints: Sequence[str]) -> tuple[Set[str], Set[str]]:
             known = ledger.statuses(fingerprints, unknown_retries=retries, retry_failed=retry_failed)
             succeeded = {key for key, (status, _) in known.items() if status == "succeeded"}
             return succeeded, {key for key, (_, again) in known.items() if not again} - succeeded
 
-        return lambda fingerprints: look_up(tuple(fingerprints))
+        return look_up
 
     def client(self, settings: Settings | None = None) -> SegmindClient:
         """Return a client of the API, to use in a `with` block. `settings`: use these in place of the pipeline's.
@@ -234,15 +225,16 @@ class Pipeline:
         finally:
             self.ledger.deregister()
             tracker.close()
-        progress = loop.progress
-        counts = (progress.succeeded, progress.failed, progress.unknown, tracker.left)
+        progress, stopped = loop.progress, loop.stopped
+        if stopped is None and tracker.left:
+            message = f"{tracker.left:,} jobs are not finished; start again to collect their pictures."
+            stopped = Stop(Cause.STILL_OUT_THERE, message)
         log.info(
             "Run %s ends: %d pictures, %d failed, %d unknown, %d left for a later run.",
-            run_id,
-            *counts,
-            extra={"cause": loop.stopped and loop.stopped.cause, "cost_usd": usd(progress.spent)},
+            *(run_id, progress.succeeded, progress.failed, progress.unknown, tracker.left),
+            extra={"cause": stopped and stopped.cause, "cost_usd": usd(progress.spent)},
         )
-        return RunReport(progress, loop.stopped, tracker.finished, tracker.left)
+        return RunReport(progress, stopped, tracker.finished)
 
     def _options(self, *, budget_usd: float | None, retry_failed: bool) -> Options:
         settings = self.settings
@@ -285,9 +277,7 @@ class Pipeline:
     def write_tables(self, plan: Plan, keys: Iterable[str]) -> None:
         """Write the metadata tables of these batches, except those that would not change."""
         for key in keys:
-            made = self.metadata_of(plan, key)
-            if not is_current(self.data_dir, key, made.plan_digest):
-                write_batch(made.table, self.data_dir, key, plan_digest=made.plan_digest)
+            self.metadata_of(plan, key).write(self.data_dir)
 
     def summary(self, plan: Plan) -> BatchSummary:
         """Sum up the written metadata tables of all batches of a plan."""

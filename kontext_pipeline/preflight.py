@@ -5,7 +5,6 @@ from typing import Final
 
 from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.ledger.money import micros
-from kontext_pipeline.segmind.answers import Credits
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
 from kontext_pipeline.segmind.outcomes import Outcome
@@ -49,10 +48,6 @@ def check_account(
         )
     if balance.outcome is Outcome.UNREACHABLE:
         raise PreflightError(f"{base_url} can't be reached: {balance.error}. Nothing was sent.", reachable=False)
-    return _compare(balance, pictures, go_on_with_less=go_on_with_less)
-
-
-def _compare(balance: Credits, pictures: int, *, go_on_with_less: bool) -> str | None:
     if balance.total is None:
         log.info("The API doesn't say what the account's balance is.")
         return None
@@ -64,12 +59,9 @@ def _compare(balance: Credits, pictures: int, *, go_on_with_less: bool) -> str |
         f"the account's balance of {balance.total:.2f} USD buys {affordable:,} of the {pictures:,} pictures "
         f"({pictures * LIST_PRICE_USD:.2f} USD)"
     )
-    if affordable == 0:
-        raise PreflightError(f"{shortage}. Top it up. Nothing was sent.", reachable=True)
-    if not go_on_with_less:
-        raise PreflightError(
-            f"{shortage}. Top it up, or let the run go on to that point (--yes, or go_on_with_less_credit in Dagster). "
-            "Nothing was sent.",
-            reachable=True,
+    if affordable == 0 or not go_on_with_less:
+        go_on = (
+            ", or let the run go on to that point (--yes, or go_on_with_less_credit in Dagster)" if affordable else ""
         )
+        raise PreflightError(f"{shortage}. Top it up{go_on}. Nothing was sent.", reachable=True)
     return f"{shortage}; the run goes on to that point"

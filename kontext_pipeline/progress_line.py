@@ -1,10 +1,52 @@
-"""The progress of a run in one line: counts, money, and why requests wait."""
+"""The progress of a run in one line: counts, money, and why requests wait. `Watcher` shows it now and then."""
 
 import math
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from kontext_pipeline.generation.progress import Progress
+
+
+class Watcher:
+    """Shows a run's progress now and then while its `with` block runs, and once at the end of the block."""
+
+    def __init__(self, show: "Callable[[Progress], None]", pauses: Iterable[float]) -> None:
+        """`show` is called in a thread, after each of the endless `pauses` (seconds)."""
+        self._show = show
+        self._pauses = pauses
+        self._read: Callable[[], Progress] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def watch(self, read: "Callable[[], Progress]") -> None:
+        """Show the run whose progress `read` returns: this is the `watch` of `Pipeline.run`."""
+        self._read = read
+
+    @property
+    def progress(self) -> "Progress | None":
+        """The progress at this moment; None until the run starts."""
+        return self._read() if self._read else None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._show_progress()
+
+    def _run(self) -> None:
+        for pause in self._pauses:
+            if self._over.wait(pause):
+                return
+            self._show_progress()
+
+    def _show_progress(self) -> None:
+        if (progress := self.progress) is not None:
+            self._show(progress)
 
 
 def details(progress: "Progress") -> str:

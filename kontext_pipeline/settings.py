@@ -41,13 +41,13 @@ def _http_url(value: str) -> str:
         usable = False
     if not usable or parts.query or parts.fragment or re.search(r"[^!-~]|\\", value):
         raise ValueError(
-            "http:// or https://, a host, and if needed a port and a path are expected, such as " + SEGMIND_URL
+            f"http:// or https://, a host, and if needed a port and a path are expected, like {SEGMIND_URL}"
         )
     return value
 
 
-def _key(value: SecretStr) -> SecretStr:
-    key = value.get_secret_value().strip()
+def _key(value: SecretStr | None) -> SecretStr:
+    key = value.get_secret_value().strip() if value else ""
     if not re.fullmatch(r"[!-~]*", key):
         raise ValueError(
             "it has a character that no key has (a space, a line break, a letter beyond ASCII), most likely from "
@@ -74,14 +74,6 @@ def _ledger_url(value: str | None) -> str | None:
     return url.render_as_string(hide_password=False)
 
 
-def _words(value: object) -> object:
-    return shlex.split(value) if isinstance(value, str) else value
-
-
-def _blank_is_none(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
-
-
 def _micro_usd(value: float) -> float:
     if abs(value * 1e6 - round(value * 1e6)) > 1e-3:
         raise ValueError("amounts are kept to a millionth of a USD")
@@ -91,7 +83,8 @@ def _micro_usd(value: float) -> float:
 Url = Annotated[str, AfterValidator(_http_url)]
 Usd = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False), AfterValidator(_micro_usd)]
 Rpm = Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]
-Optionally = BeforeValidator(_blank_is_none)
+Words = BeforeValidator(lambda value: shlex.split(value) if isinstance(value, str) else value)
+Optionally = BeforeValidator(lambda value: None if isinstance(value, str) and not value.strip() else value)
 
 
 class Settings(BaseSettings):
@@ -108,7 +101,7 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    api_key: Annotated[SecretStr | None, AfterValidator(lambda key: key and _key(key))] = Field(
+    api_key: Annotated[SecretStr | None, AfterValidator(_key)] = Field(
         None,
         validation_alias="SEGMIND_API_KEY",
         description="The key of the Segmind account. Only ever sent in a header.",
@@ -127,16 +120,11 @@ class Settings(BaseSettings):
         "segmind", description="`segmind` is the paid API; `sandbox` is the free stand-in on this machine."
     )
     api_version: ApiVersion = Field("v1", description="`v1` waits for each answer; `v2` submits, polls and fetches.")
-    manifests: Annotated[list[str], NoDecode, BeforeValidator(_words)] = Field(
+    manifests: Annotated[list[str], NoDecode, Words] = Field(
         ["data/demo.csv"],
         description="CSV or Parquet files or globs, separated by spaces; quote names that contain spaces.",
     )
-    data_dir: str = Field(
-        "data/output",
-        min_length=1,
-        description="Directory of the dataset: a path or an fsspec URL.",
-        json_schema_extra={"metavar": "DIR"},
-    )
+    data_dir: str = Field("data/output", min_length=1, description="Directory of the dataset: a path or an fsspec URL.")
     ledger_url: Annotated[str | None, AfterValidator(_ledger_url)] = Field(
         None,
         description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory.",
@@ -162,8 +150,7 @@ class Settings(BaseSettings):
         "all", description="Period that `KONTEXT_BUDGET_USD` caps: `all` time, a UTC `day` or `month`."
     )
     clamp_safety_tolerance: bool = Field(
-        False,
-        description="Send 2 where a row with an input picture asks for more; the table records both values.",
+        False, description="Send 2 where a row with an input picture asks for more; the table records both values."
     )
     server_error_retries: int = Field(
         6, ge=0, le=100, description="Times a row is tried again in a run after 500, 502 or 503."
@@ -203,17 +190,13 @@ class Settings(BaseSettings):
     @property
     def resolved_base_url(self) -> str:
         """The base URL of the chosen backend's API."""
-        if self.base_url:
-            return self.base_url
-        return SEGMIND_URL if self.paid else f"http://127.0.0.1:{SANDBOX_PORT}"
+        return self.base_url or (SEGMIND_URL if self.paid else f"http://127.0.0.1:{SANDBOX_PORT}")
 
     @property
     def resolved_upload_url(self) -> str:
         """The URL to which local pictures are uploaded: on the API's host, but for the provider, which has another host."""
-        if self.upload_url:
-            return self.upload_url
         base = self.resolved_base_url
-        return SEGMIND_UPLOAD_URL if base == SEGMIND_URL else f"{base}/upload-asset"
+        return self.upload_url or (SEGMIND_UPLOAD_URL if base == SEGMIND_URL else f"{base}/upload-asset")
 
     @property
     def key(self) -> str:
@@ -222,14 +205,13 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: the backend is the paid one and no key is set.
         """
-        if not self.paid:
-            return SANDBOX_KEY
-        if self.api_key is None or not self.api_key.get_secret_value():
+        key = self.api_key.get_secret_value() if self.api_key and self.paid else ""
+        if self.paid and not key:
             raise SettingsError(
                 "no API key: set SEGMIND_API_KEY in the environment or in a .env file (a key looks like SG_ and "
                 "16 hex digits), or try everything at no cost with KONTEXT_BACKEND=sandbox. Nothing was sent."
             )
-        return self.api_key.get_secret_value()
+        return key or SANDBOX_KEY
 
     @property
     def secrets(self) -> list[str]:
@@ -273,17 +255,15 @@ def plain_type(name: str) -> Any:
 def load_settings(**options: Any) -> Settings:
     """Read the settings from all sources, and hide their secrets from all logs.
 
-    `options` that are not None override every other source.
+    `options` that are not None and not empty override every other source.
 
     Raises:
         SettingsError: one or more values are not allowed. The message names each with its variable.
     """
-    given = {name: value for name, value in options.items() if value is not None}
     try:
-        settings = Settings(**given)
+        settings = Settings(**{name: value for name, value in options.items() if value not in (None, ())})
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        raise SettingsError("\n".join(_problem(problem) for problem in problems)) from None
+        raise SettingsError("\n".join(map(_problem, error.errors(include_url=False)))) from None
     logs.hide(*settings.secrets)
     return settings
 

@@ -42,7 +42,7 @@ class Command(click.Command):
         """`settings`: names in `Settings`; `manifests` becomes the command's arguments."""
         super().__init__(*arguments, **attributes)
         self.settings = settings
-        self.params += _log_options()
+        self.params += log_options()
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return all parameters: of settings first, then the command's own."""
@@ -63,14 +63,9 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """The `kontext` command itself, which takes the log options as its subcommands do."""
+    """A group of such subcommands."""
 
     command_class = Command
-
-    def __init__(self, *arguments: Any, **attributes: Any) -> None:
-        """Take what `click.Group` takes."""
-        super().__init__(*arguments, **attributes)
-        self.params += _log_options()
 
 
 @cache
@@ -80,12 +75,10 @@ def _of_setting(name: str) -> click.Parameter:
     field, kind = Settings.model_fields[name], plain_type(name)
     if get_origin(kind) is list:
         return click.Argument([name], nargs=-1, metavar=f"{name.removesuffix('s').upper()}...")
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    metavar = extra.get("metavar", "N" if kind in (int, float) else None)
     return click.Option(
         [f"--{name.replace('_', '-')}"],
         type=click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind,
-        metavar=str(metavar) if metavar else None,
+        metavar={"data_dir": "DIR"}.get(name, "N" if kind in (int, float) else None),
         help=(field.description or "").replace("`", ""),
     )
 
@@ -99,7 +92,8 @@ def _choose_logs(context: click.Context, parameter: click.Parameter, value: Any)
         chosen[parameter.name] = value
 
 
-def _log_options() -> list[click.Parameter]:
+def log_options() -> list[click.Parameter]:
+    """Return the options for logs, which stand before or after the subcommand."""
     option = partial(click.Option, expose_value=False, callback=_choose_logs)
     return [
         option(

@@ -60,7 +60,8 @@ class RunState:
                 self._stop = Stop(cause, message)
                 self._condition.notify_all()
         if first:
-            log.warning("the run stops: %s", message, extra={"cause": cause})
+            # INFO: the command line prints the message itself, and Dagster has it in the failure of the step.
+            log.info("the run stops: %s", message, extra={"cause": cause})
             for callback in self._stop_callbacks:
                 callback()
 

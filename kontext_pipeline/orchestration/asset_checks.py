@@ -4,16 +4,9 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dagster import (
-    AssetCheckExecutionContext,
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    multi_asset_check,
-)
+from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeverity, AssetCheckSpec, multi_asset_check
 
 from kontext_pipeline.orchestration.assets import metadata
 from kontext_pipeline.orchestration.event_metadata import table_value
@@ -21,6 +14,7 @@ from kontext_pipeline.orchestration.resources import KontextResource
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from upath import UPath
 
     from kontext_pipeline.dataset.summary import BatchSummary
     from kontext_pipeline.pipeline import Pipeline
@@ -37,114 +31,83 @@ EVERY_ROW: Final = AssetCheckSpec(
     asset=metadata,
     description="No row is failed, pending or unknown. A warning, not an error: the other rows are complete.",
 )
+AMOUNTS: Final = {"cost_usd": "charged", "possibly_charged_usd": "possibly charged"}
+"""Columns of amounts that tables and ledger share, and what differences call them."""
 DIFFERENCES_SHOWN: Final = 50
 """Most differences that an evaluation lists."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A difference: its batch and fingerprint, and what table, ledger and file say."""
-
-    batch: str
-    fingerprint: str
-    what: str
-
-
-@multi_asset_check(
-    name="check_metadata",
-    specs=[BOOKS_BALANCE, EVERY_ROW],
-    can_subset=True,
-)
+@multi_asset_check(name="check_metadata", specs=[BOOKS_BALANCE, EVERY_ROW], can_subset=True)
 def check_metadata(context: AssetCheckExecutionContext, kontext: KontextResource) -> Iterator[AssetCheckResult]:
     """Check the tables of the run's batches, or of all batches if the run has none."""
     from kontext_pipeline.dataset.storage import read_batch, written_batches
     from kontext_pipeline.dataset.summary import summarize
     from kontext_pipeline.generation.ledger.report import spending_differs
 
-    balance = BOOKS_BALANCE.name in {key.name for key in context.selected_asset_check_keys}
-    differences: list[Difference] = []
+    selected = {key.name for key in context.selected_asset_check_keys}
+    balance = BOOKS_BALANCE.name in selected
+    differences: list[dict[str, str]] = []
     summaries: dict[str, BatchSummary] = {}
+    run = context.op_execution_context
+    partitions = run.partition_keys if run.has_partition_key or run.has_partition_key_range else None
     with kontext.pipeline(context) as pipeline:
-        for key in _keys_of_run(context) or written_batches(pipeline.data_dir):
+        for key in partitions or written_batches(pipeline.data_dir):
             table = read_batch(pipeline.data_dir, key)
             summaries[key] = summarize(table)
             if balance:
-                differences += compare(pipeline, key, table)
+                found = compare(pipeline, key, table)
+                differences += ({"batch": key, "what": what, "fingerprint": picture} for picture, what in found)
         if balance:
             unequal = spending_differs(pipeline.ledger.database)
-            differences += [Difference("", "", f"sums of the caps: {text}") for text in unequal]
+            differences += ({"batch": "", "what": f"sums of the caps: {text}", "fingerprint": ""} for text in unequal)
     if balance:
         yield _books_balance(differences, summaries)
-    if EVERY_ROW.name in {key.name for key in context.selected_asset_check_keys}:
+    if EVERY_ROW.name in selected:
         yield _every_row(summaries)
 
 
-def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> list[Difference]:
-    """Compare a batch's table with the ledger and the image store, for each picture.
+def compare(pipeline: "Pipeline", key: str, table: "pa.Table") -> Iterator[tuple[str, str]]:
+    """Compare a batch's table with the ledger and the image store. Yield the fingerprint of a picture and what differs.
 
     Amounts are compared in millionths of a USD. A picture that several batches request is charged to the batch
     that the ledger names.
     """
     from kontext_pipeline.generation.ledger.money import micros
 
-    shown: dict[str, list[int]] = {}
-    files: dict[str, tuple[str | None, int | None]] = {}
-    columns = ("fingerprint", "cost_usd", "possibly_charged_usd", "image_path", "bytes")
-    for row in table.select(columns).to_pylist():
-        amounts = shown.setdefault(row["fingerprint"], [0, 0])
-        amounts[0] += micros(row["cost_usd"])
-        amounts[1] += micros(row["possibly_charged_usd"])
-        files[row["fingerprint"]] = (row["image_path"], row["bytes"])
-    known = pipeline.ledger.generations(list(shown)).to_pylist()
-    booked = {
-        row["fingerprint"]: [micros(row["cost_usd"]), micros(row["possibly_charged_usd"])]
-        for row in known
-        if row["batch"] == key
-    }
-    found = []
-    for fingerprint, amounts in shown.items():
-        pairs = zip(amounts, booked.get(fingerprint, [0, 0]), strict=True)
-        for name, (here, there) in zip(("charged", "possibly charged"), pairs, strict=True):
+    rows_of: dict[str, list[dict[str, Any]]] = {}
+    for row in table.select(["fingerprint", *AMOUNTS, "image_path", "bytes"]).to_pylist():
+        rows_of.setdefault(row["fingerprint"], []).append(row)
+    known = {row["fingerprint"]: row for row in pipeline.ledger.generations(list(rows_of)).to_pylist()}
+    for fingerprint, rows in rows_of.items():
+        generation = known.get(fingerprint, {"batch": None, "status": None})
+        for column, name in AMOUNTS.items():
+            here = sum(micros(row[column]) for row in rows)
+            there = micros(generation[column]) if generation["batch"] == key else 0
             if here != there:
-                what = f"{name}: {here / 1e6:.6f} USD in the table, {there / 1e6:.6f} in the ledger"
-                found.append(Difference(key, fingerprint, what))
-    for fingerprint, (path, size) in files.items():
-        if path is None:
-            continue
-        try:
-            actual: int | None = (pipeline.data_dir / path).stat().st_size
-        except FileNotFoundError:
-            actual = None
-        if actual != size:
-            state = "does not exist" if actual is None else f"has {actual:,} bytes"
-            found.append(Difference(key, fingerprint, f"{path} {state}; the table says {size:,}"))
-    succeeded = {row["fingerprint"] for row in known if row["status"] == "succeeded"}
-    found += [
-        Difference(key, fingerprint, "the ledger has a picture, the table has none: materialize metadata again")
-        for fingerprint, (path, _) in files.items()
-        if path is None and fingerprint in succeeded
-    ]
-    return found
+                yield fingerprint, f"{name}: {here / 1e6:.6f} USD in the table, {there / 1e6:.6f} in the ledger"
+        path, size = rows[0]["image_path"], rows[0]["bytes"]
+        if path is None and generation["status"] == "succeeded":
+            yield fingerprint, "the ledger has a picture, the table has none: materialize metadata again"
+        elif path is not None and (state := _file_differs(pipeline.data_dir / path, size)):
+            yield fingerprint, f"{path} {state}; the table says {size:,}"
 
 
-def _keys_of_run(context: AssetCheckExecutionContext) -> Sequence[str] | None:
-    run = context.op_execution_context
-    return run.partition_keys if run.has_partition_key or run.has_partition_key_range else None
+def _file_differs(path: "UPath", size: int) -> str | None:
+    try:
+        actual = path.stat().st_size
+    except FileNotFoundError:
+        return "does not exist"
+    return None if actual == size else f"has {actual:,} bytes"
 
 
-def _books_balance(differences: Sequence[Difference], summaries: "Mapping[str, BatchSummary]") -> AssetCheckResult:
-    metadata: dict[str, Any] = {
-        "batches": len(summaries),
-        "cost_usd": round(sum(one.cost_usd for one in summaries.values()), 6),
-        "possibly_charged_usd": round(sum(one.possibly_charged_usd for one in summaries.values()), 6),
-        "differences": len(differences),
-    }
+def _books_balance(differences: Sequence[dict[str, str]], summaries: "Mapping[str, BatchSummary]") -> AssetCheckResult:
+    sums = {name: round(sum(getattr(one, name) for one in summaries.values()), 6) for name in AMOUNTS}
+    metadata: dict[str, Any] = {"batches": len(summaries), **sums, "differences": len(differences)}
     description = None
     if differences:
-        rows = [{"batch": one.batch, "what": one.what, "fingerprint": one.fingerprint} for one in differences]
-        metadata["what_differs"] = table_value(rows[:DIFFERENCES_SHOWN])
+        metadata["what_differs"] = table_value(differences[:DIFFERENCES_SHOWN])
         found = f"{len(differences):,} differences between tables, ledger and pictures"
-        description = f"{found}; the first: {differences[0].what}"
+        description = f"{found}; the first: {differences[0]['what']}"
     return AssetCheckResult(
         check_name=BOOKS_BALANCE.name, passed=not differences, metadata=metadata, description=description
     )
@@ -153,11 +116,7 @@ def _books_balance(differences: Sequence[Difference], summaries: "Mapping[str, B
 def _every_row(summaries: "Mapping[str, BatchSummary]") -> AssetCheckResult:
     rows = sum(one.rows for one in summaries.values())
     lacking = rows - sum(one.by_status["succeeded"] for one in summaries.values())
-    metadata: dict[str, Any] = {
-        "batches": len(summaries),
-        "rows": rows,
-        "rows_without_picture": lacking,
-    }
+    metadata: dict[str, Any] = {"batches": len(summaries), "rows": rows, "rows_without_picture": lacking}
     if lacking:
         incomplete = [(key, one) for key, one in summaries.items() if not one.complete]
         metadata["by_batch"] = table_value(

@@ -6,21 +6,10 @@ costs nothing.
 
 from typing import Any
 
-from dagster import (
-    AssetExecutionContext,
-    AutomationCondition,
-    BackfillPolicy,
-    MaterializeResult,
-    asset,
-)
+from dagster import AssetExecutionContext, AutomationCondition, BackfillPolicy, MaterializeResult, asset
 
-from kontext_pipeline.orchestration.event_metadata import plan_metadata, table_metadata
-from kontext_pipeline.orchestration.image_step import (
-    GenerationConfig,
-    add_metadata,
-    generate_missing,
-    recorded_if_interrupted,
-)
+from kontext_pipeline.orchestration.event_metadata import batch_metadata, plan_metadata, table_metadata, thumbnails_for
+from kontext_pipeline.orchestration.image_step import GenerationConfig, generate_missing
 from kontext_pipeline.orchestration.partitions import batches, register
 from kontext_pipeline.orchestration.resources import KontextResource
 from kontext_pipeline.orchestration.step_failures import RETRIES
@@ -72,9 +61,10 @@ def images(context: AssetExecutionContext, config: GenerationConfig, kontext: Ko
     """Generate the missing pictures of the run's batches, and add each batch's figures to its materialization."""
     with kontext.pipeline(context) as pipeline:
         planned = pipeline.planned()
-        with recorded_if_interrupted(context, pipeline, planned):
-            generate_missing(context, config, pipeline, planned)
-        add_metadata(context, pipeline, planned)
+        generate_missing(context, config, pipeline, planned)
+        thumbnails = thumbnails_for(len(context.partition_keys))
+        for key in context.partition_keys:
+            context.add_asset_metadata(batch_metadata(pipeline, planned, key, thumbnails), partition_key=key)
 
 
 @asset(

@@ -1,4 +1,4 @@
-"""Automation: two sensors and a schedule. All are off until a person switches them on.
+"""The jobs, and their automation: two sensors and a schedule, which are off until a person switches them on.
 
 `manifests_changed` plans again when a manifest changes. `new_batches` then generates the new batches, once each.
 `unfinished_batches` generates missing pictures every night: of edited rows, and of stopped runs. The last two spend
@@ -8,6 +8,7 @@ money: set KONTEXT_BUDGET_USD before switching them on.
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Final
 
 from dagster import (
@@ -23,12 +24,12 @@ from dagster import (
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
+    define_asset_job,
     schedule,
     sensor,
 )
 
-from kontext_pipeline.orchestration.asset_jobs import augment_job, plan_job
-from kontext_pipeline.orchestration.assets import images, metadata
+from kontext_pipeline.orchestration.assets import images, metadata, plan
 from kontext_pipeline.orchestration.image_step import missing_pictures
 from kontext_pipeline.orchestration.partitions import BATCH
 from kontext_pipeline.orchestration.resources import KontextResource
@@ -43,6 +44,18 @@ IN_PROGRESS: Final = [
 EVERY_NIGHT: Final = "0 2 * * *"
 RANGE: Final = "dagster/asset_partition_range"
 """Beginning of the tags with a range's first and last partition."""
+
+plan_job = define_asset_job(
+    "plan_manifests",
+    selection=AssetSelection.assets(plan),
+    description="Update the plan from the manifests. Sends nothing.",
+)
+augment_job = define_asset_job(
+    "augment",
+    selection=AssetSelection.assets(images, metadata),
+    description="Generate the missing pictures of one batch or a range of batches, write the metadata tables and "
+    "check them against the ledger.",
+)
 
 
 @sensor(
@@ -91,11 +104,11 @@ def unfinished_batches(context: ScheduleEvaluationContext, kontext: KontextResou
     runs = context.instance.get_runs(RunsFilter(job_name=augment_job.name, statuses=IN_PROGRESS), limit=1)
     if runs:
         return SkipReason(f"Run {runs[0].run_id} is in progress.")
-    keys = context.instance.get_dynamic_partitions(BATCH)
+    known = context.instance.get_dynamic_partitions(BATCH)
     try:
         with kontext.pipeline() as pipeline:
             planned = pipeline.planned()
-            keys = [key for key in keys if planned.has_batch(key)]
+            keys = [key for key in known if planned.has_batch(key)]
             missing = missing_pictures(pipeline, planned, keys)
     except Failure as failure:
         return SkipReason(failure.description or "The plan can't be read.")
@@ -104,19 +117,11 @@ def unfinished_batches(context: ScheduleEvaluationContext, kontext: KontextResou
     if not unfinished:
         return SkipReason("Every picture has its outcome.")
     return [
-        RunRequest(tags={f"{RANGE}_start": first, f"{RANGE}_end": last})
-        for first, last in ranges(context.instance.get_dynamic_partitions(BATCH), unfinished)
+        RunRequest(tags={f"{RANGE}_start": first, f"{RANGE}_end": last}) for first, last in ranges(known, unfinished)
     ]
 
 
 def ranges(keys: Sequence[str], wanted: set[str]) -> list[tuple[str, str]]:
     """Return the first and last key of each unbroken range of `wanted` keys in `keys`."""
-    found: list[tuple[str, str]] = []
-    unbroken = False
-    for key in keys:
-        if key in wanted and unbroken:
-            found[-1] = (found[-1][0], key)
-        elif key in wanted:
-            found.append((key, key))
-        unbroken = key in wanted
-    return found
+    unbroken = [list(group) for is_wanted, group in groupby(keys, wanted.__contains__) if is_wanted]
+    return [(group[0], group[-1]) for group in unbroken]

@@ -23,9 +23,11 @@ ROWS_SHOWN: Final = 20
 
 def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
     """Return the plan's counts, estimated cost and time, warnings, and its manifests."""
-    by_manifest: dict[str, list[int]] = {}
+    by_manifest: dict[str, dict[str, Any]] = {}
     for batch in plan.batches:
-        by_manifest.setdefault(batch.manifest, []).append(batch.rows)
+        row = by_manifest.setdefault(batch.manifest, {"manifest": batch.manifest, "batches": 0, "pictures": 0})
+        row["batches"] += 1
+        row["pictures"] += batch.rows
     return {
         "rows": estimate.rows,
         "pictures": estimate.pictures,
@@ -37,22 +39,13 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
         "batches": len(plan.batches),
         "backend": plan.backend,
         "warnings": MetadataValue.md("\n".join(f"- {text}" for text in plan.warnings) or "none"),
-        "manifests": table_value(
-            (
-                {"manifest": name, "batches": len(sizes), "pictures": sum(sizes)}
-                for name, sizes in list(by_manifest.items())[:ROWS_SHOWN]
-            ),
-            TableColumn("manifest", "string"),
-            TableColumn("batches", "int"),
-            TableColumn("pictures", "int", description="requested by its rows; shared pictures count for each"),
-        ),
+        "manifests": table_value(list(by_manifest.values())[:ROWS_SHOWN]),
     }
 
 
-def table_value(rows: Iterable[Mapping[str, Any]], *columns: TableColumn) -> MetadataValue:
-    """Return rows as a table for the UI. Without `columns`, names and types are those of the first row."""
-    schema = TableSchema(list(columns)) if columns else None
-    return MetadataValue.table([TableRecord(row) for row in rows], schema=schema)
+def table_value(rows: Iterable[Mapping[str, Any]]) -> MetadataValue:
+    """Return rows as a table for the UI. There must be one at least: names and types are those of the first row."""
+    return MetadataValue.table([TableRecord(row) for row in rows])
 
 
 def figures(summary: "BatchSummary") -> dict[str, Any]:
@@ -72,13 +65,14 @@ def figures(summary: "BatchSummary") -> dict[str, Any]:
     return shown
 
 
-def batch_metadata(pipeline: "Pipeline", table: "pa.Table", *, thumbnails: int) -> dict[str, Any]:
+def batch_metadata(pipeline: "Pipeline", plan: "Plan", key: str, thumbnails: int) -> dict[str, Any]:
     """Return a batch's figures, its contact sheet and its rows without a picture.
 
     `thumbnails`: the most on the sheet; 0: no sheet.
     """
     from kontext_pipeline.dataset.summary import summarize
 
+    table = pipeline.metadata_of(plan, key).table
     shown = figures(summarize(table))
     if sheet := _contact_sheet(pipeline, table, thumbnails):
         shown["contact_sheet"] = MetadataValue.md(sheet)
@@ -94,23 +88,19 @@ def thumbnails_for(batches: int) -> int:
 
 def table_metadata(table: "pa.Table") -> dict[str, Any]:
     """Return the figures, the row count and the columns of a batch's metadata table."""
+    from kontext_pipeline.columns import TABLE_COLUMNS
     from kontext_pipeline.dataset.summary import summarize
 
+    meanings = {column.name: column.meaning for column in TABLE_COLUMNS}
+    columns = [
+        TableColumn(column.name, str(column.type), meanings.get(column.name, "the manifest's own column"))
+        for column in table.schema
+    ]
     return {
         **figures(summarize(table)),
         "dagster/partition_row_count": table.num_rows,
-        "dagster/column_schema": _column_schema(table.schema),
+        "dagster/column_schema": TableSchema(columns),
     }
-
-
-def _column_schema(schema: "pa.Schema") -> TableSchema:
-    from kontext_pipeline.columns import TABLE_COLUMNS
-
-    meanings = {column.name: column.meaning for column in TABLE_COLUMNS}
-    own = "the manifest's own column"
-    return TableSchema(
-        [TableColumn(one.name, str(one.type), description=meanings.get(one.name, own)) for one in schema]
-    )
 
 
 def _contact_sheet(pipeline: "Pipeline", table: "pa.Table", most: int) -> str | None:
@@ -131,17 +121,7 @@ def _contact_sheet(pipeline: "Pipeline", table: "pa.Table", most: int) -> str | 
 def _rows_without_picture(table: "pa.Table") -> MetadataValue | None:
     import pyarrow.compute as pc
 
-    rows = table.filter(pc.not_equal(table["status"], "succeeded"))
-    if not rows.num_rows:
-        return None
-    names = ("id", "status", "status_code", "error")
-    return table_value(
-        (
-            {name: "" if row[name] is None else row[name] for name in names}
-            for row in rows.select(names).slice(0, ROWS_SHOWN).to_pylist()
-        ),
-        TableColumn("id", "string"),
-        TableColumn("status", "string"),
-        TableColumn("status_code", "string", description="HTTP status of the last answer"),
-        TableColumn("error", "string", description=f"message of the server; the first {ROWS_SHOWN} rows"),
-    )
+    columns = ("id", "status", "status_code", "error")
+    rows = table.select(columns).filter(pc.not_equal(table["status"], "succeeded")).slice(0, ROWS_SHOWN).to_pylist()
+    shown = ({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    return table_value(shown) if rows else None

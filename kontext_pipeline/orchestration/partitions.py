@@ -16,16 +16,10 @@ def register(instance: DagsterInstance, keys: Sequence[str]) -> tuple[list[str],
     Batches that stay keep their order and their records. The records of a batch that is gone stay too, in case
     it comes back.
     """
-    known = instance.get_dynamic_partitions(BATCH)
-    new = _without(keys, known)
-    gone = _without(known, keys)
+    known = dict.fromkeys(instance.get_dynamic_partitions(BATCH))
+    new, gone = [key for key in keys if key not in known], list(known.keys() - keys)
     if new:
         instance.add_dynamic_partitions(BATCH, new)
     for key in gone:
         instance.delete_dynamic_partition(BATCH, key)
     return new, gone
-
-
-def _without(keys: Sequence[str], others: Sequence[str]) -> list[str]:
-    known = set(others)
-    return [key for key in keys if key not in known]

@@ -6,12 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
-from kontext_pipeline.orchestration.event_metadata import (
-    batch_metadata,
-    figures,
-    plan_metadata,
-    thumbnails_for,
-)
+from kontext_pipeline.orchestration.event_metadata import batch_metadata, figures, plan_metadata, thumbnails_for
 from kontext_pipeline.orchestration.partitions import register
 
 if TYPE_CHECKING:
@@ -19,8 +14,6 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger(__name__)
 
-PLAN: Final = AssetKey("plan")
-IMAGES: Final = AssetKey("images")
 METADATA: Final = AssetKey("metadata")
 
 
@@ -38,18 +31,17 @@ def report_batches(pipeline: "Pipeline", keys: Sequence[str], *, instance: Dagst
             return report_batches(pipeline, keys, instance=own)
     planned = pipeline.planned()
     register(instance, planned.batch_keys)
-    tables = {key: read_batch(pipeline.data_dir, key) for key in keys}
-    summaries = {key: summarize(table) for key, table in tables.items()}
+    summaries = {key: summarize(read_batch(pipeline.data_dir, key)) for key in keys}
     new = [key for key in keys if not _is_recorded(instance, key, figures(summaries[key]))]
     if new:
         estimate = pipeline.estimate(planned)
-        instance.report_runless_asset_event(AssetMaterialization(PLAN, metadata=plan_metadata(planned, estimate)))
+        instance.report_runless_asset_event(AssetMaterialization("plan", metadata=plan_metadata(planned, estimate)))
     log.info("%d of %d batches are recorded as materialized in Dagster.", len(new), len(keys))
     for key in new:
         summary = summaries[key]
         if not summary.by_status["pending"]:
-            shown = batch_metadata(pipeline, tables[key], thumbnails=thumbnails_for(len(new)))
-            instance.report_runless_asset_event(AssetMaterialization(IMAGES, partition=key, metadata=shown))
+            shown = batch_metadata(pipeline, planned, key, thumbnails_for(len(new)))
+            instance.report_runless_asset_event(AssetMaterialization("images", partition=key, metadata=shown))
         instance.report_runless_asset_event(AssetMaterialization(METADATA, partition=key, metadata=figures(summary)))
     return len(new)
 
@@ -57,6 +49,5 @@ def report_batches(pipeline: "Pipeline", keys: Sequence[str], *, instance: Dagst
 def _is_recorded(instance: DagsterInstance, key: str, now: dict[str, Any]) -> bool:
     found = instance.fetch_materializations(AssetRecordsFilter(asset_key=METADATA, asset_partitions=[key]), limit=1)
     event = found.records[0].asset_materialization if found.records else None
-    if event is None:
-        return False
-    return all(name in event.metadata and event.metadata[name].value == value for name, value in now.items())
+    known = event.metadata if event else {}
+    return all(name in known and known[name].value == value for name, value in now.items())

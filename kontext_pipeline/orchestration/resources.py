@@ -10,12 +10,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
-from dagster import (
-    AssetCheckExecutionContext,
-    AssetExecutionContext,
-    ConfigurableResource,
-    ResourceDependency,
-)
+from dagster import AssetCheckExecutionContext, AssetExecutionContext, ConfigurableResource, ResourceDependency
 from pydantic import Field, create_model
 
 from kontext_pipeline.orchestration.step_failures import as_failures
@@ -27,14 +22,8 @@ if TYPE_CHECKING:
 
 SECRET: Final = frozenset({"api_key", "ledger_url"})
 OF_THE_PIPELINE: Final = (
-    "manifests",
-    "data_dir",
-    "seed",
-    "batch_size",
-    "budget_usd",
-    "budget_period",
-    "clamp_safety_tolerance",
-    "lease_s",
+    *("manifests", "data_dir", "seed", "batch_size", "clamp_safety_tolerance"),
+    *("budget_usd", "budget_period", "lease_s"),
 )
 """Settings that are fields of `KontextResource`; all others except secrets are fields of `SegmindResource`."""
 
@@ -81,10 +70,8 @@ class KontextResource(_with_fields(OF_THE_PIPELINE)):  # type: ignore[misc]
         return load_settings(**_set_fields(self.segmind), **_set_fields(self))
 
     @contextlib.contextmanager
-    def pipeline(
-        self, context: AssetExecutionContext | AssetCheckExecutionContext | None = None
-    ) -> "Iterator[Pipeline]":
-        """Open the pipeline. With the `context` of a step, log records go to the run's log until the block ends.
+    def pipeline(self, step: AssetExecutionContext | AssetCheckExecutionContext | None = None) -> "Iterator[Pipeline]":
+        """Open the pipeline. With the context of a `step`, log records go to the run's log until the block ends.
 
         Raises:
             Failure: in place of any error that the user can correct, also in the `with` block.
@@ -92,8 +79,8 @@ class KontextResource(_with_fields(OF_THE_PIPELINE)):  # type: ignore[misc]
         with as_failures(), contextlib.ExitStack() as stack:
             from kontext_pipeline.pipeline import Pipeline
 
-            if context is not None:
-                stack.enter_context(forward_records(context.log, context.instance))
+            if step is not None:
+                stack.enter_context(forward_records(step.log, step.instance))
             yield stack.enter_context(Pipeline(self.settings()))
 
 

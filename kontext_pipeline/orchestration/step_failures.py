@@ -38,20 +38,6 @@ def as_failures() -> Iterator[None]:
         ) from None
 
 
-def stop_of(report: "RunReport") -> "Stop | None":
-    """Return why a run left requests to a later run; None if it left none."""
-    from kontext_pipeline.generation.progress import Stop
-
-    if report.stopped is not None:
-        return report.stopped
-    if report.left:
-        return Stop(
-            Cause.STILL_OUT_THERE,
-            f"{report.left:,} jobs are not finished; start again to collect their pictures.",
-        )
-    return None
-
-
 def failure_of(stop: "Stop", report: "RunReport", *, batches: int) -> Failure:
     """Return the failure of a step that was stopped, with the batches and pictures that were finished."""
     finished, generated = len(report.finished), report.progress.succeeded
@@ -59,7 +45,7 @@ def failure_of(stop: "Stop", report: "RunReport", *, batches: int) -> Failure:
     return Failure(
         description=f"Stopped: {stop.message} {kept}; {generated:,} pictures were generated and are kept.",
         metadata={
-            "cause": stop.cause,
+            "cause": stop.cause.value,
             "finished_batches": finished,
             "batches": batches,
             "generated": generated,

@@ -6,14 +6,14 @@ Each line is an event in Dagster's database, which takes some 7 ms, so there mus
 import contextlib
 import logging
 import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import accumulate, repeat
 from logging.handlers import QueueHandler, QueueListener
 from typing import TYPE_CHECKING, Final
 
 from kontext_pipeline import logs
-from kontext_pipeline.progress_line import delays, details
+from kontext_pipeline.progress_line import Watcher, delays, details
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterLogManager
@@ -35,9 +35,7 @@ def forward_records(log: "DagsterLogManager", instance: "DagsterInstance") -> It
     """
     logger = logging.getLogger(logs.PACKAGE)
     level = logging.getLevelName(instance.python_log_level or "INFO")
-    managed = [name for name in instance.managed_python_loggers if name != "root"]
-    if "root" in instance.managed_python_loggers:
-        managed.append(logs.PACKAGE)
+    managed = [logs.PACKAGE if name == "root" else name for name in instance.managed_python_loggers]
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     handler = QueueHandler(records)
     handler.setLevel(level)
@@ -69,32 +67,10 @@ class _RunLog(logging.Handler):
         self._log.log(record.levelno, logs.line_of(record))
 
 
-@contextlib.contextmanager
-def progress_lines(log: "DagsterLogManager", to_generate: int) -> "Iterator[Callable[[Callable[[], Progress]], None]]":
-    """Log a run's progress now and then while the block runs, and once at its end.
-
-    Yields:
-        The function to pass as `watch` to `Pipeline.run`.
-    """
-    runs: list[Callable[[], Progress]] = []
-    over = threading.Event()
-
-    def lines() -> None:
-        pause = FIRST_LINE_S
-        while not over.wait(pause):
-            pause = min(2 * pause, LONGEST_PAUSE_S)
-            if runs:
-                log.info(progress_line(runs[0](), to_generate))
-
-    thread = threading.Thread(target=lines, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield runs.append
-    finally:
-        over.set()
-        thread.join()
-        if runs:
-            log.info(progress_line(runs[0](), to_generate))
+def progress_lines(log: "DagsterLogManager", to_generate: int) -> Watcher:
+    """Return a watcher that logs a run's progress now and then, and once at its end."""
+    doubled = accumulate(repeat(FIRST_LINE_S), lambda pause, _: min(2 * pause, LONGEST_PAUSE_S))
+    return Watcher(lambda progress: log.info(progress_line(progress, to_generate)), doubled)
 
 
 def progress_line(progress: "Progress", to_generate: int) -> str:

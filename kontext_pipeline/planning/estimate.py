@@ -1,17 +1,16 @@
 """What the rest of a plan will cost, in money and time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.segmind.model import LIST_PRICE_USD, TYPICAL_LATENCY_S
 
-Selection = Callable[[pa.Array], Sequence[bool]]
-"""Takes an array of fingerprints and returns for each whether it is selected."""
+Settled = Callable[[Sequence[str]], tuple[Set[str], Set[str]]]
+"""Given fingerprints: those that succeeded, and those that a run doesn't try again. May contain other fingerprints too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,30 +32,22 @@ class Estimate:
     seconds: float
 
 
-def estimate(
-    plan: Plan,
-    *,
-    settled: Selection,
-    failed: Selection,
-    concurrency: int,
-    rpm: float | None = None,
-) -> Estimate:
+def estimate(plan: Plan, *, settled: Settled, concurrency: int, rpm: float | None = None) -> Estimate:
     """Estimate the rest of a plan.
 
     Args:
         plan: The plan.
-        settled: Selects the requests whose picture exists.
-        failed: Selects requests that won't be tried again. Gets the same array objects, after `settled`.
+        settled: Tells the requests whose picture exists, and those that won't be tried again.
         concurrency: Requests in flight at once.
         rpm: Requests a minute that the account allows; None: no limit.
     """
     there: list[pa.Array] = []
     lost: list[pa.Array] = []
     for prints in plan.fingerprints():
-        is_there = np.asarray(settled(prints), bool)
-        is_lost = np.asarray(failed(prints), bool) & ~is_there
-        there.append(prints.filter(pa.array(is_there)))
-        lost.append(prints.filter(pa.array(is_lost)))
+        texts = prints.to_pylist()
+        succeeded, given_up = settled(texts)
+        there.append(pa.array([text for text in texts if text in succeeded], pa.string()))
+        lost.append(pa.array([text for text in texts if text in given_up and text not in succeeded], pa.string()))
     already_there, failed_for_good = _count_distinct(there), _count_distinct(lost)
     to_generate = plan.pictures - already_there - failed_for_good
     return Estimate(

@@ -1,13 +1,12 @@
 """Runs `kontext` against a provider on loopback, in a folder of its own.
 
-`kontext` runs it in this process, which saves the second that imports take; `kontext_process` in a process of its own, as
-a user does.
+`kontext` runs it in this process, which saves the second that imports take. Tests of signals, of a terminal and of what is
+imported start `KONTEXT` in a process of its own.
 """
 
 import csv
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,24 +74,6 @@ def kontext(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.Mon
     signal.signal(signal.SIGTERM, handler)
     for name in os.environ.keys() - memory.keys():
         del os.environ[name]
-
-
-@pytest.fixture
-def kontext_process(tmp_path: Path, environment: dict[str, str]) -> Kontext:
-    def run(*arguments: str, **changes: str) -> Done:
-        done = subprocess.run(
-            [str(KONTEXT), *arguments],
-            cwd=tmp_path,
-            env={**environment, **changes},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    return run
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ run = SimpleNamespace(
     paused_until=time.monotonic() + 1000, pause_reason="rate limit", waiting={"503": 7},
 )
 with console.progress(200) as show:
-    show.watch(run)
+    show.watch(lambda: run)
     time.sleep(0.4)
     logging.getLogger("kontext_pipeline.of_a_test").warning("the API is slow")
     run.paused_until, run.waiting, run.succeeded = 0.0, {}, 200

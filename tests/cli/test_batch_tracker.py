@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
 import pytest
-from kontext_pipeline.planning.manifest import read_manifests
 from upath import UPath
 
 from kontext_pipeline.batch_tracker import BatchTracker
-from kontext_pipeline.planning.plan import Plan, make_plan
+from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.planning.plan import Plan
+from kontext_pipeline.planning.planner import make_plan
 
 KEYS = ["rows-00000", "rows-00001", "rows-00002"]
 

@@ -1,9 +1,12 @@
 """The progress line says how far a run is, and why nothing moves."""
 
+import threading
+from itertools import chain, repeat
+
 import pytest
 
 from kontext_pipeline.generation.progress import Progress
-from kontext_pipeline.progress_line import delays, details
+from kontext_pipeline.progress_line import Watcher, delays, details
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,31 @@ def test_counts_and_money() -> None:
     assert details(Progress()) == "0 failed, 0 in flight, 0.00 USD spent"
     progress = Progress(failed=1, unknown=2, in_flight=8, spent=1_234_500_000, possibly_charged=200_000)
     assert details(progress) == "1 failed, 2 unknown, 8 in flight, 1,234.50 USD spent (+0.20 possibly)"
+
+
+def test_a_watcher_shows_the_run_after_each_pause_and_at_the_end() -> None:
+    seen: list[Progress] = []
+    twice = threading.Event()
+
+    def show(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 2:
+            twice.set()
+
+    with Watcher(show, chain([0.0, 0.0], repeat(60.0))) as watcher:
+        assert watcher.progress is None
+        run = Progress(succeeded=1)
+        watcher.watch(lambda: run)
+    assert seen[-1] is watcher.progress is run
+
+    seen.clear()
+    with Watcher(show, chain(repeat(0.001, 1000), repeat(60.0))) as watcher:
+        watcher.watch(lambda: run)
+        assert twice.wait(10)
+
+
+def test_a_watcher_without_a_run_shows_nothing() -> None:
+    seen: list[Progress] = []
+    with Watcher(seen.append, repeat(0.0)):
+        pass
+    assert seen == []

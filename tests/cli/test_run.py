@@ -33,10 +33,10 @@ def table(folder: Path) -> pd.DataFrame:
 
 
 def test_sixty_rows_give_sixty_pictures_and_the_bill(
-    kontext_process: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
+    kontext: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
 ) -> None:
     manifest(rows(60))
-    done = kontext_process("run", "rows.csv", "--batch-size", "25", *PAID)
+    done = kontext("run", "rows.csv", "--batch-size", "25", *PAID)
     assert done.returncode == 0, done.stderr
     found = table(tmp_path)
     assert len(found) == 60
@@ -53,7 +53,7 @@ def test_sixty_rows_give_sixty_pictures_and_the_bill(
     assert sent == set(zip(found["prompt"], found["seed"], strict=True)), "what was asked for is what was sent"
     assert not any("input_image" in body for body in provider.billed), "no demo picture by default"
 
-    again = kontext_process("run", "rows.csv", "--batch-size", "25", *PAID)
+    again = kontext("run", "rows.csv", "--batch-size", "25", *PAID)
     assert again.returncode == 0
     assert "Nothing to generate" in again.stdout
     assert provider.posted == 60
@@ -105,9 +105,9 @@ def test_bad_rows_fail_with_the_servers_words_and_the_others_go_on(
 def test_account_errors_stop_the_run_and_it_resumes(
     status: int, words: str, kontext: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
 ) -> None:
-    provider.latency_s = 0.1
+    provider.latency_s = 0.05
     provider.fault = lambda _body, _times: error(status, words) if len(provider.billed) >= 10 else None
-    manifest(rows(100))
+    manifest(rows(40))
     done = kontext("run", "rows.csv", "--concurrency", "4", *PAID)
     assert done.returncode == 3, done.stderr
     assert str(status) in done.stderr
@@ -119,7 +119,7 @@ def test_account_errors_stop_the_run_and_it_resumes(
 
     provider.fault = lambda _body, _times: None
     assert kontext("run", "rows.csv", *PAID).returncode == 0
-    assert len(provider.billed) == 100
+    assert len(provider.billed) == 40
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(2, 6))])
@@ -216,11 +216,11 @@ def test_status_tells_the_books(kontext: Kontext, provider: Provider, manifest: 
 
 
 def test_the_key_is_nowhere_but_in_the_header(
-    kontext_process: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
+    kontext: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
 ) -> None:
     provider.fault = lambda _body, times: error(500, f"your key {KEY} is fine, we are not") if times == 1 else None
     manifest(rows(3))
-    done = kontext_process("run", "rows.csv", *PAID)
+    done = kontext("run", "rows.csv", *PAID)
     assert done.returncode == 0
     assert KEY not in done.stdout + done.stderr
     for path in (tmp_path / "out").rglob("*"):

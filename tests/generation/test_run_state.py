@@ -74,6 +74,7 @@ def test_attempts_and_money_are_in_the_figures(run: RunState) -> None:
 
 def test_the_first_stop_counts_and_callbacks_are_called_once(run: RunState, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Stop | None] = []
+    caplog.set_level(logging.INFO, logger="kontext_pipeline")
     run.when_stopped(lambda: seen.append(run.stopped))
     run.when_stopped(lambda: seen.append(run.stopped))
     assert run.stopped is None
@@ -83,7 +84,7 @@ def test_the_first_stop_counts_and_callbacks_are_called_once(run: RunState, capl
     # The reason is known when the callbacks are called.
     assert seen == [Stop(Cause.BUDGET, "the budget is spent")] * 2
     (record,) = caplog.records
-    assert (record.levelno, record.getMessage()) == (logging.WARNING, "the run stops: the budget is spent")
+    assert (record.levelno, record.getMessage()) == (logging.INFO, "the run stops: the budget is spent")
     assert record.cause == "budget"  # type: ignore[attr-defined]
 
 

@@ -13,7 +13,7 @@ ALL = ["photos-00000", "photos-00001", "photos-00002"]
 
 
 def test_a_cent_in_one_table_is_found(project: Project) -> None:
-    _made(project)
+    project.generate(ALL)
     table = project.table(ALL[1])
     costs = table["cost_usd"].to_pylist()
     costs[2] += 0.01
@@ -35,7 +35,7 @@ def test_a_cent_in_one_table_is_found(project: Project) -> None:
 
 
 def test_a_picture_that_is_gone_or_cut_is_found(project: Project) -> None:
-    _made(project)
+    project.generate(ALL)
     paths = project.table(ALL[0])["image_path"].to_pylist()
     (project.data_dir / paths[0]).unlink()
     cut = project.data_dir / paths[1]
@@ -87,11 +87,6 @@ def test_a_picture_that_two_batches_share_is_charged_once(project: Project) -> N
     assert project.billed() == 3
     assert checks(result)["books_balance"].passed
     assert sum(pc.sum(project.table(key)["cost_usd"]).as_py() for key in ALL) == pytest.approx(project.cost())
-
-
-def _made(project: Project) -> None:
-    project.plan()
-    assert checks(project.augment(ALL[0], ALL[2]))["books_balance"].passed
 
 
 def _replace(project: Project, key: str, table: pa.Table) -> None:

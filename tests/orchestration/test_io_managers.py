@@ -24,8 +24,7 @@ def all_labels(metadata: dict[str, Any]) -> None:
 
 
 def test_an_asset_of_the_users_gets_the_tables(project: Project) -> None:
-    project.plan()
-    project.augment(ALL[0], ALL[2])
+    project.generate(ALL)
     job = Definitions.merge(defs(), Definitions(assets=[labels, all_labels]))
     whole = job.resolve_implicit_global_asset_job_def()
 

@@ -42,7 +42,14 @@ def test_rows_that_the_api_refuses_do_not_fail_the_batch(project: Project) -> No
     assert project.billed() == 4
 
 
-@pytest.mark.parametrize(("status", "cause"), [(401, "bad_key"), (403, "no_permission"), (406, "insufficient_credits")])
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        (401, "bad_key"),
+        pytest.param(403, "no_permission", marks=pytest.mark.long),
+        pytest.param(406, "insufficient_credits", marks=pytest.mark.long),
+    ],
+)
 def test_an_account_stop_fails_the_step_without_a_retry_and_the_next_run_goes_on(
     project: Project, status: int, cause: str
 ) -> None:

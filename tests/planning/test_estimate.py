@@ -1,12 +1,11 @@
 """What a plan will cost and how long it takes."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from kontext_pipeline.planning.estimate import Estimate, estimate, seconds_for
+from kontext_pipeline.planning.estimate import Estimate, Settled, estimate, seconds_for
 from kontext_pipeline.planning.manifests import read_manifests
 from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.planning.planner import make_plan
@@ -30,12 +29,12 @@ def prints_of(plan: Plan) -> list[str]:
     return [text for prints in plan.fingerprints() for text in prints.to_pylist()]
 
 
-def among(*chosen: str) -> Callable[[pa.Array], list[bool]]:
-    return lambda prints: [text in chosen for text in prints.to_pylist()]
+def settled(there: Sequence[str] = (), failed: Sequence[str] = ()) -> Settled:
+    return lambda _prints: (set(there), set(failed))
 
 
 def test_nothing_is_there_yet(plan: Plan) -> None:
-    assert estimate(plan, settled=among(), failed=among(), concurrency=4) == Estimate(
+    assert estimate(plan, settled=settled(), concurrency=4) == Estimate(
         rows=7,
         requested=8,
         pictures=6,
@@ -49,30 +48,16 @@ def test_nothing_is_there_yet(plan: Plan) -> None:
 
 def test_what_is_there_or_failed_is_not_generated(plan: Plan) -> None:
     prints = prints_of(plan)
-    there, failed = among(prints[0], prints[2]), among(prints[3], "another")
-    found = estimate(plan, settled=there, failed=failed, concurrency=1)
+    found = estimate(plan, settled=settled([prints[0], prints[2]], [prints[3], "another"]), concurrency=1)
     assert (found.already_there, found.failed_for_good, found.to_generate) == (2, 1, 3)
     assert found.cost_usd == pytest.approx(0.3)
 
 
 def test_settled_counts_before_failed(plan: Plan) -> None:
-    everything = among(*prints_of(plan))
-    found = estimate(plan, settled=everything, failed=everything, concurrency=1)
+    everything = prints_of(plan)
+    found = estimate(plan, settled=settled(everything, everything), concurrency=1)
     assert (found.already_there, found.failed_for_good, found.to_generate) == (6, 0, 0)
     assert (found.cost_usd, found.seconds) == (0, 0)
-
-
-def test_both_selections_get_the_same_arrays(plan: Plan) -> None:
-    # So that a caller looks fingerprints up once for both.
-    seen: list[pa.Array] = []
-
-    def nothing(prints: pa.Array) -> list[bool]:
-        seen.append(prints)
-        return [False] * len(prints)
-
-    estimate(plan, settled=nothing, failed=nothing, concurrency=2)
-    assert [len(prints) for prints in seen] == [8, 8]
-    assert seen[0] is seen[1]
 
 
 @pytest.mark.parametrize(
