@@ -83,7 +83,7 @@ class JobPoller:
         except Exception as error:  # noqa: BLE001  whatever it is, the job must be collected
             self._run.stop_for(error)
         log_transition("submitted", sent)
-        self._ask_later(pending, self._schedule.next_poll(0.0, len(self._heap)))
+        self._ask_later(pending, self._schedule.next_poll(self._clock() - pending.submitted, len(self._heap)))
 
     def adopt(self, sent: SentRequest, job: Job, age_s: float) -> None:
         """Poll a job that an earlier run submitted `age_s` seconds ago."""

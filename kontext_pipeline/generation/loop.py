@@ -44,9 +44,9 @@ RESERVATIONS_AHEAD: Final = 64
 """Reservations that wait for a slot, at most: enough for answers that arrive together."""
 RESOLVERS: Final = 8
 """Threads that look for images and upload input pictures."""
-SUBMITTERS: Final = 32
+SUBMITTERS: Final = 16
 """Threads that submit v2 jobs: each call takes a fraction of a second."""
-POLLERS: Final = 32
+POLLERS: Final = 24
 """Threads that poll v2 jobs and fetch their images."""
 SETTLERS: Final = 8
 """Threads that store images and settle their attempts: they mostly wait for the disk."""
