@@ -14,15 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kontext_pipeline.files import write_atomically
-
-if TYPE_CHECKING:
-    from upath import UPath
+from kontext_pipeline.files import AnyPath, write_atomically
 
 PICTURE_FORMATS: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 _HEAD_BYTES: Final = 16
@@ -122,7 +119,7 @@ def digest_of(files: Iterable[InputFile]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def read_cache(folder: "Path | UPath", manifest: str) -> dict[str, InputFile]:
+def read_cache(folder: AnyPath, manifest: str) -> dict[str, InputFile]:
     """Return the files of a manifest that the plan folder knows, by path. An unreadable cache is empty."""
     path = _cache_path(folder, manifest)
     if not path.is_file():
@@ -135,7 +132,7 @@ def read_cache(folder: "Path | UPath", manifest: str) -> dict[str, InputFile]:
         return {}
 
 
-def write_cache(folder: "Path | UPath", manifest: str, files: Iterable[InputFile]) -> None:
+def write_cache(folder: AnyPath, manifest: str, files: Iterable[InputFile]) -> None:
     """Replace what the plan folder knows of a manifest's files."""
     path = _cache_path(folder, manifest)
     rows = [asdict(file) for file in files]
@@ -145,5 +142,5 @@ def write_cache(folder: "Path | UPath", manifest: str, files: Iterable[InputFile
         path.unlink()
 
 
-def _cache_path(folder: "Path | UPath", manifest: str) -> "Path | UPath":
+def _cache_path(folder: AnyPath, manifest: str) -> AnyPath:
     return folder / "pictures" / f"{manifest}.parquet"

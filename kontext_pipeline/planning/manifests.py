@@ -5,24 +5,20 @@ along: as text from CSV, with their types from Parquet.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kontext_pipeline.files import AnyPath
 from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.problems import ManifestProblems, location, quoted
 from kontext_pipeline.planning.rows import ManifestRows, check_rows
 from kontext_pipeline.planning.sources import Manifest, find_manifests
 from kontext_pipeline.planning.tables import READERS
 
-if TYPE_CHECKING:
-    from upath import UPath
 
-
-def read_manifests(patterns: Sequence["str | Path | UPath"]) -> list[Manifest]:
+def read_manifests(patterns: Sequence["str | AnyPath"]) -> list[Manifest]:
     """Return the manifests that `patterns` name: paths, globs (also with `**`) or fsspec URLs, in their order.
 
     `make_plan` checks the contents, because it needn't read files that it knows. They are only checked here if a

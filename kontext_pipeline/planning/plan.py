@@ -3,22 +3,18 @@
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.errors import PlanError
+from kontext_pipeline.files import AnyPath
 from kontext_pipeline.planning.batches import COMFORTABLE_BATCHES, MOST_BATCHES, batch_key
 from kontext_pipeline.planning.plan_file import Footer, PlanFile
 from kontext_pipeline.planning.problems import listed
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
 from kontext_pipeline.segmind.request import GenerationRequest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from upath import UPath
 
 _REQUEST_COLUMNS: Final = (
     *("fingerprint", "prompt", "seed", "input_sha256"),
@@ -113,7 +109,7 @@ class Plan:
                 yield piece
 
 
-def load_plan(data_dir: "Path | UPath", names: Sequence[str] | None = None, *, backend: str | None = None) -> Plan:
+def load_plan(data_dir: AnyPath, names: Sequence[str] | None = None, *, backend: str | None = None) -> Plan:
     """Open the plan in a data directory, without reading a manifest.
 
     Args:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,7 @@ import pyarrow.parquet as pq
 
 from kontext_pipeline.columns import PLAN_SCHEMA
 from kontext_pipeline.errors import PlanError
-from kontext_pipeline.planning.batches import Assigned
-
-if TYPE_CHECKING:
-    from upath import UPath
+from kontext_pipeline.files import AnyPath
 
 FORMAT: Final = 1
 """Version of the file format, a part of `Footer.origin`."""
@@ -67,7 +64,7 @@ class Footer:
 class PlanFile:
     """An open plan file. It stays readable if it is replaced."""
 
-    def __init__(self, name: str, path: "Path | UPath") -> None:
+    def __init__(self, name: str, path: AnyPath) -> None:
         """Open the plan of the manifest `name`.
 
         Raises:
@@ -104,15 +101,11 @@ class PlanFile:
             table = self._file.read_row_groups(groups[start : start + step], columns=["fingerprint"])
             yield table["fingerprint"].combine_chunks()
 
-    def assigned(self) -> Assigned:
-        """Return which row is in which batch."""
+    def assigned(self) -> pa.Table:
+        """Return `id`, `row` and number of the `batch` of each row, sorted by `row`."""
         table = self._file.read(columns=["row", "id", "variant"])
-        numbers = np.repeat(np.array(self.footer.numbers, np.int64), np.array(self.footer.sizes, np.int64))
-        first = np.asarray(pc.equal(table["variant"], 1))
-        rows = np.asarray(table["row"])[first]
-        order = np.argsort(rows, kind="stable")
-        ids = table["id"].filter(pa.array(first)).combine_chunks()
-        return Assigned(ids.take(pa.array(order)), rows[order], numbers[first][order])
+        numbers = pa.array(np.repeat(self.footer.numbers, self.footer.sizes))
+        return table.append_column("batch", numbers).filter(pc.equal(table["variant"], 1)).sort_by("row")
 
     def close(self) -> None:
         """Close the file."""

@@ -12,13 +12,10 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from kontext_pipeline.files import is_local
+from kontext_pipeline.files import AnyPath, is_local
 from kontext_pipeline.planning.problems import ManifestProblems, quoted
-
-if TYPE_CHECKING:
-    from upath import UPath
 
 _LONGEST_NAME: Final = 64
 
@@ -38,7 +35,7 @@ class Manifest:
     """
 
     name: str
-    path: "Path | UPath"
+    path: AnyPath
     shown: str
     order: int
     digest: str
@@ -63,7 +60,7 @@ class Manifest:
 
 
 def find_manifests(
-    patterns: Sequence["str | Path | UPath"], file_types: Sequence[str], problems: ManifestProblems
+    patterns: Sequence["str | AnyPath"], file_types: Sequence[str], problems: ManifestProblems
 ) -> list[Manifest]:
     """Return the manifests that paths, globs (also with `**`) and fsspec URLs name, each once, in their order.
 
@@ -120,9 +117,7 @@ def absolute(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def _paths(
-    patterns: Sequence["str | Path | UPath"], problems: ManifestProblems
-) -> Iterator[tuple[int, "Path | UPath", str]]:
+def _paths(patterns: Sequence["str | AnyPath"], problems: ManifestProblems) -> Iterator[tuple[int, AnyPath, str]]:
     """Yield index of the pattern, path, and the path as it is shown to the user."""
     for order, pattern in enumerate(patterns):
         shown = str(pattern)
@@ -149,7 +144,7 @@ def _paths(
             yield order, (absolute(match) if isinstance(match, Path) else match), str(match)
 
 
-def _parsed(pattern: "str | Path | UPath") -> tuple["Path | UPath", str]:
+def _parsed(pattern: "str | AnyPath") -> tuple[AnyPath, str]:
     """Return the path of a pattern, absolute if local, and the text that may have wildcards."""
     shown = str(pattern)
     if "://" not in shown:
@@ -163,13 +158,13 @@ def _parsed(pattern: "str | Path | UPath") -> tuple["Path | UPath", str]:
     return path, shown.split("://", 1)[1]
 
 
-def _local_glob(pattern: str) -> list["Path | UPath"]:
+def _local_glob(pattern: str) -> list[AnyPath]:
     # Path.glob takes no absolute pattern.
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207
     return [Path(match) for match in found if Path(match).is_file()]
 
 
-def _remote_glob(pattern: Any) -> list["Path | UPath"]:
+def _remote_glob(pattern: Any) -> list[AnyPath]:
     start = f"{pattern.protocol}://"
     found = pattern.fs.glob(pattern.path)
     kind = type(pattern)
