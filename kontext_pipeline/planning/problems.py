@@ -5,6 +5,7 @@ problems. The first ones get a line, the others are counted.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,15 +53,14 @@ class ManifestProblems:
             raise ManifestError(shown, more=self._count - len(shown))
 
 
+@dataclass(slots=True)
 class FileProblems:
     """The problems of one manifest, and notes: what the user may want to know besides."""
 
-    def __init__(self, problems: ManifestProblems, file: str, order: int) -> None:
-        """See `ManifestProblems.of`."""
-        self._problems = problems
-        self._file = file
-        self._order = order
-        self.notes: list[str] = []
+    _problems: ManifestProblems
+    _file: str
+    _order: int
+    notes: list[str] = field(default_factory=list)
 
     def add(self, text: str, *, row: int = 0, column: str = "") -> None:
         """Add a problem of the file, a column, a row or a cell."""

@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 
 from kontext_pipeline.planning import cells
 from kontext_pipeline.planning.headers import MANIFEST_NAMES, with_checked_names
-from kontext_pipeline.planning.input_files import InputFile
-from kontext_pipeline.planning.input_images import check_input_images
+from kontext_pipeline.planning.input_files import InputFile, check_input_images
 from kontext_pipeline.planning.problems import FileProblems, quoted
 from kontext_pipeline.planning.sources import Manifest
 from kontext_pipeline.planning.tables import RawTable, read_table
@@ -104,16 +103,14 @@ class _Cells:
         self._numbers = raw.numbers
         self._problems = problems
         self._nothing = pa.chunked_array([pa.nulls(raw.table.num_rows, pa.string())])
-        self._nowhere = pc.is_valid(self._nothing)
 
     def columns(self) -> dict[str, pa.ChunkedArray]:
-        question_marks = pc.fill_null(self._nothing, "?")
-        prompts = self._read("prompt", lambda column: cells.text(column, trim=False), question_marks)
+        prompts = self._read("prompt", lambda column: cells.text(column, trim=False), pc.fill_null(self._nothing, "?"))
         self._add_where(pc.is_null(prompts), "prompt", "is empty; every row needs a prompt")
         self._add_where(cells.matches(prompts, "\0"), "prompt", "holds a NUL character; remove it")
-        ids = self._read("id", cells.ids, self._nothing)
+        ids = self._read("id", cells.ids)
         self._add_where(cells.matches(ids, _CONTROL_CHARACTER), "id", "holds a control character; remove it")
-        images = self._read("input_image", lambda column: cells.text(column, trim=True), self._nothing)
+        images = self._read("input_image", lambda column: cells.text(column, trim=True))
         tolerances = self._whole_numbers("safety_tolerance", model.SAFETY_TOLERANCES)
         tolerances = pc.fill_null(tolerances, model.DEFAULT_SAFETY_TOLERANCE)
         return {
@@ -130,32 +127,32 @@ class _Cells:
     def _given(self, name: str) -> pa.ChunkedArray:
         return self._table[name] if name in self._table.column_names else self._nothing
 
-    def _read(self, name: str, read: Callable[[pa.ChunkedArray], _T], otherwise: _T) -> _T:
-        """Return what `read` makes of a column, or `otherwise` where the column has an unsuitable type."""
+    def _read(self, name: str, read: Callable[[pa.ChunkedArray], _T], otherwise: pa.ChunkedArray | None = None) -> _T:
+        """Return what `read` makes of a column, or of `otherwise` if the column has an unsuitable type."""
         try:
             return read(self._given(name))
         except cells.UnreadableColumnError as error:
             self._problems.add(str(error), column=name)
-            return otherwise
+            return read(self._nothing if otherwise is None else otherwise)
 
     def _choices(self, name: str, spellings: Mapping[str, str], default: str) -> pa.ChunkedArray:
-        values, bad = self._read(name, lambda column: cells.choices(column, spellings), (self._nothing, self._nowhere))
+        values, bad = self._read(name, lambda column: cells.choices(column, spellings))
         self._add_not_allowed(bad, name, ", ".join(dict.fromkeys(spellings.values())))
         return pc.fill_null(values, default)
 
     def _whole_numbers(self, name: str, allowed: range) -> pa.ChunkedArray:
-        nothing = self._nothing.cast(pa.int64())
-        values, bad = self._read(name, lambda column: cells.whole_numbers(column, allowed), (nothing, self._nowhere))
+        values, bad = self._read(name, lambda column: cells.whole_numbers(column, allowed))
         self._add_not_allowed(bad, name, f"whole numbers from {allowed.start} to {allowed.stop - 1}")
         return pc.if_else(bad, pa.scalar(None, pa.int64()), values)
 
     def _add_not_allowed(self, bad: pa.ChunkedArray, name: str, allowed: str) -> None:
         given = self._given(name)
-
-        def text(index: int) -> str:
-            return f"{quoted(given[index].as_py())} is not allowed; allowed: {allowed}"
-
-        self._problems.add_where(bad, self._numbers, text, name)
+        self._problems.add_where(
+            bad,
+            self._numbers,
+            lambda index: f"{quoted(given[index].as_py())} is not allowed; allowed: {allowed}",
+            name,
+        )
 
     def _add_where(self, mask: pa.ChunkedArray, name: str, text: str) -> None:
         self._problems.add_where(mask, self._numbers, lambda _: text, name)

@@ -69,19 +69,17 @@ def find_manifests(
     """
     if not patterns:
         problems.of("manifests", 0).add("none is given; name a CSV or Parquet file, or a glob of them")
-    by_source: dict[str, Manifest] = {}
     by_name: dict[str, Manifest] = {}
     for order, path, shown in _paths(patterns, problems):
-        if str(path) in by_source:
-            continue
         file = problems.of(shown, order)
         if path.suffix.lower() not in file_types:
             file.add(f"unknown file type {quoted(path.suffix)}; allowed: {', '.join(file_types)}")
             continue
         name = manifest_name(path.stem)
-        if name in by_name:
-            twin = by_name[name].shown
-            file.add(f"has the same name ({name}) as {twin}; batches are named by it, so rename one of them")
+        twin = by_name.get(name)
+        if twin:
+            if twin.source != str(path):
+                file.add(f"has the same name ({name}) as {twin.shown}; batches are named by it, so rename one of them")
             continue
         try:
             mtime_ns = path.stat().st_mtime_ns if isinstance(path, Path) else None
@@ -91,8 +89,7 @@ def find_manifests(
         except OSError as error:
             file.add(f"can't be read: {error.strerror or error}")
             continue
-        manifest = Manifest(name, path, shown, order, digest, size, mtime_ns)
-        by_source[manifest.source] = by_name[name] = manifest
+        by_name[name] = Manifest(name, path, shown, order, digest, size, mtime_ns)
     return list(by_name.values())
 
 
@@ -133,7 +130,7 @@ def _paths(patterns: Sequence["str | AnyPath"], problems: ManifestProblems) -> I
             if not any(sign in glob_text for sign in "*?["):
                 file.add("there is no such file")
                 continue
-            matches = _local_glob(glob_text) if isinstance(path, Path) else _remote_glob(path)
+            matches = _matches(path, glob_text)
         except (OSError, ImportError, ValueError) as error:
             # A URL with an unknown protocol is a ValueError, one whose package isn't installed an ImportError.
             file.add(f"can't be read: {getattr(error, 'strerror', None) or error}")
@@ -158,14 +155,11 @@ def _parsed(pattern: "str | AnyPath") -> tuple[AnyPath, str]:
     return path, shown.split("://", 1)[1]
 
 
-def _local_glob(pattern: str) -> list[AnyPath]:
-    # Path.glob takes no absolute pattern.
-    found = glob.glob(pattern, recursive=True)  # noqa: PTH207
-    return [Path(match) for match in found if Path(match).is_file()]
-
-
-def _remote_glob(pattern: Any) -> list[AnyPath]:
-    start = f"{pattern.protocol}://"
-    found = pattern.fs.glob(pattern.path)
-    kind = type(pattern)
-    return [kind(start + str(match).removeprefix(start), **pattern.storage_options) for match in found]
+def _matches(path: Any, glob_text: str) -> list[AnyPath]:
+    if isinstance(path, Path):
+        # Path.glob takes no absolute pattern.
+        found = glob.glob(glob_text, recursive=True)  # noqa: PTH207
+        return [Path(match) for match in found if Path(match).is_file()]
+    start = f"{path.protocol}://"
+    remote = (start + str(match).removeprefix(start) for match in path.fs.glob(path.path))
+    return [type(path)(match, **path.storage_options) for match in remote]
