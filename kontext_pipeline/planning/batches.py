@@ -41,8 +41,8 @@ def assign(
     Args:
         ids: Unique ids.
         rows: Ascending row numbers.
-        sizes: How many pictures each row requests.
-        batch_size: Most pictures of a new batch. The pictures of a row stay together, even if they are more.
+        sizes: How many pictures each row requests. They stay together, even if they are more than `batch_size`.
+        batch_size: Most pictures of a new batch.
         first_new: Number of the first new batch.
         before: The earlier plan: `id`, `row` and number of the `batch` of each row, sorted by `row`.
     """

@@ -41,10 +41,7 @@ def read_rows(
 ) -> list[ManifestRows]:
     """Read and check manifests that are used together. Each gets the own columns of all.
 
-    Args:
-        manifests: The manifests.
-        known: Local input pictures that are known already, by path.
-        problems: Problems that were found before.
+    `known` are local input pictures that are known already, by path; `problems` were found before.
 
     Raises:
         ManifestError: There are problems.
@@ -106,27 +103,28 @@ def _unify_own_columns(found: Sequence[ManifestRows], problems: ManifestProblems
     if problems:
         return
     for rows in found:
-        columns = {name: rows.table[name] for name in rows.table.column_names if name not in rows.own_names}
+        table = rows.table.drop_columns(rows.own_names)
         for name, kind in types.items():
-            columns[name] = (
-                rows.table[name].cast(kind)
-                if name in rows.own_names
-                else pa.chunked_array([pa.nulls(len(rows.numbers), kind)])
-            )
-        rows.table = pa.table(columns)
+            own = rows.table[name].cast(kind) if name in rows.own_names else pa.nulls(len(rows.numbers), kind)
+            table = table.append_column(name, own)
+        rows.table = table
         rows.own_names = list(types)
 
 
 def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     """Return the type that holds the values of both without a change, or None if there is none."""
-    if left == right or pa.types.is_null(right):
-        return left
-    if pa.types.is_null(left):
-        return right
-    texts = (pa.types.is_string, pa.types.is_large_string)
-    if any(is_text(left) for is_text in texts) and any(is_text(right) for is_text in texts):
-        return pa.large_string()
-    families = (pa.types.is_signed_integer, pa.types.is_unsigned_integer, pa.types.is_floating)
-    if any(family(left) and family(right) for family in families):
-        return max(left, right, key=lambda kind: kind.bit_width)
+    families = (
+        pa.types.is_signed_integer,
+        pa.types.is_unsigned_integer,
+        pa.types.is_floating,
+        lambda kind: kind in (pa.string(), pa.large_string()),
+    )
+    if (
+        left == right
+        or pa.types.is_null(left)
+        or pa.types.is_null(right)
+        or any(f(left) and f(right) for f in families)
+    ):
+        both = [pa.schema([("", left)]), pa.schema([("", right)])]
+        return pa.unify_schemas(both, promote_options="permissive").field(0).type
     return None

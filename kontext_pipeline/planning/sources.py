@@ -1,7 +1,4 @@
-"""Manifest files: finding the files that the user names, and opening them.
-
-A manifest is named by a path, a glob or an fsspec URL.
-"""
+"""Manifest files: finding the files that the user names by paths, globs or fsspec URLs, and opening them."""
 
 import glob
 import hashlib
