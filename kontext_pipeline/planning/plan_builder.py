@@ -11,7 +11,6 @@ from kontext_pipeline.errors import ManifestError, PlanError
 from kontext_pipeline.files import AnyPath, write_atomically
 from kontext_pipeline.planning import input_files, seeds
 from kontext_pipeline.planning.batches import Numbers, assign, batch_key
-from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.plan_file import Footer, Origin, PlanFile, write_plan_file
 from kontext_pipeline.planning.rows import ManifestRows, release_memory
 from kontext_pipeline.planning.seeds import DIGEST_BYTES, Digests, all_different, count_different, hex_of
@@ -36,7 +35,11 @@ class PlanBuilder:
         """
         self._rows = rows
         self._origin = origin
-        self._input_files = self._hashed_files()
+        try:
+            self._input_files = input_files.with_digests(rows.input_files.values())
+        except OSError as error:
+            text = f"{rows.manifest.shown}: the input image {error.filename} can't be read: {error.strerror}"
+            raise ManifestError([text]) from error
         table = rows.table
         paths = pa.array([file.path for file in self._input_files], pa.string())
         digests = pa.array([file.sha256 for file in self._input_files], pa.string())
@@ -53,14 +56,6 @@ class PlanBuilder:
         release_memory()
         self.batches = self._assigned(earlier, batch_size)
         self._next_number = max(earlier.footer.next_number if earlier else 0, int(self.batches.max()) + 1)
-
-    def _hashed_files(self) -> list[InputFile]:
-        try:
-            return input_files.with_digests(self._rows.input_files.values())
-        except OSError as error:
-            shown = self._rows.manifest.shown
-            text = f"{shown}: the input image {error.filename} can't be read: {error.strerror}"
-            raise ManifestError([text]) from error
 
     def _derive(self) -> None:
         rows, requests = len(self._sizes), int(self._sizes.sum())

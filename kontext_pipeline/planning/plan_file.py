@@ -107,10 +107,6 @@ class PlanFile:
         numbers = pa.array(np.repeat(self.footer.numbers, self.footer.sizes))
         return table.append_column("batch", numbers).filter(pc.equal(table["variant"], 1)).sort_by("row")
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close(force=True)
-
 
 def write_plan_file(path: Path, own: pa.Schema, batches: Iterable[Mapping[str, pa.Array]], footer: Footer) -> None:
     """Write a plan file to a local path.

@@ -73,8 +73,7 @@ def make_plan(
             if _is_current(origins, earlier, folder):
                 return Plan(list(earlier.values()))
             _plan_again(manifests, origins, earlier, folder, batch_size=batch_size)
-            for file in earlier.values():
-                file.close()
+            earlier.clear()
             release_memory()
             return Plan([PlanFile(name, path) for name, path in paths.items()])
     except Timeout:

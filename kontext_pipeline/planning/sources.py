@@ -23,11 +23,9 @@ class Manifest:
 
     Attributes:
         name: Start of the keys of its batches: `[a-z0-9_-]`, at most 64 characters.
-        path: Absolute path, or URL.
-        shown: The path as the user gave it.
+        path: Absolute path, or URL; `shown` is as the user gave it.
         order: Index of the pattern that named it.
-        digest: sha256 of the content.
-        size: Bytes.
+        digest: sha256 of the content; `size` is in bytes.
         mtime_ns: Modification time of a local file, in nanoseconds. None for a remote one.
     """
 

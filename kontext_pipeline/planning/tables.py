@@ -25,12 +25,10 @@ _UNCLOSED_QUOTE: Final = "a double quote opens here and is never closed"
 
 @dataclass(slots=True)
 class RawTable:
-    """The content of a manifest's file.
+    """The content of a manifest's file. Names of columns may be blank or there more than once.
 
-    Attributes:
-        table: The columns. Names may be blank or there more than once.
-        numbers: The number of each row in the file, from 1, without the header and blank lines.
-        has_bad_rows: Whether rows are missing because they can't be read. They are problems already.
+    `numbers` has the number of each row in the file, from 1, without the header and blank lines. With `has_bad_rows`,
+    rows are missing because they can't be read, and are problems already.
     """
 
     table: pa.Table
@@ -134,8 +132,7 @@ def _ends_in_open_quote(manifest: Manifest, table: pa.Table) -> bool:
 
 def _add_undecodable(manifest: Manifest, problems: FileProblems) -> None:
     """Add where the first bytes are that aren't UTF-8."""
-    with manifest.path.open("rb") as file:
-        content = file.read()
+    content = manifest.path.read_bytes()
     try:
         content.decode()
     except UnicodeDecodeError as error:
