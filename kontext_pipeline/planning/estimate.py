@@ -41,14 +41,10 @@ def estimate(
     concurrency: int,
     rpm: float | None = None,
 ) -> Estimate:
-    """Estimate the rest of a plan.
+    """Estimate the rest of a plan, with `concurrency` requests in flight and `rpm` a minute (None: no limit).
 
-    Args:
-        plan: The plan.
-        settled: Selects the requests whose picture exists.
-        failed: Selects requests that won't be tried again. Gets the same array objects, after `settled`.
-        concurrency: Requests in flight at once.
-        rpm: Requests a minute that the account allows; None: no limit.
+    `settled` selects the requests whose picture exists, `failed` those that won't be tried again. `failed` gets the
+    same array objects, after `settled`.
     """
     there: list[pa.Array] = []
     lost: list[pa.Array] = []

@@ -6,7 +6,6 @@ along: as text from CSV, with their types from Parquet.
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -61,24 +60,21 @@ def read_rows(
 
 def _check_ids(found: Sequence[ManifestRows], problems: ManifestProblems) -> None:
     """Check that each id is given once in all manifests."""
-    ids = pa.chunked_array([chunk for rows in found for chunk in rows.table["id"].chunks], pa.string())
-    ids_given = ids.drop_null()
-    if len(pc.unique(ids_given)) == len(ids_given):
+    given = pa.chunked_array([chunk for rows in found for chunk in rows.table["id"].chunks], pa.string()).drop_null()
+    if len(pc.unique(given)) == len(given):
         return
-    counts = pc.value_counts(ids_given)
+    counts = pc.value_counts(given)
     repeated = counts.field(0).filter(pc.greater(counts.field(1), 1))
-    starts = np.cumsum([0, *(len(rows.numbers) for rows in found)])
     first: dict[str, str] = {}
-    for index in pc.indices_nonzero(pc.is_in(ids, value_set=repeated)).to_pylist():
-        which = int(np.searchsorted(starts, index, side="right")) - 1
-        manifest = found[which].manifest
-        number = int(found[which].numbers[index - starts[which]])
-        row_id = ids[index].as_py()
-        here = location(manifest.shown, number)
-        before = first.setdefault(row_id, here)
-        if before != here:
-            text = f"{quoted(row_id)} is the id of {before} already; an id may be given once"
-            problems.of(manifest.shown, manifest.order).add(text, row=number, column="id")
+    for rows in found:
+        manifest, ids = rows.manifest, rows.table["id"]
+        for index in pc.indices_nonzero(pc.is_in(ids, value_set=repeated)).to_pylist():
+            row_id, number = ids[index].as_py(), int(rows.numbers[index])
+            here = location(manifest.shown, number)
+            before = first.setdefault(row_id, here)
+            if before != here:
+                text = f"{quoted(row_id)} is the id of {before} already; an id may be given once"
+                problems.of(manifest.shown, manifest.order).add(text, row=number, column="id")
 
 
 def _unify_own_columns(found: Sequence[ManifestRows], problems: ManifestProblems) -> None:

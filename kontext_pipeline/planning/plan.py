@@ -1,6 +1,5 @@
 """A plan that was made: its batches, their requests, and what the user should know. Sends nothing."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,19 +34,13 @@ class BatchInfo:
 class Plan:
     """A plan of one or more manifests, read from its files when needed. Safe to use from several threads.
 
-    Attributes:
-        manifests: Names of the manifests.
-        batches: The batches, in order.
-        rows: Rows of the manifests.
-        requested: Requested pictures, where equal requests count each.
-        text_to_image: Rows without an input image.
-        backend: What makes the pictures.
+    `rows` counts the rows of the manifests, `text_to_image` those without an input image, and `requested` the pictures
+    that they request, where equal requests count each. `backend` makes the pictures.
     """
 
     def __init__(self, files: Sequence[PlanFile]) -> None:
         """Take over open plan files; `make_plan` and `load_plan` make plans."""
         self._files = {file.name: file for file in files}
-        self._lock = threading.Lock()
         self.manifests = [file.name for file in files]
         self.batches = [
             BatchInfo(batch_key(file.name, number), file.name, size, group)
@@ -88,8 +81,7 @@ class Plan:
                 f"there is no batch {key} in the plan of {', '.join(self.manifests)}; it has "
                 f"{len(self.batches):,}, from {self.batches[0].key} to {self.batches[-1].key}"
             )
-        with self._lock:
-            return self._files[batch.manifest].row_group(batch.row_group)
+        return self._files[batch.manifest].row_group(batch.row_group)
 
     @property
     def warnings(self) -> list[str]:
@@ -130,22 +122,13 @@ class Plan:
     def fingerprints(self) -> Iterator[pa.Array]:
         """Yield the fingerprints of all requests, in arrays of a size that a ledger can look up at once."""
         for file in self._files.values():
-            pieces = file.fingerprints()
-            while True:
-                with self._lock:
-                    piece = next(pieces, None)
-                if piece is None:
-                    break
-                yield piece
+            yield from file.fingerprints()
 
 
 def load_plan(data_dir: AnyPath, names: Sequence[str] | None = None, *, backend: str | None = None) -> Plan:
-    """Open the plan in a data directory, without reading a manifest.
+    """Open the plan of the manifests `names` (None: all) in a data directory, without reading a manifest.
 
-    Args:
-        data_dir: The data directory.
-        names: Names of manifests; None: all that are planned.
-        backend: Plans for another backend are left out, because they are of other pictures. None: any.
+    Plans for another `backend` (None: any) are left out, because they are of other pictures.
 
     Raises:
         PlanError: There is no such plan, or it can't be read.

@@ -6,6 +6,7 @@ edited is planned against its file.
 """
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class Footer:
 
 
 class PlanFile:
-    """An open plan file. It stays readable if it is replaced."""
+    """An open plan file. It stays readable if it is replaced. Safe to use from several threads."""
 
     def __init__(self, name: str, path: AnyPath) -> None:
         """Open the plan of the manifest `name`.
@@ -72,6 +73,7 @@ class PlanFile:
             OSError: The file can't be read.
         """
         self.name = name
+        self._lock = threading.Lock()
         source = str(path) if isinstance(path, Path) else path.open("rb")
         try:
             self._file = pq.ParquetFile(source)
@@ -90,7 +92,8 @@ class PlanFile:
 
     def row_group(self, index: int) -> pa.Table:
         """Return a batch."""
-        return self._file.read_row_group(index).replace_schema_metadata(None)
+        with self._lock:
+            return self._file.read_row_group(index).replace_schema_metadata(None)
 
     def fingerprints(self) -> Iterator[pa.Array]:
         """Yield the fingerprints of all rows, some at a time."""
@@ -98,7 +101,8 @@ class PlanFile:
         groups = range(self._file.num_row_groups)
         step = max(1, _FINGERPRINTS_AT_ONCE * len(groups) // self._file.metadata.num_rows)
         for start in groups[::step]:
-            table = self._file.read_row_groups(groups[start : start + step], columns=["fingerprint"])
+            with self._lock:
+                table = self._file.read_row_groups(groups[start : start + step], columns=["fingerprint"])
             yield table["fingerprint"].combine_chunks()
 
     def assigned(self) -> pa.Table:

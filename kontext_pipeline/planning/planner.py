@@ -13,7 +13,6 @@ from kontext_pipeline.errors import ManifestError, PlanError
 from kontext_pipeline.files import AnyPath, is_local
 from kontext_pipeline.planning import input_files
 from kontext_pipeline.planning.batches import MOST_BATCHES
-from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.manifests import read_rows
 from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.planning.plan_builder import PlanBuilder
@@ -104,10 +103,9 @@ def _plan_again(
     *,
     batch_size: int,
 ) -> None:
-    known: dict[str, InputFile] = {}
-    for manifest in manifests:
-        known |= input_files.read_cache(folder, manifest.name)
-    found = read_rows(manifests, known)
+    caches = [input_files.read_cache(folder, manifest.name) for manifest in manifests]
+    found = read_rows(manifests, {path: file for cache in caches for path, file in cache.items()})
+    del caches
     release_memory()
     builders = []
     batches = 0
