@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,11 +14,6 @@ from kontext_pipeline.planning.batches import COMFORTABLE_BATCHES, MOST_BATCHES,
 from kontext_pipeline.planning.plan_file import PlanFile
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
 from kontext_pipeline.segmind.request import GenerationRequest
-
-_REQUEST_COLUMNS: Final = (
-    *("fingerprint", "prompt", "seed", "input_sha256"),
-    *("aspect_ratio", "output_format", "safety_tolerance"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +152,9 @@ def requests_of(table: pa.Table) -> Iterator[tuple[str, GenerationRequest]]:
 
     The input image of a request is a URI, or the absolute path of a local file.
     """
-    requests = pa.table(
-        {
-            **{name: table[name] for name in _REQUEST_COLUMNS},
-            "input_image": pc.coalesce(table["input_path"], table["input_image"]),
-        }
-    )
+    names = ["fingerprint", "prompt", "seed", "input_sha256", "aspect_ratio", "output_format", "safety_tolerance"]
+    image = pc.coalesce(table["input_path"], table["input_image"])
+    requests = table.select(names).append_column("input_image", image)
     for row in requests.to_pylist():
         yield row.pop("fingerprint"), GenerationRequest(**row)
 

@@ -21,10 +21,7 @@ _BYTES_AT_ONCE: Final = 2 * 2**20
 
 
 class PlanBuilder:
-    """The plan of one manifest, before it is written.
-
-    `batches` has the batch number of each row.
-    """
+    """The plan of one manifest, before it is written. `batches` has the batch number of each row."""
 
     def __init__(self, rows: ManifestRows, origin: Origin, earlier: PlanFile | None, batch_size: int) -> None:
         """Hash new input pictures, derive seeds and fingerprints, and put each row into its batch.

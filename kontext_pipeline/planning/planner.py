@@ -105,7 +105,6 @@ def _plan_again(
 ) -> None:
     caches = [input_files.read_cache(folder, manifest.name) for manifest in manifests]
     found = read_rows(manifests, {path: file for cache in caches for path, file in cache.items()})
-    del caches
     release_memory()
     builders = []
     batches = 0

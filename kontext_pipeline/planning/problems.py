@@ -90,6 +90,4 @@ def location(file: str, row: int = 0, column: str = "") -> str:
 def quoted(value: object) -> str:
     """Return `value` in quotes, with escapes for line breaks, cut if it is long."""
     text = str(value)
-    if len(text) > _LONGEST_VALUE:
-        text = text[: _LONGEST_VALUE - 3] + "..."
-    return repr(text)
+    return repr(text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "...")

@@ -135,15 +135,13 @@ def _add_undecodable(manifest: Manifest, problems: FileProblems) -> None:
         content.decode()
     except UnicodeDecodeError as error:
         start = error.start
+        row, column = _cell_after(content[:start].removeprefix(codecs.BOM_UTF8))
+        text = (
+            f"byte {start:,} of the file (0x{content[start]:02x}) isn't UTF-8; save the file as CSV in UTF-8 encoding"
+        )
+        problems.add(text, row=row, column=f"number {column}")
     else:
         problems.add("isn't UTF-8 text")
-        return
-    row, column = _cell_after(content[:start].removeprefix(codecs.BOM_UTF8))
-    problems.add(
-        f"byte {start:,} of the file (0x{content[start]:02x}) isn't UTF-8; save the file as CSV in UTF-8 encoding",
-        row=row,
-        column=f"number {column}",
-    )
 
 
 def _cell_after(before: bytes) -> tuple[int, int]:
