@@ -138,8 +138,8 @@ class PlanBuilder:
         name = self._rows.manifest.name
         table = self._table.drop_columns(["id", "seed", "variants"])
         table = table.append_column("row", pa.array(self._rows.numbers)).append_column("id", self._ids)
-        if (np.diff(self.batches) < 0).any():
-            # To take rows of a table, Arrow copies all of its chunks into one: that is done once.
+        if sum(np.ptp(indices) for indices in members) > 8 * len(self._sizes):
+            # To take scattered rows, Arrow copies all chunks between them into one: that is done once.
             table = table.combine_chunks()
         for number, indices in zip(numbers, members, strict=True):
             sizes = self._sizes[indices]
@@ -183,9 +183,9 @@ class PlanBuilder:
 
 
 def _picked(table: pa.Table, indices: Numbers) -> pa.Table:
-    if (np.diff(indices) == 1).all():
-        return table.slice(int(indices[0]), len(indices))
-    return table.take(pa.array(indices))
+    """Return rows of a table by their ascending indices, without a copy where the rows are adjacent."""
+    part = table.slice(int(indices[0]), int(np.ptp(indices)) + 1)
+    return part if len(part) == len(indices) else part.take(pa.array(indices - indices[0]))
 
 
 def _unique_ids(given: pa.Array, identities: Digests) -> pa.Array:
