@@ -9,21 +9,22 @@ import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from upath import UPath
 
+AnyPath: TypeAlias = "Path | UPath"
+"""A path on a local disk or on any fsspec file system."""
 
-def is_local(path: "UPath | Path | str") -> bool:
+
+def is_local(path: "AnyPath | str") -> bool:
     """Return whether a path or URL names a file of this machine."""
     protocol = path.rpartition("://")[0] if isinstance(path, str) else getattr(path, "protocol", "")
     return protocol in {"", "file", "local"}
 
 
-def write_atomically(
-    path: "UPath | Path", write: Callable[[Path], object], *, temporary_folder: Path | None = None
-) -> None:
+def write_atomically(path: AnyPath, write: Callable[[Path], object], *, temporary_folder: Path | None = None) -> None:
     """Create or replace the file at `path`, so that a crash at any moment leaves the old file or the new one.
 
     A local file is written under a temporary name, flushed to the disk and renamed; then its folder is

@@ -4,7 +4,6 @@ A batch is a Dagster partition, and its pictures may exist already. So a row tha
 batch, and a new row goes into a new batch, even if the last one isn't full.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,15 +19,6 @@ MOST_BATCHES: Final = 100_000
 Numbers = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """The earlier plan, sorted by row: the id of each row, its row number, and the number of its batch."""
-
-    ids: pa.Array
-    rows: Numbers
-    batches: Numbers
-
-
 def batch_key(manifest: str, number: int) -> str:
     """Return the key of a batch, which is the name of its partition."""
     return f"{manifest}-{number:05d}"
@@ -41,7 +31,7 @@ def assign(
     *,
     batch_size: int,
     first_new: int,
-    before: Assigned | None = None,
+    before: pa.Table | None = None,
 ) -> Numbers:
     """Return the batch number of each row of a manifest.
 
@@ -51,32 +41,33 @@ def assign(
     Args:
         ids: Unique ids.
         rows: Ascending row numbers.
-        sizes: How many pictures each row requests.
-        batch_size: Most pictures of a new batch. The pictures of a row stay together, even if they are more.
+        sizes: How many pictures each row requests. They stay together, even if they are more than `batch_size`.
+        batch_size: Most pictures of a new batch.
         first_new: Number of the first new batch.
-        before: The earlier plan.
+        before: The earlier plan: `id`, `row` and number of the `batch` of each row, sorted by `row`.
     """
     numbers = np.full(len(rows), -1, np.int64)
-    if before is not None and len(before.rows):
+    if before is not None:
         predecessors = _predecessors(ids, rows, before)
         kept = predecessors >= 0
-        numbers[kept] = before.batches[predecessors[kept]]
+        numbers[kept] = np.asarray(before["batch"])[predecessors[kept]]
     new = np.flatnonzero(numbers < 0)
     numbers[new] = first_new + _packed(sizes[new], batch_size)
     return numbers
 
 
-def _predecessors(ids: pa.Array, rows: Numbers, before: Assigned) -> Numbers:
+def _predecessors(ids: pa.Array, rows: Numbers, before: pa.Table) -> Numbers:
     """Return for each row the index of the earlier row whose batch it gets, or -1."""
-    found = np.asarray(pc.fill_null(pc.index_in(ids, value_set=before.ids), -1)).astype(np.int64)
-    taken = np.zeros(len(before.rows), bool)
+    found = np.asarray(pc.fill_null(pc.index_in(ids, value_set=before["id"]), -1)).astype(np.int64)
+    earlier_rows = np.asarray(before["row"])
+    taken = np.zeros(len(earlier_rows), bool)
     taken[found[found >= 0]] = True
     new = np.flatnonzero(found < 0)
     if not len(new) or taken.all():
         return found
 
-    same_row = np.minimum(np.searchsorted(before.rows, rows[new]), len(before.rows) - 1)
-    is_edited = (before.rows[same_row] == rows[new]) & ~taken[same_row]
+    same_row = np.minimum(np.searchsorted(earlier_rows, rows[new]), len(earlier_rows) - 1)
+    is_edited = (earlier_rows[same_row] == rows[new]) & ~taken[same_row]
     found[new[is_edited]] = same_row[is_edited]
     taken[same_row[is_edited]] = True
 

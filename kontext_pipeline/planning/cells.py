@@ -30,9 +30,7 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def each_chunk(function: Callable[[pa.Array], pa.Array], column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Apply `function` to each chunk, so that intermediate arrays are small."""
-    if column.num_chunks == 0:
-        return pa.chunked_array([function(pa.array([], column.type))])
-    return pa.chunked_array([function(chunk) for chunk in column.chunks])
+    return pa.chunked_array([function(chunk) for chunk in column.chunks or [pa.array([], column.type)]])
 
 
 def text(column: pa.ChunkedArray, *, trim: bool) -> pa.ChunkedArray:

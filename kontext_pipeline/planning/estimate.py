@@ -33,13 +33,9 @@ class Estimate:
 
 
 def estimate(plan: Plan, *, settled: Settled, concurrency: int, rpm: float | None = None) -> Estimate:
-    """Estimate the rest of a plan.
+    """Estimate the rest of a plan, with `concurrency` requests in flight and `rpm` a minute (None: no limit).
 
-    Args:
-        plan: The plan.
-        settled: Tells the requests whose picture exists, and those that won't be tried again.
-        concurrency: Requests in flight at once.
-        rpm: Requests a minute that the account allows; None: no limit.
+    `settled` tells the requests whose picture exists, and those that won't be tried again.
     """
     there: list[pa.Array] = []
     lost: list[pa.Array] = []

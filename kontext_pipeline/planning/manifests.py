@@ -5,24 +5,19 @@ along: as text from CSV, with their types from Parquet.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kontext_pipeline.files import AnyPath
 from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.problems import ManifestProblems, location, quoted
 from kontext_pipeline.planning.rows import ManifestRows, check_rows
 from kontext_pipeline.planning.sources import Manifest, find_manifests
 from kontext_pipeline.planning.tables import READERS
 
-if TYPE_CHECKING:
-    from upath import UPath
 
-
-def read_manifests(patterns: Sequence["str | Path | UPath"]) -> list[Manifest]:
+def read_manifests(patterns: Sequence["str | AnyPath"]) -> list[Manifest]:
     """Return the manifests that `patterns` name: paths, globs (also with `**`) or fsspec URLs, in their order.
 
     `make_plan` checks the contents, because it needn't read files that it knows. They are only checked here if a
@@ -45,10 +40,7 @@ def read_rows(
 ) -> list[ManifestRows]:
     """Read and check manifests that are used together. Each gets the own columns of all.
 
-    Args:
-        manifests: The manifests.
-        known: Local input pictures that are known already, by path.
-        problems: Problems that were found before.
+    `known` are local input pictures that are known already, by path; `problems` were found before.
 
     Raises:
         ManifestError: There are problems.
@@ -68,24 +60,21 @@ def read_rows(
 
 def _check_ids(found: Sequence[ManifestRows], problems: ManifestProblems) -> None:
     """Check that each id is given once in all manifests."""
-    ids = pa.chunked_array([chunk for rows in found for chunk in rows.table["id"].chunks], pa.string())
-    ids_given = ids.drop_null()
-    if len(pc.unique(ids_given)) == len(ids_given):
+    given = pa.chunked_array([chunk for rows in found for chunk in rows.table["id"].chunks], pa.string()).drop_null()
+    if len(pc.unique(given)) == len(given):
         return
-    counts = pc.value_counts(ids_given)
+    counts = pc.value_counts(given)
     repeated = counts.field(0).filter(pc.greater(counts.field(1), 1))
-    starts = np.cumsum([0, *(len(rows.numbers) for rows in found)])
     first: dict[str, str] = {}
-    for index in pc.indices_nonzero(pc.is_in(ids, value_set=repeated)).to_pylist():
-        which = int(np.searchsorted(starts, index, side="right")) - 1
-        manifest = found[which].manifest
-        number = int(found[which].numbers[index - starts[which]])
-        row_id = ids[index].as_py()
-        here = location(manifest.shown, number)
-        before = first.setdefault(row_id, here)
-        if before != here:
-            text = f"{quoted(row_id)} is the id of {before} already; an id may be given once"
-            problems.of(manifest.shown, manifest.order).add(text, row=number, column="id")
+    for rows in found:
+        manifest, ids = rows.manifest, rows.table["id"]
+        for index in pc.indices_nonzero(pc.is_in(ids, value_set=repeated)).to_pylist():
+            row_id, number = ids[index].as_py(), int(rows.numbers[index])
+            here = location(manifest.shown, number)
+            before = first.setdefault(row_id, here)
+            if before != here:
+                text = f"{quoted(row_id)} is the id of {before} already; an id may be given once"
+                problems.of(manifest.shown, manifest.order).add(text, row=number, column="id")
 
 
 def _unify_own_columns(found: Sequence[ManifestRows], problems: ManifestProblems) -> None:
@@ -110,27 +99,28 @@ def _unify_own_columns(found: Sequence[ManifestRows], problems: ManifestProblems
     if problems:
         return
     for rows in found:
-        columns = {name: rows.table[name] for name in rows.table.column_names if name not in rows.own_names}
+        table = rows.table.drop_columns(rows.own_names)
         for name, kind in types.items():
-            columns[name] = (
-                rows.table[name].cast(kind)
-                if name in rows.own_names
-                else pa.chunked_array([pa.nulls(len(rows.numbers), kind)])
-            )
-        rows.table = pa.table(columns)
+            own = rows.table[name].cast(kind) if name in rows.own_names else pa.nulls(len(rows.numbers), kind)
+            table = table.append_column(name, own)
+        rows.table = table
         rows.own_names = list(types)
 
 
 def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
     """Return the type that holds the values of both without a change, or None if there is none."""
-    if left == right or pa.types.is_null(right):
-        return left
-    if pa.types.is_null(left):
-        return right
-    texts = (pa.types.is_string, pa.types.is_large_string)
-    if any(is_text(left) for is_text in texts) and any(is_text(right) for is_text in texts):
-        return pa.large_string()
-    families = (pa.types.is_signed_integer, pa.types.is_unsigned_integer, pa.types.is_floating)
-    if any(family(left) and family(right) for family in families):
-        return max(left, right, key=lambda kind: kind.bit_width)
+    families = (
+        pa.types.is_signed_integer,
+        pa.types.is_unsigned_integer,
+        pa.types.is_floating,
+        lambda kind: kind in (pa.string(), pa.large_string()),
+    )
+    if (
+        left == right
+        or pa.types.is_null(left)
+        or pa.types.is_null(right)
+        or any(f(left) and f(right) for f in families)
+    ):
+        both = [pa.schema([("", left)]), pa.schema([("", right)])]
+        return pa.unify_schemas(both, promote_options="permissive").field(0).type
     return None

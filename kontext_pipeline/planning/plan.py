@@ -1,29 +1,19 @@
 """A plan that was made: its batches, their requests, and what the user should know. Sends nothing."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.errors import PlanError
+from kontext_pipeline.files import AnyPath
 from kontext_pipeline.planning.batches import COMFORTABLE_BATCHES, MOST_BATCHES, batch_key
-from kontext_pipeline.planning.plan_file import Footer, PlanFile
-from kontext_pipeline.planning.problems import listed
+from kontext_pipeline.planning.plan_file import PlanFile
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
 from kontext_pipeline.segmind.request import GenerationRequest
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from upath import UPath
-
-_REQUEST_COLUMNS: Final = (
-    *("fingerprint", "prompt", "seed", "input_sha256"),
-    *("aspect_ratio", "output_format", "safety_tolerance"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +29,13 @@ class BatchInfo:
 class Plan:
     """A plan of one or more manifests, read from its files when needed. Safe to use from several threads.
 
-    Attributes:
-        manifests: Names of the manifests.
-        batches: The batches, in order.
-        rows: Rows of the manifests.
-        requested: Requested pictures, where equal requests count each.
-        text_to_image: Rows without an input image.
-        backend: What makes the pictures.
+    `rows` counts the rows of the manifests, `text_to_image` those without an input image, and `requested` the pictures
+    that they request, where equal requests count each. `backend` makes the pictures.
     """
 
     def __init__(self, files: Sequence[PlanFile]) -> None:
         """Take over open plan files; `make_plan` and `load_plan` make plans."""
         self._files = {file.name: file for file in files}
-        self._lock = threading.Lock()
-        self._pictures: int | None = files[0].footer.pictures if len(files) == 1 else None
         self.manifests = [file.name for file in files]
         self.batches = [
             BatchInfo(batch_key(file.name, number), file.name, size, group)
@@ -70,17 +53,12 @@ class Plan:
         """The keys of the batches, in order."""
         return list(self._batches)
 
-    @property
+    @cached_property
     def pictures(self) -> int:
         """How many requests differ, whether their pictures exist or not."""
-        if self._pictures is None:
-            self._pictures = int(pc.count_distinct(pa.chunked_array(self.fingerprints())).as_py())
-        return self._pictures
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the user should know before paying, a sentence each."""
-        return _warnings(self, [file.footer for file in self._files.values()])
+        if len(self._files) == 1:
+            return next(iter(self._files.values())).footer.pictures
+        return int(pc.count_distinct(pa.chunked_array(self.fingerprints())).as_py())
 
     def has_batch(self, key: str) -> bool:
         """Return whether there is a batch with this key."""
@@ -98,28 +76,54 @@ class Plan:
                 f"there is no batch {key} in the plan of {', '.join(self.manifests)}; it has "
                 f"{len(self.batches):,}, from {self.batches[0].key} to {self.batches[-1].key}"
             )
-        with self._lock:
-            return self._files[batch.manifest].row_group(batch.row_group)
+        return self._files[batch.manifest].row_group(batch.row_group)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know before paying, a sentence each."""
+        footers = [file.footer for file in self._files.values()]
+        found = [note for footer in footers for note in footer.notes]
+        above = _rows_named((footer.shown, footer.above_tolerance) for footer in footers)
+        if above:
+            limit = MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
+            clamped = all(footer.origin["clamp_safety_tolerance"] for footer in footers)
+            consequence = (
+                f"it is sent as {limit}, and the table keeps both values"
+                if clamped
+                else "it is sent as it is, and such rows may be refused"
+            )
+            found.append(
+                f"safety_tolerance is above {limit}, the most the provider allows beside an input image, in {above}; "
+                + consequence
+            )
+        matching = _rows_named((footer.shown, footer.match_without_image) for footer in footers)
+        if matching:
+            found.append(f"aspect_ratio is match_input_image without an input image in {matching}")
+        if self.text_to_image:
+            rows = "1 row has" if self.text_to_image == 1 else f"{self.text_to_image:,} rows have"
+            found.append(f"{rows} no input_image and will be text-to-image")
+        if self.requested > self.pictures:
+            found.append(
+                f"{self.requested:,} pictures are requested and {self.pictures:,} of them differ; equal requests are "
+                "generated once"
+            )
+        if len(self.batches) > COMFORTABLE_BATCHES:
+            found.append(
+                f"the plan has {len(self.batches):,} batches; above {COMFORTABLE_BATCHES:,} Dagster's pages get "
+                f"slow, above {MOST_BATCHES:,} it can't show them, so make the batch size (KONTEXT_BATCH_SIZE) larger"
+            )
+        return found
 
     def fingerprints(self) -> Iterator[pa.Array]:
         """Yield the fingerprints of all requests, in arrays of a size that a ledger can look up at once."""
         for file in self._files.values():
-            pieces = file.fingerprints()
-            while True:
-                with self._lock:
-                    piece = next(pieces, None)
-                if piece is None:
-                    break
-                yield piece
+            yield from file.fingerprints()
 
 
-def load_plan(data_dir: "Path | UPath", names: Sequence[str] | None = None, *, backend: str | None = None) -> Plan:
-    """Open the plan in a data directory, without reading a manifest.
+def load_plan(data_dir: AnyPath, names: Sequence[str] | None = None, *, backend: str | None = None) -> Plan:
+    """Open the plan of the manifests `names` (None: all) in a data directory, without reading a manifest.
 
-    Args:
-        data_dir: The data directory.
-        names: Names of manifests; None: all that are planned.
-        backend: Plans for another backend are left out, because they are of other pictures. None: any.
+    Plans for another `backend` (None: any) are left out, because they are of other pictures.
 
     Raises:
         PlanError: There is no such plan, or it can't be read.
@@ -133,9 +137,6 @@ def load_plan(data_dir: "Path | UPath", names: Sequence[str] | None = None, *, b
             raise PlanError(f"there is {what} in {data_dir}; make one with: kontext plan MANIFEST...")
         files = [PlanFile(name, folder / f"{name}.parquet") for name in names or found]
         suitable = [file for file in files if backend in (None, file.footer.origin["backend"])]
-        for file in files:
-            if file not in suitable:
-                file.close()
         if not suitable:
             raise PlanError(
                 f"the plan in {data_dir} is for another backend than {backend}, so for other pictures. Plan again, "
@@ -151,48 +152,11 @@ def requests_of(table: pa.Table) -> Iterator[tuple[str, GenerationRequest]]:
 
     The input image of a request is a URI, or the absolute path of a local file.
     """
-    requests = pa.table(
-        {
-            **{name: table[name] for name in _REQUEST_COLUMNS},
-            "input_image": pc.coalesce(table["input_path"], table["input_image"]),
-        }
-    )
+    names = ["fingerprint", "prompt", "seed", "input_sha256", "aspect_ratio", "output_format", "safety_tolerance"]
+    image = pc.coalesce(table["input_path"], table["input_image"])
+    requests = table.select(names).append_column("input_image", image)
     for row in requests.to_pylist():
         yield row.pop("fingerprint"), GenerationRequest(**row)
-
-
-def _warnings(plan: Plan, footers: Sequence[Footer]) -> list[str]:
-    found = [note for footer in footers for note in footer.notes]
-    above = _rows_named((footer.shown, footer.above_tolerance) for footer in footers)
-    if above:
-        limit = MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
-        clamped = all(footer.origin["clamp_safety_tolerance"] for footer in footers)
-        consequence = (
-            f"it is sent as {limit}, and the table keeps both values"
-            if clamped
-            else "it is sent as it is, and such rows may be refused"
-        )
-        found.append(
-            f"safety_tolerance is above {limit}, the most the provider allows beside an input image, in {above}; "
-            + consequence
-        )
-    matching = _rows_named((footer.shown, footer.match_without_image) for footer in footers)
-    if matching:
-        found.append(f"aspect_ratio is match_input_image without an input image in {matching}")
-    if plan.text_to_image:
-        rows = "1 row has" if plan.text_to_image == 1 else f"{plan.text_to_image:,} rows have"
-        found.append(f"{rows} no input_image and will be text-to-image")
-    if plan.requested > plan.pictures:
-        found.append(
-            f"{plan.requested:,} pictures are requested and {plan.pictures:,} of them differ; equal requests are "
-            "generated once"
-        )
-    if len(plan.batches) > COMFORTABLE_BATCHES:
-        found.append(
-            f"the plan has {len(plan.batches):,} batches; above {COMFORTABLE_BATCHES:,} Dagster's pages get "
-            f"slow, above {MOST_BATCHES:,} it can't show them, so make the batch size (KONTEXT_BATCH_SIZE) larger"
-        )
-    return found
 
 
 def _rows_named(found: Iterator[tuple[str, dict[str, Any]]]) -> str:
@@ -201,5 +165,7 @@ def _rows_named(found: Iterator[tuple[str, dict[str, Any]]]) -> str:
     for shown, rows in found:
         if rows["count"]:
             word = "row" if rows["count"] == 1 else "rows"
-            parts.append(f"{shown} {word} {listed(rows['first'], rows['count'])}")
+            numbers = ", ".join(str(number) for number in rows["first"])
+            more = rows["count"] - len(rows["first"])
+            parts.append(f"{shown} {word} {numbers}" + (f" and {more:,} more" if more else ""))
     return "; ".join(parts)

@@ -1,82 +1,66 @@
 """Building the plan of one manifest: seeds, fingerprints, ids and batches of its rows."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.errors import ManifestError, PlanError
-from kontext_pipeline.files import write_atomically
+from kontext_pipeline.files import AnyPath, write_atomically
 from kontext_pipeline.planning import input_files, seeds
 from kontext_pipeline.planning.batches import Numbers, assign, batch_key
-from kontext_pipeline.planning.hashing import DIGEST_BYTES, Digests, all_different, count_different, hex_of
-from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.plan_file import Footer, Origin, PlanFile, write_plan_file
 from kontext_pipeline.planning.rows import ManifestRows, release_memory
+from kontext_pipeline.planning.seeds import DIGEST_BYTES, Digests, all_different, count_different, hex_of
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from upath import UPath
 
 _MOST_ROWS_NAMED: Final = 20
 _BYTES_AT_ONCE: Final = 2 * 2**20
 
 
 class PlanBuilder:
-    """The plan of one manifest, before it is written.
+    """The plan of one manifest, before it is written. `batches` has the batch number of each row."""
 
-    `batches` has the batch number of each row, once `assign` was called.
-    """
-
-    def __init__(self, rows: ManifestRows, origin: Origin) -> None:
-        """Hash the input pictures that aren't hashed yet, and derive seeds and fingerprints.
+    def __init__(self, rows: ManifestRows, origin: Origin, earlier: PlanFile | None, batch_size: int) -> None:
+        """Hash new input pictures, derive seeds and fingerprints, and put each row into its batch.
 
         Raises:
             ManifestError: An input picture can't be read any more.
+            PlanError: The earlier plan is of another manifest with the same name.
         """
         self._rows = rows
         self._origin = origin
-        self._input_files = self._hashed_files()
+        try:
+            self._input_files = input_files.with_digests(rows.input_files.values())
+        except OSError as error:
+            text = f"{rows.manifest.shown}: the input image {error.filename} can't be read: {error.strerror}"
+            raise ManifestError([text]) from error
         table = rows.table
         paths = pa.array([file.path for file in self._input_files], pa.string())
         digests = pa.array([file.sha256 for file in self._input_files], pa.string())
-        indices = pc.index_in(table["input_path"], value_set=paths).combine_chunks()
-        self._sha256 = pa.chunked_array([digests.take(indices)])
-        self._has_image = pc.is_valid(table["input_image"])
+        sha256 = digests.take(pc.index_in(table["input_path"], value_set=paths).combine_chunks())
         limit = pa.scalar(MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE, pa.int32())
-        self._above = pc.and_(self._has_image, pc.greater(table["safety_tolerance"], limit))
-        clamped = pc.if_else(self._above, limit, table["safety_tolerance"])
-        self._sent = clamped if origin["clamp_safety_tolerance"] else table["safety_tolerance"]
-
+        asked = table["safety_tolerance"]
+        self._above = pc.and_(pc.is_valid(table["input_image"]), pc.greater(asked, limit))
+        sent = pc.if_else(self._above, limit, asked) if origin["clamp_safety_tolerance"] else asked
+        table = table.rename_columns({"safety_tolerance": "safety_tolerance_asked"})
+        self._table = table.append_column("input_sha256", sha256).append_column("safety_tolerance", sent)
         self._sizes = np.asarray(table["variants"]).astype(np.int64)
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._derive()
         release_memory()
-        self.batches: Numbers = np.empty(0, np.int64)
-        self._next_number = 0
-
-    def _hashed_files(self) -> list[InputFile]:
-        try:
-            return input_files.with_digests(self._rows.input_files.values())
-        except OSError as error:
-            shown = self._rows.manifest.shown
-            text = f"{shown}: the input image {error.filename} can't be read: {error.strerror}"
-            raise ManifestError([text]) from error
+        self.batches = self._assigned(earlier, batch_size)
+        self._next_number = max(earlier.footer.next_number if earlier else 0, int(self.batches.max()) + 1)
 
     def _derive(self) -> None:
-        table = self._rows.table
-        columns = table.select(["prompt", "aspect_ratio", "output_format", "safety_tolerance", "seed"])
-        columns = columns.append_column("canonical_image", seeds.canonical_images(table["input_image"], self._sha256))
-        columns = columns.append_column("sent", self._sent)
-        columns = columns.append_column("id", table["id"]).append_column("variants", table["variants"])
         rows, requests = len(self._sizes), int(self._sizes.sum())
         identities = np.empty((rows, DIGEST_BYTES), np.uint8)
         self._fingerprints = np.empty((requests, DIGEST_BYTES), np.uint8)
         variant, seed = np.empty(requests, np.int32), np.empty(requests, np.int64)
+        columns = self._table.drop_columns(["input_path", *self._rows.own_names])
+        columns = columns.rename_columns({"safety_tolerance_asked": "safety_tolerance", "safety_tolerance": "sent"})
         ends = np.append(self._starts, requests)
         # In pieces, because the texts that are hashed are larger than the columns.
         step = max(1, _BYTES_AT_ONCE * rows // max(1, columns.nbytes * requests // rows))
@@ -85,8 +69,7 @@ class PlanBuilder:
             which = slice(ends[start], ends[start + len(piece)])
             derived = self._derived(piece)
             identities[start : start + step], variant[which], seed[which], self._fingerprints[which] = derived
-        self._ids = _unique_ids(table["id"].combine_chunks(), identities)
-        self._different = count_different(self._fingerprints)
+        self._ids = _unique_ids(self._table["id"].combine_chunks(), identities)
         self._requests = pa.table({"variant": pa.array(variant), "seed": pa.array(seed)})
 
     def _derived(self, rows: pa.Table) -> tuple[Digests, Numbers, Numbers, Digests]:
@@ -100,47 +83,40 @@ class PlanBuilder:
             repeated = np.repeat(np.arange(len(sizes)), sizes)
             variants = np.arange(len(repeated)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
             rows = rows.take(pa.array(repeated))
-        given_or_derived = seeds.seeds_of_variants(
+        sent_seeds = seeds.seeds_of_variants(
             given=rows["seed"],
             project_seed=int(self._origin["seed"]),
             identities=rows["identity"],
             variants=pa.chunked_array([variants]),
         )
-        requests = rows.drop_columns(["seed", "safety_tolerance"])
-        requests = requests.append_column("safety_tolerance", rows["sent"]).append_column(
-            "seed", pa.chunked_array([given_or_derived])
-        )
-        prints = seeds.fingerprints(requests, str(self._origin["backend"]))
-        return content, variants, given_or_derived, prints
+        requests = rows.drop_columns(["seed", "safety_tolerance"]).rename_columns({"sent": "safety_tolerance"})
+        requests = requests.append_column("seed", pa.chunked_array([sent_seeds]))
+        return content, variants, sent_seeds, seeds.fingerprints(requests, str(self._origin["backend"]))
 
-    def assign(self, earlier: PlanFile | None, batch_size: int) -> None:
-        """Put each row into its batch, given the earlier plan of the manifest, if there is one.
-
-        Raises:
-            PlanError: The earlier plan is of another manifest with the same name.
-        """
+    def _assigned(self, earlier: PlanFile | None, batch_size: int) -> Numbers:
         before = earlier.assigned() if earlier else None
-        self._next_number = earlier.footer.next_number if earlier else 0
         manifest = self._rows.manifest
-        if earlier and before and earlier.footer.source != manifest.source:
-            known = pc.any(pc.is_in(self._ids, value_set=before.ids)).as_py()
-            if not known:
-                raise PlanError(
-                    f"{manifest.shown} has the same name ({manifest.name}) as {earlier.footer.source}, which "
-                    "was planned in this data directory, and no row in common with it; rename it, or use "
-                    "another data directory"
-                )
-        self.batches = assign(
+        if (
+            earlier
+            and before is not None
+            and earlier.footer.source != manifest.source
+            and not pc.any(pc.is_in(self._ids, value_set=before["id"])).as_py()
+        ):
+            raise PlanError(
+                f"{manifest.shown} has the same name ({manifest.name}) as {earlier.footer.source}, which "
+                "was planned in this data directory, and no row in common with it; rename it, or use "
+                "another data directory"
+            )
+        return assign(
             self._ids,
             self._rows.numbers,
             self._sizes,
             batch_size=batch_size,
-            first_new=self._next_number,
+            first_new=earlier.footer.next_number if earlier else 0,
             before=before,
         )
-        self._next_number = max(self._next_number, int(self.batches.max()) + 1)
 
-    def write(self, folder: "Path | UPath") -> None:
+    def write(self, folder: AnyPath) -> None:
         """Write the plan, then the input cache, into the plan folder. A plan without its cache is complete.
 
         Raises:
@@ -150,53 +126,41 @@ class PlanBuilder:
         files = input_files.cacheable(self._input_files)
         order = np.argsort(self.batches, kind="stable")
         numbers, starts = np.unique(self.batches[order], return_index=True)
-        footer = self._footer(
-            pictures_digest=input_files.digest_of(files),
-            numbers=numbers.tolist(),
-            sizes=np.add.reduceat(self._sizes[order], starts).tolist(),
-        )
-        own = pa.schema([(own, self._rows.table[own].type) for own in self._rows.own_names])
-        write_atomically(
-            folder / f"{name}.parquet",
-            lambda path: write_plan_file(
-                path, own, self._batches(numbers.tolist(), np.split(order, starts[1:])), footer
-            ),
-        )
+        sizes = np.add.reduceat(self._sizes[order], starts)
+        footer = self._footer(input_files.digest_of(files), numbers.tolist(), sizes.tolist())
+        batches = self._batches(numbers.tolist(), np.split(order, starts[1:]))
+        own = pa.schema([self._table.schema.field(own) for own in self._rows.own_names])
+        write_atomically(folder / f"{name}.parquet", lambda path: write_plan_file(path, own, batches, footer))
         input_files.write_cache(folder, name, files)
 
     def _batches(self, numbers: list[int], members: list[Numbers]) -> Iterator[dict[str, pa.Array]]:
         """Yield the columns of each batch. `members` are the indices of its rows."""
-        rows = self._rows
-        given = ("prompt", "input_image", "input_path", "aspect_ratio", "output_format", *rows.own_names)
-        per_row = _Picker(
-            pa.table(
-                {
-                    **{name: rows.table[name] for name in given},
-                    "row": pa.array(rows.numbers),
-                    "id": self._ids,
-                    "input_sha256": self._sha256,
-                    "safety_tolerance": self._sent,
-                    "safety_tolerance_asked": rows.table["safety_tolerance"],
-                }
-            )
-        )
-        per_request = _Picker(self._requests)
+        name = self._rows.manifest.name
+        table = self._table.drop_columns(["id", "seed", "variants"])
+        table = table.append_column("row", pa.array(self._rows.numbers)).append_column("id", self._ids)
+        if sum(np.ptp(indices) for indices in members) > 8 * len(self._sizes):
+            # To take scattered rows, Arrow copies all chunks between them into one: that is done once.
+            table = table.combine_chunks()
         for number, indices in zip(numbers, members, strict=True):
             sizes = self._sizes[indices]
             count = int(sizes.sum())
-            requests = np.repeat(self._starts[indices] - (np.cumsum(sizes) - sizes), sizes) + np.arange(count)
+            rows = _picked(table, indices)
+            if count > len(indices):
+                rows = rows.take(pa.array(np.repeat(np.arange(len(indices)), sizes)))
+            which = np.repeat(self._starts[indices] - (np.cumsum(sizes) - sizes), sizes) + np.arange(count)
+            requests = _picked(self._requests, which)
             yield {
-                "manifest": pa.repeat(rows.manifest.name, count),
-                "batch": pa.repeat(batch_key(rows.manifest.name, number), count),
-                **per_row.pick(np.repeat(indices, sizes) if count > len(indices) else indices),
-                **per_request.pick(requests),
-                "fingerprint": hex_of(self._fingerprints[requests]),
+                "manifest": pa.repeat(name, count),
+                "batch": pa.repeat(batch_key(name, number), count),
+                **dict(zip(rows.column_names, rows.columns, strict=True)),
+                **dict(zip(requests.column_names, requests.columns, strict=True)),
+                "fingerprint": hex_of(self._fingerprints[which]),
             }
 
-    def _footer(self, *, pictures_digest: str, numbers: list[int], sizes: list[int]) -> Footer:
+    def _footer(self, pictures_digest: str, numbers: list[int], sizes: list[int]) -> Footer:
         rows = self._rows
-        without = pc.invert(self._has_image)
-        matching = pc.and_(without, pc.equal(rows.table["aspect_ratio"], "match_input_image"))
+        without = pc.is_null(self._table["input_image"])
+        matching = pc.and_(without, pc.equal(self._table["aspect_ratio"], "match_input_image"))
         return Footer(
             origin=self._origin,
             source=rows.manifest.source,
@@ -206,8 +170,8 @@ class PlanBuilder:
             sizes=sizes,
             next_number=self._next_number,
             rows=len(rows.numbers),
-            pictures=self._different,
-            text_to_image=int(pc.sum(without).as_py() or 0),
+            pictures=count_different(self._fingerprints),
+            text_to_image=int(pc.sum(without).as_py()),
             above_tolerance=self._rows_where(self._above),
             match_without_image=self._rows_where(matching),
             notes=rows.notes,
@@ -218,26 +182,10 @@ class PlanBuilder:
         return {"first": self._rows.numbers[indices[:_MOST_ROWS_NAMED]].tolist(), "count": len(indices)}
 
 
-class _Picker:
-    """Picks rows of a table of many chunks by their indices, without a copy where the rows are adjacent."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-        self._in_one_chunk: pa.Table | None = None
-
-    def pick(self, indices: Numbers) -> dict[str, pa.ChunkedArray]:
-        first, last = int(indices.min()), int(indices.max())
-        if last - first + 1 == len(indices) and (np.diff(indices) == 1).all():
-            picked = self._table.slice(first, len(indices))
-        elif last - first < 8 * len(indices):
-            part = self._table.slice(first, last - first + 1).combine_chunks()
-            picked = part.take(pa.array(indices - first))
-        else:
-            # To take rows of a table, Arrow copies all of its chunks into one: that is done once.
-            if self._in_one_chunk is None:
-                self._in_one_chunk = self._table.combine_chunks()
-            picked = self._in_one_chunk.take(pa.array(indices))
-        return dict(zip(picked.column_names, picked.columns, strict=True))
+def _picked(table: pa.Table, indices: Numbers) -> pa.Table:
+    """Return rows of a table by their ascending indices, without a copy where the rows are adjacent."""
+    part = table.slice(int(indices[0]), int(np.ptp(indices)) + 1)
+    return part if len(part) == len(indices) else part.take(pa.array(indices - indices[0]))
 
 
 def _unique_ids(given: pa.Array, identities: Digests) -> pa.Array:

@@ -6,10 +6,11 @@ edited is planned against its file.
 """
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,7 @@ import pyarrow.parquet as pq
 
 from kontext_pipeline.columns import PLAN_SCHEMA
 from kontext_pipeline.errors import PlanError
-from kontext_pipeline.planning.batches import Assigned
-
-if TYPE_CHECKING:
-    from upath import UPath
+from kontext_pipeline.files import AnyPath
 
 FORMAT: Final = 1
 """Version of the file format, a part of `Footer.origin`."""
@@ -65,9 +63,9 @@ class Footer:
 
 
 class PlanFile:
-    """An open plan file. It stays readable if it is replaced."""
+    """An open plan file. It stays readable if it is replaced. Safe to use from several threads."""
 
-    def __init__(self, name: str, path: "Path | UPath") -> None:
+    def __init__(self, name: str, path: AnyPath) -> None:
         """Open the plan of the manifest `name`.
 
         Raises:
@@ -75,6 +73,7 @@ class PlanFile:
             OSError: The file can't be read.
         """
         self.name = name
+        self._lock = threading.Lock()
         source = str(path) if isinstance(path, Path) else path.open("rb")
         try:
             self._file = pq.ParquetFile(source)
@@ -93,7 +92,8 @@ class PlanFile:
 
     def row_group(self, index: int) -> pa.Table:
         """Return a batch."""
-        return self._file.read_row_group(index).replace_schema_metadata(None)
+        with self._lock:
+            return self._file.read_row_group(index).replace_schema_metadata(None)
 
     def fingerprints(self) -> Iterator[pa.Array]:
         """Yield the fingerprints of all rows, some at a time."""
@@ -101,22 +101,15 @@ class PlanFile:
         groups = range(self._file.num_row_groups)
         step = max(1, _FINGERPRINTS_AT_ONCE * len(groups) // self._file.metadata.num_rows)
         for start in groups[::step]:
-            table = self._file.read_row_groups(groups[start : start + step], columns=["fingerprint"])
+            with self._lock:
+                table = self._file.read_row_groups(groups[start : start + step], columns=["fingerprint"])
             yield table["fingerprint"].combine_chunks()
 
-    def assigned(self) -> Assigned:
-        """Return which row is in which batch."""
+    def assigned(self) -> pa.Table:
+        """Return `id`, `row` and number of the `batch` of each row, sorted by `row`."""
         table = self._file.read(columns=["row", "id", "variant"])
-        numbers = np.repeat(np.array(self.footer.numbers, np.int64), np.array(self.footer.sizes, np.int64))
-        first = np.asarray(pc.equal(table["variant"], 1))
-        rows = np.asarray(table["row"])[first]
-        order = np.argsort(rows, kind="stable")
-        ids = table["id"].filter(pa.array(first)).combine_chunks()
-        return Assigned(ids.take(pa.array(order)), rows[order], numbers[first][order])
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close(force=True)
+        numbers = pa.array(np.repeat(self.footer.numbers, self.footer.sizes))
+        return table.append_column("batch", numbers).filter(pc.equal(table["variant"], 1)).sort_by("row")
 
 
 def write_plan_file(path: Path, own: pa.Schema, batches: Iterable[Mapping[str, pa.Array]], footer: Footer) -> None:

@@ -3,18 +3,16 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from kontext_pipeline.errors import ManifestError, PlanError
-from kontext_pipeline.files import is_local
+from kontext_pipeline.files import AnyPath, is_local
 from kontext_pipeline.planning import input_files
 from kontext_pipeline.planning.batches import MOST_BATCHES
-from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.manifests import read_rows
 from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.planning.plan_builder import PlanBuilder
@@ -22,16 +20,13 @@ from kontext_pipeline.planning.plan_file import FORMAT, Origin, PlanFile
 from kontext_pipeline.planning.rows import release_memory
 from kontext_pipeline.planning.sources import Manifest
 
-if TYPE_CHECKING:
-    from upath import UPath
-
 _LOCK_WAIT_S: Final = 600
 
 
 def make_plan(
     manifests: Sequence[Manifest],
     *,
-    data_dir: "Path | UPath",
+    data_dir: AnyPath,
     backend: str,
     seed: int,
     batch_size: int,
@@ -71,35 +66,24 @@ def make_plan(
     paths = {manifest.name: folder / f"{manifest.name}.parquet" for manifest in manifests}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        # Other planners of the data directory wait. Remote file systems have no locks.
+        with FileLock(str(folder / ".lock"), timeout=_LOCK_WAIT_S) if is_local(folder) else contextlib.nullcontext():
             earlier = {name: PlanFile(name, path) for name, path in paths.items() if path.is_file()}
             if _is_current(origins, earlier, folder):
                 return Plan(list(earlier.values()))
             _plan_again(manifests, origins, earlier, folder, batch_size=batch_size)
-            for file in earlier.values():
-                file.close()
+            earlier.clear()
             release_memory()
             return Plan([PlanFile(name, path) for name, path in paths.items()])
-    except OSError as error:
-        raise PlanError(f"the plan can't be written to {folder}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _locked(folder: "Path | UPath") -> Iterator[None]:
-    """Exclude other planners of a local data directory. Remote file systems have no locks."""
-    if not is_local(folder):
-        yield
-        return
-    try:
-        with FileLock(str(folder / ".lock"), timeout=_LOCK_WAIT_S):
-            yield
     except Timeout:
         raise PlanError(
             f"another process has been planning in {folder} for {_LOCK_WAIT_S // 60} minutes; try again when it is done"
         ) from None
+    except OSError as error:
+        raise PlanError(f"the plan can't be written to {folder}: {error.strerror or error}") from error
 
 
-def _is_current(origins: Mapping[str, Origin], earlier: Mapping[str, PlanFile], folder: "Path | UPath") -> bool:
+def _is_current(origins: Mapping[str, Origin], earlier: Mapping[str, PlanFile], folder: AnyPath) -> bool:
     """Return whether the plans were made from the same files, input pictures and settings."""
     for name, origin in origins.items():
         if name not in earlier or earlier[name].footer.origin != origin:
@@ -115,14 +99,12 @@ def _plan_again(
     manifests: Sequence[Manifest],
     origins: Mapping[str, Origin],
     earlier: Mapping[str, PlanFile],
-    folder: "Path | UPath",
+    folder: AnyPath,
     *,
     batch_size: int,
 ) -> None:
-    known: dict[str, InputFile] = {}
-    for manifest in manifests:
-        known |= input_files.read_cache(folder, manifest.name)
-    found = read_rows(manifests, known)
+    caches = [input_files.read_cache(folder, manifest.name) for manifest in manifests]
+    found = read_rows(manifests, {path: file for cache in caches for path, file in cache.items()})
     release_memory()
     builders = []
     batches = 0
@@ -130,8 +112,8 @@ def _plan_again(
         rows = found.pop(0)
         if rows.manifest.has_changed():
             raise ManifestError([f"{rows.manifest.shown}: was changed while it was read; try again"])
-        builder = PlanBuilder(rows, origins[rows.manifest.name])
-        builder.assign(earlier.get(rows.manifest.name), batch_size)
+        name = rows.manifest.name
+        builder = PlanBuilder(rows, origins[name], earlier.get(name), batch_size)
         batches += len(np.unique(builder.batches))
         builders.append(builder)
     if batches > MOST_BATCHES:

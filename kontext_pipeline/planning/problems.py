@@ -5,6 +5,7 @@ problems. The first ones get a line, the others are counted.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,16 @@ _LONGEST_VALUE = 60
 
 
 class ManifestProblems:
-    """The problems of all manifests that are used together. True if there is any."""
+    """The problems of all manifests that are used together: `count`, of which the first get a line."""
 
     def __init__(self) -> None:
         """Start without a problem."""
         self._shown: list[tuple[int, str, int, str]] = []
-        self._count = 0
+        self.count = 0
 
     def __bool__(self) -> bool:
-        """Return whether there is any problem."""
-        return self._count > 0
+        """True if there is any problem."""
+        return self.count > 0
 
     def of(self, file: str, order: int) -> "FileProblems":
         """Return a collector for one file. Problems are shown by `order`, then by name of the file and row."""
@@ -36,31 +37,26 @@ class ManifestProblems:
 
     def add(self, file: str, order: int, row: int, line: str) -> None:
         """Add a problem; see `FileProblems`."""
-        self._count += 1
+        self.count += 1
         self._shown.append((order, file, row, line))
         if len(self._shown) > 4 * MOST_SHOWN:
             self._shown = sorted(self._shown)[:MOST_SHOWN]
 
-    def count(self, number: int) -> None:
-        """Count problems that get no line."""
-        self._count += number
-
     def raise_if_any(self) -> None:
         """Raise a `ManifestError` with the problems, if there is any."""
-        if self._count:
+        if self.count:
             shown = [line for *_, line in sorted(self._shown)[:MOST_SHOWN]]
-            raise ManifestError(shown, more=self._count - len(shown))
+            raise ManifestError(shown, more=self.count - len(shown))
 
 
+@dataclass(slots=True)
 class FileProblems:
     """The problems of one manifest, and notes: what the user may want to know besides."""
 
-    def __init__(self, problems: ManifestProblems, file: str, order: int) -> None:
-        """See `ManifestProblems.of`."""
-        self._problems = problems
-        self._file = file
-        self._order = order
-        self.notes: list[str] = []
+    _problems: ManifestProblems
+    _file: str
+    _order: int
+    notes: list[str] = field(default_factory=list)
 
     def add(self, text: str, *, row: int = 0, column: str = "") -> None:
         """Add a problem of the file, a column, a row or a cell."""
@@ -71,7 +67,7 @@ class FileProblems:
         """Add a problem for each of `rows` (ascending row numbers), whose text is `text(index into rows)`."""
         for index, row in enumerate(rows[:MOST_SHOWN]):
             self.add(text(index), row=row, column=column)
-        self._problems.count(max(0, len(rows) - MOST_SHOWN))
+        self._problems.count += max(0, len(rows) - MOST_SHOWN)
 
     def add_where(self, mask: Any, numbers: npt.NDArray[np.int64], text: Callable[[int], str], column: str) -> None:
         """Add a problem for each row where the boolean column `mask` is true.
@@ -93,13 +89,5 @@ def location(file: str, row: int = 0, column: str = "") -> str:
 
 def quoted(value: object) -> str:
     """Return `value` in quotes, with escapes for line breaks, cut if it is long."""
-    text = value if isinstance(value, str) else str(value)
-    if len(text) > _LONGEST_VALUE:
-        text = text[: _LONGEST_VALUE - 3] + "..."
-    return repr(text)
-
-
-def listed(numbers: Sequence[int], count: int) -> str:
-    """Return the first of `count` row numbers for a sentence, as in `1, 2, 3 and 7 more`."""
-    more = count - len(numbers)
-    return ", ".join(f"{number}" for number in numbers) + (f" and {more:,} more" if more else "")
+    text = str(value)
+    return repr(text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "...")

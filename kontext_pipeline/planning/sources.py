@@ -1,7 +1,4 @@
-"""Manifest files: finding the files that the user names, and opening them.
-
-A manifest is named by a path, a glob or an fsspec URL.
-"""
+"""Manifest files: finding the files that the user names by paths, globs or fsspec URLs, and opening them."""
 
 import glob
 import hashlib
@@ -12,13 +9,10 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from kontext_pipeline.files import is_local
+from kontext_pipeline.files import AnyPath, is_local
 from kontext_pipeline.planning.problems import ManifestProblems, quoted
-
-if TYPE_CHECKING:
-    from upath import UPath
 
 _LONGEST_NAME: Final = 64
 
@@ -29,16 +23,14 @@ class Manifest:
 
     Attributes:
         name: Start of the keys of its batches: `[a-z0-9_-]`, at most 64 characters.
-        path: Absolute path, or URL.
-        shown: The path as the user gave it.
+        path: Absolute path, or URL; `shown` is as the user gave it.
         order: Index of the pattern that named it.
-        digest: sha256 of the content.
-        size: Bytes.
+        digest: sha256 of the content; `size` is in bytes.
         mtime_ns: Modification time of a local file, in nanoseconds. None for a remote one.
     """
 
     name: str
-    path: "Path | UPath"
+    path: AnyPath
     shown: str
     order: int
     digest: str
@@ -63,7 +55,7 @@ class Manifest:
 
 
 def find_manifests(
-    patterns: Sequence["str | Path | UPath"], file_types: Sequence[str], problems: ManifestProblems
+    patterns: Sequence["str | AnyPath"], file_types: Sequence[str], problems: ManifestProblems
 ) -> list[Manifest]:
     """Return the manifests that paths, globs (also with `**`) and fsspec URLs name, each once, in their order.
 
@@ -72,19 +64,17 @@ def find_manifests(
     """
     if not patterns:
         problems.of("manifests", 0).add("none is given; name a CSV or Parquet file, or a glob of them")
-    by_source: dict[str, Manifest] = {}
     by_name: dict[str, Manifest] = {}
     for order, path, shown in _paths(patterns, problems):
-        if str(path) in by_source:
-            continue
         file = problems.of(shown, order)
         if path.suffix.lower() not in file_types:
             file.add(f"unknown file type {quoted(path.suffix)}; allowed: {', '.join(file_types)}")
             continue
         name = manifest_name(path.stem)
-        if name in by_name:
-            twin = by_name[name].shown
-            file.add(f"has the same name ({name}) as {twin}; batches are named by it, so rename one of them")
+        twin = by_name.get(name)
+        if twin:
+            if twin.source != str(path):
+                file.add(f"has the same name ({name}) as {twin.shown}; batches are named by it, so rename one of them")
             continue
         try:
             mtime_ns = path.stat().st_mtime_ns if isinstance(path, Path) else None
@@ -94,8 +84,7 @@ def find_manifests(
         except OSError as error:
             file.add(f"can't be read: {error.strerror or error}")
             continue
-        manifest = Manifest(name, path, shown, order, digest, size, mtime_ns)
-        by_source[manifest.source] = by_name[name] = manifest
+        by_name[name] = Manifest(name, path, shown, order, digest, size, mtime_ns)
     return list(by_name.values())
 
 
@@ -120,9 +109,7 @@ def absolute(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
-def _paths(
-    patterns: Sequence["str | Path | UPath"], problems: ManifestProblems
-) -> Iterator[tuple[int, "Path | UPath", str]]:
+def _paths(patterns: Sequence["str | AnyPath"], problems: ManifestProblems) -> Iterator[tuple[int, AnyPath, str]]:
     """Yield index of the pattern, path, and the path as it is shown to the user."""
     for order, pattern in enumerate(patterns):
         shown = str(pattern)
@@ -138,7 +125,7 @@ def _paths(
             if not any(sign in glob_text for sign in "*?["):
                 file.add("there is no such file")
                 continue
-            matches = _local_glob(glob_text) if isinstance(path, Path) else _remote_glob(path)
+            matches = _matches(path, glob_text)
         except (OSError, ImportError, ValueError) as error:
             # A URL with an unknown protocol is a ValueError, one whose package isn't installed an ImportError.
             file.add(f"can't be read: {getattr(error, 'strerror', None) or error}")
@@ -149,7 +136,7 @@ def _paths(
             yield order, (absolute(match) if isinstance(match, Path) else match), str(match)
 
 
-def _parsed(pattern: "str | Path | UPath") -> tuple["Path | UPath", str]:
+def _parsed(pattern: "str | AnyPath") -> tuple[AnyPath, str]:
     """Return the path of a pattern, absolute if local, and the text that may have wildcards."""
     shown = str(pattern)
     if "://" not in shown:
@@ -163,14 +150,11 @@ def _parsed(pattern: "str | Path | UPath") -> tuple["Path | UPath", str]:
     return path, shown.split("://", 1)[1]
 
 
-def _local_glob(pattern: str) -> list["Path | UPath"]:
-    # Path.glob takes no absolute pattern.
-    found = glob.glob(pattern, recursive=True)  # noqa: PTH207
-    return [Path(match) for match in found if Path(match).is_file()]
-
-
-def _remote_glob(pattern: Any) -> list["Path | UPath"]:
-    start = f"{pattern.protocol}://"
-    found = pattern.fs.glob(pattern.path)
-    kind = type(pattern)
-    return [kind(start + str(match).removeprefix(start), **pattern.storage_options) for match in found]
+def _matches(path: Any, glob_text: str) -> list[AnyPath]:
+    if isinstance(path, Path):
+        # Path.glob takes no absolute pattern.
+        found = glob.glob(glob_text, recursive=True)  # noqa: PTH207
+        return [Path(match) for match in found if Path(match).is_file()]
+    start = f"{path.protocol}://"
+    remote = (start + str(match).removeprefix(start) for match in path.fs.glob(path.path))
+    return [type(path)(match, **path.storage_options) for match in remote]

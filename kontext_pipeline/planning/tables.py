@@ -25,12 +25,10 @@ _UNCLOSED_QUOTE: Final = "a double quote opens here and is never closed"
 
 @dataclass(slots=True)
 class RawTable:
-    """The content of a manifest's file.
+    """The content of a manifest's file. Names of columns may be blank or there more than once.
 
-    Attributes:
-        table: The columns. Names may be blank or there more than once.
-        numbers: The number of each row in the file, from 1, without the header and blank lines.
-        has_bad_rows: Whether rows are missing because they can't be read. They are problems already.
+    `numbers` has the number of each row in the file, from 1, without the header and blank lines. With `has_bad_rows`,
+    rows are missing because they can't be read, and are problems already.
     """
 
     table: pa.Table
@@ -64,27 +62,16 @@ def _read_parquet(manifest: Manifest, problems: FileProblems) -> RawTable | None
 
 
 def _read_csv(manifest: Manifest, problems: FileProblems) -> RawTable | None:
-    block = _BLOCK_BYTES
-    while True:
-        bad_rows: list[pa_csv.InvalidRow] = []
-        try:
-            table = _parsed_csv(manifest, block, bad_rows)
-            break
-        except UnicodeDecodeError:
+    try:
+        table, bad_rows = _parsed_csv(manifest)
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
             _add_undecodable(manifest, problems)
-            return None
-        except pa.ArrowInvalid as error:
-            if "straddling object" in str(error) and block < _LARGEST_BLOCK_BYTES:
-                # A cell is larger than a block.
-                block *= 8
-                continue
-            if "invalid UTF8" in str(error):
-                _add_undecodable(manifest, problems)
-            elif "Empty CSV file" in str(error):
-                problems.add("is empty; its first line must name the columns, prompt among them")
-            else:
-                problems.add(f"can't be read as CSV: {error}")
-            return None
+        elif "Empty CSV file" in str(error):
+            problems.add("is empty; its first line must name the columns, prompt among them")
+        else:
+            problems.add(f"can't be read as CSV: {error}")
+        return None
     bad_numbers = [row.number - 1 for row in bad_rows]
     problems.add_rows(bad_numbers, lambda index: _uneven(bad_rows[index]))
     numbers = np.arange(1, table.num_rows + len(bad_rows) + 1, dtype=np.int64)
@@ -94,7 +81,10 @@ def _read_csv(manifest: Manifest, problems: FileProblems) -> RawTable | None:
     return RawTable(table, numbers, has_bad_rows=bool(bad_rows))
 
 
-def _parsed_csv(manifest: Manifest, block: int, bad_rows: list[pa_csv.InvalidRow]) -> pa.Table:
+def _parsed_csv(manifest: Manifest, block: int = _BLOCK_BYTES) -> tuple[pa.Table, list[pa_csv.InvalidRow]]:
+    """Return all columns as strings, and the rows with too few or too many values."""
+    bad_rows: list[pa_csv.InvalidRow] = []
+
     def open_csv(types: dict[str, pa.DataType], on_bad_row: Callable[[Any], str]) -> Any:
         return pa_csv.open_csv(
             manifest.for_arrow(),
@@ -108,10 +98,16 @@ def _parsed_csv(manifest: Manifest, block: int, bad_rows: list[pa_csv.InvalidRow
         bad_rows.append(row)
         return "skip"
 
-    with open_csv({}, lambda _: "skip") as reader:
-        names = reader.schema.names
-    with open_csv(dict.fromkeys(names, pa.string()), skip) as reader:
-        return reader.read_all()
+    try:
+        with open_csv({}, lambda _: "skip") as reader:
+            names = reader.schema.names
+        with open_csv(dict.fromkeys(names, pa.string()), skip) as reader:
+            return reader.read_all(), bad_rows
+    except pa.ArrowInvalid as error:
+        if "straddling object" not in str(error) or block >= _LARGEST_BLOCK_BYTES:
+            raise
+    # A cell is larger than a block.
+    return _parsed_csv(manifest, 8 * block)
 
 
 def _uneven(row: pa_csv.InvalidRow) -> str:
@@ -134,21 +130,18 @@ def _ends_in_open_quote(manifest: Manifest, table: pa.Table) -> bool:
 
 def _add_undecodable(manifest: Manifest, problems: FileProblems) -> None:
     """Add where the first bytes are that aren't UTF-8."""
-    with manifest.path.open("rb") as file:
-        content = file.read()
+    content = manifest.path.read_bytes()
     try:
         content.decode()
     except UnicodeDecodeError as error:
         start = error.start
+        row, column = _cell_after(content[:start].removeprefix(codecs.BOM_UTF8))
+        text = (
+            f"byte {start:,} of the file (0x{content[start]:02x}) isn't UTF-8; save the file as CSV in UTF-8 encoding"
+        )
+        problems.add(text, row=row, column=f"number {column}")
     else:
         problems.add("isn't UTF-8 text")
-        return
-    row, column = _cell_after(content[:start].removeprefix(codecs.BOM_UTF8))
-    problems.add(
-        f"byte {start:,} of the file (0x{content[start]:02x}) isn't UTF-8; save the file as CSV in UTF-8 encoding",
-        row=row,
-        column=f"number {column}",
-    )
 
 
 def _cell_after(before: bytes) -> tuple[int, int]:

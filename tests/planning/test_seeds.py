@@ -8,13 +8,15 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kontext_pipeline.planning.hashing import count_different, hex_of, json_values, sha256_of
 from kontext_pipeline.planning.seeds import (
-    canonical_images,
+    count_different,
     fingerprints,
+    hex_of,
     identities_of_content,
     identities_of_ids,
+    json_values,
     seeds_of_variants,
+    sha256_of,
     with_json_texts,
 )
 from kontext_pipeline.segmind.request import GenerationRequest
@@ -52,10 +54,7 @@ SCHEMA = pa.schema(
 
 def table_of(rows: list[dict[str, Any]]) -> pa.Table:
     """Return the rows as a table that begins in the middle of its buffers, as slices do."""
-    table = pa.Table.from_pylist([rows[0], *rows], schema=SCHEMA).slice(1)
-    return with_json_texts(
-        table.append_column("canonical_image", canonical_images(table["input_image"], table["input_sha256"]))
-    )
+    return with_json_texts(pa.Table.from_pylist([rows[0], *rows], schema=SCHEMA).slice(1))
 
 
 def identity_of_content(row: dict[str, Any], canonical_image: str | None) -> str:

@@ -1,8 +1,8 @@
-"""Every SQL statement of the ledger, each a named constant below the line that says what it is for.
+"""Every SQL statement of the ledger, each a named constant.
 
-Parameters are written `:name`; `IN :keys` takes a list, and `VALUES (...)` may be repeated for several rows. SQLite uses the partial index `attempts_unsettled` only where a
-condition repeats the condition of the index word for word: `state IN ('open', 'unknown')`.
-tests/generation/test_query_plans.py checks each statement for the indexes that it needs.
+Parameters are written `:name`. `IN :keys` takes a list, and `VALUES (...)` may be repeated for several rows. SQLite uses
+the partial index `attempts_unsettled` only where a condition repeats the condition of the index word for word:
+`state IN ('open', 'unknown')`. tests/generation/test_query_plans.py checks each statement for the index that it needs.
 """
 
 from typing import Final
