@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -151,7 +152,8 @@ def test_the_account_can_be_set_and_wrong_values_are_refused(client: Client) -> 
         client.http.put(url, json={"rpm": None}, timeout=10).json() | {"rpm": None}
         == client.http.get(url, timeout=10).json()
     )
-    for wrong in ({"balance": -1}, {"balance": "x"}, {"rpm": 0}, {"other": 1}, [], {"balance": 1e300}):
+    refused: tuple[Any, ...] = ({"balance": -1}, {"balance": "x"}, {"rpm": 0}, {"other": 1}, [], {"balance": 1e300})
+    for wrong in refused:
         assert client.http.put(url, json=wrong, timeout=10).status_code == 400
 
 
