@@ -5,22 +5,19 @@ import hashlib
 import json
 import math
 import random
-import uuid
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from kontext_pipeline.sandbox.api_models import Generation, LogEntry
+from kontext_pipeline.sandbox.api_models import Generation
 from kontext_pipeline.sandbox.config import KEY_FORM
 from kontext_pipeline.sandbox.faults import describe
-from kontext_pipeline.sandbox.gateway import Gateway
 from kontext_pipeline.sandbox.input_resolver import BadInput, InputImage
-from kontext_pipeline.sandbox.own_urls import own_hosts, own_path
 from kontext_pipeline.sandbox.renderer import PictureSpec
-from kontext_pipeline.sandbox.request_log import MAX_PROMPT_CHARS, canonical_sha256
+from kontext_pipeline.sandbox.request_log import LogEntry, canonical_sha256
 from kontext_pipeline.sandbox.responses import MESSAGES_406, Refusal, Reset, error, from_fault, rate_limited
-from kontext_pipeline.sandbox.session import Job, Session
+from kontext_pipeline.sandbox.session import Gateway, Job, Session
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE, MODEL
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -39,7 +36,8 @@ async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) ->
     """
     session = gateway.session
     body, body_sha256 = await read_json(request, gateway.config.max_body_bytes)
-    entry = session.log.add(api, body_sha256, str(uuid.uuid4()))
+    entry = LogEntry(len(session.log) + 1, api, body_sha256)
+    session.log.append(entry)
     try:
         return await _check(gateway, session, request, entry, body)
     except Refusal as refusal:
@@ -53,40 +51,41 @@ async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) ->
 async def _check(gateway: Gateway, session: Session, request: Request, entry: LogEntry, body: Any) -> Job:
     fields = body if isinstance(body, dict) else {}
     prompt = fields["prompt"] if isinstance(fields.get("prompt"), str) else ""
-    entry.prompt = prompt[:MAX_PROMPT_CHARS] or None
+    entry.prompt = prompt[:2000] or None
     entry.seed = fields["seed"] if type(fields.get("seed")) is int else None
     key = check_key(gateway, request)
     if request.path_params["model"] != MODEL:
         raise Refusal(error(404, f"Model not found: {request.path_params['model'][:100]}"))
-    hosts = own_hosts(request)
+    hosts = _own_hosts(request)
     identity = _identity(fields, hosts) if fields else entry.body_sha256
     endpoint: Literal["v1", "submit"] = "v1" if entry.api == "v1" else "submit"
-    strike = session.faults.strike(endpoint, identity, prompt=prompt, posts=entry.sequence)
-    if strike.fault is not None and strike.fault.refuses:
-        entry.fault = strike.kind
-        await asyncio.sleep(strike.delay_s / gateway.config.speed)
-        raise Refusal(from_fault(strike.fault))
-    window_ends = session.account.over_rate(key)
+    slow, fault = session.faults.strike(endpoint, identity, prompt=prompt, posts=entry.sequence)
+    kind = fault.kind if fault is not None else "slow" if slow else None
+    if fault is not None and fault.refuses:
+        entry.fault = kind
+        await asyncio.sleep(sum(one.seconds for one in slow) / gateway.config.speed)
+        raise Refusal(from_fault(fault))
+    window_ends = session.account.over_rate(key, gateway.config.window_s)
     if window_ends is not None:
         raise Refusal(rate_limited(window_ends))
     parameters = _parameters(request, body)
     entry.seed = parameters.seed
     input_image = await _input_image(gateway, session, parameters.input_image, hosts)
     _check_money(gateway, session, parameters)
-    entry.fault, entry.state = strike.kind, "RUNNING"
+    entry.fault, entry.state = kind, "RUNNING"
+    session.account.hold()
     occurrence = session.occurrence(entry.api, identity)
-    spec = PictureSpec(
-        parameters.prompt, parameters.seed, parameters.aspect_ratio, parameters.output_format, input_image
-    )
+    seconds = _latency(gateway, occurrence)
+    for one in slow:
+        seconds = seconds * one.factor + one.seconds
     return Job(
         session=session,
         entry=entry,
         key=key,
         occurrence=occurrence,
-        spec=spec,
-        fault=strike.fault,
-        total_s=strike.slowed(_latency(gateway, occurrence)) / gateway.config.speed,
-        held=session.account.hold(),
+        spec=PictureSpec(**parameters.model_dump(exclude={"input_image", "safety_tolerance"}), input_image=input_image),
+        fault=fault,
+        total_s=seconds / gateway.config.speed,
     )
 
 
@@ -114,7 +113,7 @@ def validated(model: type[Model], body: Any) -> Model:
 async def _input_image(gateway: Gateway, session: Session, uri: str, hosts: frozenset[str]) -> InputImage | None:
     if not uri:
         return None
-    output = session.outputs.find(own_path(uri, hosts).removeprefix("files/outputs/"))
+    output = session.outputs.find(_own_path(uri, hosts).removeprefix("files/outputs/"))
     try:
         if output is None:
             return await asyncio.to_thread(gateway.inputs.resolve, uri, hosts)
@@ -130,10 +129,9 @@ def _check_money(gateway: Gateway, session: Session, parameters: Generation) -> 
     if gateway.config.enforce_safety_note and too_high:
         text = f"Invalid value for parameter safety_tolerance: {highest} is the maximum with an input image"
         raise Refusal(error(406, text))
-    if not session.account.within_team_limit():
-        raise Refusal(error(406, MESSAGES_406["team-limit"]))
-    if not session.account.can_pay():
-        raise Refusal(error(406, MESSAGES_406["credits"]))
+    obstacle = session.account.obstacle()
+    if obstacle is not None:
+        raise Refusal(error(406, MESSAGES_406[obstacle]))
 
 
 def check_key(gateway: Gateway, request: Request) -> str:
@@ -187,7 +185,7 @@ def _parse(raw: bytearray) -> tuple[Any, str]:
 def _identity(body: dict[str, Any], hosts: frozenset[str]) -> str:
     """Return the identity of a request. The host and port of this sandbox, which change, are no part of it."""
     uri = body.get("input_image")
-    path = own_path(uri, hosts) if isinstance(uri, str) else ""
+    path = _own_path(uri, hosts) if isinstance(uri, str) else ""
     return canonical_sha256({**body, "input_image": path} if path else body)
 
 
@@ -196,3 +194,21 @@ def _latency(gateway: Gateway, occurrence: str) -> float:
     config = gateway.config
     spread = random.Random(f"{config.seed}|{occurrence}").gauss(0.0, config.latency_spread)  # noqa: S311
     return config.latency_s * math.exp(max(-2.0, min(2.0, spread)))
+
+
+def base_url(request: Request) -> str:
+    """Return the sandbox's URL as the client knows it, without a slash at its end."""
+    return str(request.base_url).rstrip("/")
+
+
+def _own_hosts(request: Request) -> frozenset[str]:
+    """Return every `host:port` by which this sandbox can be reached."""
+    server, port = request.scope["server"]
+    named = request.headers.get("host", "").lower() or server
+    return frozenset({named, f"{server}:{port}", f"localhost:{port}", f"127.0.0.1:{port}"})
+
+
+def _own_path(uri: str, hosts: frozenset[str]) -> str:
+    """Return the path of a URL on one of `hosts`, without its first slash; empty for every other URL."""
+    host, slash, path = uri.removeprefix("http://").partition("/")
+    return path if slash and uri.startswith("http://") and host in hosts else ""

@@ -196,7 +196,7 @@ def test_another_seed_strikes_others() -> None:
 
     def pattern(seed: int) -> list[bool]:
         plan = FaultPlan(faults, seed)
-        return [bool(plan.strike("v1", str(n), prompt="", posts=n).fault) for n in range(64)]
+        return [bool(plan.strike("v1", str(n), prompt="", posts=n)[1]) for n in range(64)]
 
     assert pattern(1) == pattern(1)
     assert pattern(1) != pattern(2)
