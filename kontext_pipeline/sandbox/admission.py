@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import random
+import re
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -23,8 +24,6 @@ from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
 Model = TypeVar("Model", bound=BaseModel)
 LARGE_BODY: Final = 256 * 1024
 """Bodies beyond this many bytes are parsed in a thread, so that other requests need not wait."""
-NOT_JSON: Final = object()
-"""Stands for a body that is not JSON."""
 
 
 async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) -> Job:
@@ -68,10 +67,11 @@ async def _check(gateway: Gateway, session: Session, request: Request, entry: Lo
     window_ends = session.account.over_rate(key, gateway.config.window_s)
     if window_ends is not None:
         raise Refusal(rate_limited(window_ends))
-    parameters = _parameters(request, body)
-    entry.seed = parameters.seed
-    input_image = await _input_image(gateway, session, parameters.input_image, hosts)
-    _check_money(gateway, session, parameters)
+    require_json_type(request)
+    given = validated(Generation, body)
+    entry.seed = given.seed
+    input_image = await _input_image(gateway, session, given.input_image, hosts)
+    _check_money(gateway, session, given)
     entry.fault, entry.state = kind, "RUNNING"
     session.account.hold()
     occurrence = session.occurrence(entry.api, identity)
@@ -83,19 +83,10 @@ async def _check(gateway: Gateway, session: Session, request: Request, entry: Lo
         entry=entry,
         key=key,
         occurrence=occurrence,
-        spec=PictureSpec(**parameters.model_dump(exclude={"input_image", "safety_tolerance"}), input_image=input_image),
+        spec=PictureSpec(given.prompt, given.seed, given.aspect_ratio, given.output_format, input_image),
         fault=fault,
         total_s=seconds / gateway.config.speed,
     )
-
-
-def _parameters(request: Request, body: Any) -> Generation:
-    require_json_type(request)
-    if body is NOT_JSON:
-        raise Refusal(error(400, "The request body is not valid JSON"))
-    if not isinstance(body, dict):
-        raise Refusal(error(400, "The request body must be a JSON object"))
-    return validated(Generation, body)
 
 
 def validated(model: type[Model], body: Any) -> Model:
@@ -145,7 +136,7 @@ def check_key(gateway: Gateway, request: Request) -> str:
         raise Refusal(error(401, "Missing API key: send it in the x-api-key header"))
     if key in config.forbidden_keys:
         raise Refusal(error(403, "Insufficient permissions for this resource"))
-    if key not in config.keys if config.keys else not KEY_FORM.fullmatch(key):
+    if key not in config.keys if config.keys else not re.fullmatch(KEY_FORM, key):
         raise Refusal(error(401, "Invalid API key"))
     return key
 
@@ -161,7 +152,7 @@ def require_json_type(request: Request) -> None:
 
 
 async def read_json(request: Request, max_bytes: int) -> tuple[Any, str]:
-    """Return the JSON value of the body (or `NOT_JSON`), and the sha256 by which the request log knows it.
+    """Return the JSON value of the body (None if it is not JSON), and the sha256 by which the request log knows it.
 
     Raises:
         Refusal: the body is larger than `max_bytes`.
@@ -179,7 +170,7 @@ def _parse(raw: bytearray) -> tuple[Any, str]:
         body = json.loads(raw)
         return body, canonical_sha256(body)
     except (ValueError, RecursionError):
-        return NOT_JSON, hashlib.sha256(raw).hexdigest()
+        return None, hashlib.sha256(raw).hexdigest()
 
 
 def _identity(body: dict[str, Any], hosts: frozenset[str]) -> str:

@@ -8,15 +8,7 @@ from pydantic.json_schema import SkipJsonSchema
 from kontext_pipeline.sandbox.account import Usd
 from kontext_pipeline.sandbox.faults import Fault
 from kontext_pipeline.sandbox.request_log import LogEntry
-from kontext_pipeline.segmind.model import (
-    ASPECT_RATIOS,
-    DEFAULT_ASPECT_RATIO,
-    DEFAULT_OUTPUT_FORMAT,
-    DEFAULT_SAFETY_TOLERANCE,
-    OUTPUT_FORMATS,
-    SAFETY_TOLERANCES,
-    SEEDS,
-)
+from kontext_pipeline.segmind import model
 
 DEFAULT_SEED: Final = 123
 """The provider's default, by the source document."""
@@ -35,8 +27,8 @@ def _reject_text_and_booleans(value: object) -> object:
 
 Number = BeforeValidator(_reject_text_and_booleans)
 Money = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False), Number]
-Tolerance = Annotated[int, Field(ge=SAFETY_TOLERANCES[0], le=SAFETY_TOLERANCES[-1]), Number]
-Seed = Annotated[int, Field(ge=SEEDS[0], le=SEEDS[-1]), Number]
+Tolerance = Annotated[int, Field(ge=model.SAFETY_TOLERANCES[0], le=model.SAFETY_TOLERANCES[-1]), Number]
+Seed = Annotated[int, Field(ge=model.SEEDS[0], le=model.SEEDS[-1]), Number]
 Count = Annotated[int, Field(ge=0)]
 Uri = Annotated[str, Field(min_length=1, json_schema_extra={"format": "uri"})]
 Uuid = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
@@ -51,9 +43,9 @@ class Generation(BaseModel):
 
     prompt: Annotated[str, Field(min_length=1, pattern=r"\S")]
     input_image: Uri = ""
-    aspect_ratio: Literal[ASPECT_RATIOS] = DEFAULT_ASPECT_RATIO  # type: ignore[valid-type]
-    output_format: Literal[OUTPUT_FORMATS] = DEFAULT_OUTPUT_FORMAT  # type: ignore[valid-type]
-    safety_tolerance: Tolerance = DEFAULT_SAFETY_TOLERANCE
+    aspect_ratio: Literal[model.ASPECT_RATIOS] = model.DEFAULT_ASPECT_RATIO  # type: ignore[valid-type]
+    output_format: Literal[model.OUTPUT_FORMATS] = model.DEFAULT_OUTPUT_FORMAT  # type: ignore[valid-type]
+    safety_tolerance: Tolerance = model.DEFAULT_SAFETY_TOLERANCE
     seed: Seed = DEFAULT_SEED
 
 

@@ -45,17 +45,16 @@ def create_app(config: SandboxConfig) -> Starlette:
         ("POST", "/sandbox/reset", admin.reset),
         ("GET", "/", admin.page),
         ("GET", "/sandbox/pictures/{name}", admin.picture),
-        ("GET", "/openapi.json", _openapi),
     ]
     routes = [Route(path, partial(endpoint, gateway), methods=method.split()) for method, path, endpoint in table]
-    handlers = {HTTPException: _http_error, Refusal: _refusal, ClientDisconnect: _disconnected}
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    routes.append(Route("/openapi.json", lambda _: JSONResponse(OPENAPI)))
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Refusal, _refusal)
+    # Nobody receives this answer.
+    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=400))
     app.state.gateway = gateway
     return app
-
-
-async def _openapi(_: Gateway, request: Request) -> Response:
-    return JSONResponse(OPENAPI)
 
 
 async def _http_error(_: Request, exception: Exception) -> Response:
@@ -67,8 +66,3 @@ async def _http_error(_: Request, exception: Exception) -> Response:
 async def _refusal(_: Request, exception: Exception) -> Response:
     assert isinstance(exception, Refusal)
     return exception.response
-
-
-async def _disconnected(_: Request, exception: Exception) -> Response:
-    # Nobody receives it.
-    return Response(status_code=400)

@@ -1,6 +1,5 @@
 """The configuration of a sandbox: its account, its clock, its limits and its faults."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,7 +16,7 @@ from kontext_pipeline.sandbox.faults import (
     load_profile,
 )
 
-KEY_FORM: Final = re.compile(r"SG_[0-9a-f]{16}")
+KEY_FORM: Final = r"SG_[0-9a-f]{16}"
 """The form of the provider's keys, by the documentation of its SDK."""
 
 Bytes = Annotated[int, Field(ge=1024)]

@@ -20,8 +20,7 @@ from kontext_pipeline.segmind.model import TYPICAL_LATENCY_S
 
 Endpoint = Literal["v1", "submit", "status", "result", "output", "credits", "upload"]
 """The two POSTs of the model, the three GETs of a v2 job, the credits and the uploads."""
-ImageForm = Literal["image-base64", "data-uri", "image-url", "output-url", "images-url", "image_url"]
-JsonForm = Literal[ImageForm, "no-image"]
+JsonForm = Literal["image-base64", "data-uri", "image-url", "output-url", "images-url", "image_url", "no-image"]
 Cause = Literal["content-type", "credits", "team-limit", "parameter"]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

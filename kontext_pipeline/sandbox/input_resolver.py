@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import urllib3
-from PIL import Image
+from PIL import ExifTags, Image
 
 from kontext_pipeline.sandbox.config import SandboxConfig
 from kontext_pipeline.segmind.addresses import is_public_host
@@ -32,9 +32,6 @@ STAND_IN_SIZE: Final = (1248, 832)
 FETCH_SECONDS: Final = 10.0
 """For a whole fetch with its redirects."""
 MAX_REDIRECTS: Final = 3
-_ORIENTATION: Final = 0x0112
-_TURNED: Final = range(5, 9)
-"""EXIF orientations that swap width and height."""
 
 
 class BadInput(Exception):
@@ -210,7 +207,8 @@ def _inspect(data: bytes, key: str, *, max_pixels: int) -> InputImage:
                 if width * height > max_pixels:
                     raise BadInput(f"the image has {width} x {height} pixels; {max_pixels:,} are allowed")
                 image.load()
-                if image.getexif().get(_ORIENTATION, 1) in _TURNED:
+                # These EXIF orientations turn it by a quarter.
+                if image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9):
                     width, height = height, width
                 return InputImage(key, width, height, extension=FORMATS[image.format or ""])
     except BadInput:
