@@ -6,8 +6,6 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, PrivateAttr
 
-from kontext_pipeline.segmind.model import LIST_PRICE_USD
-
 MICRO: Final = 1_000_000
 Usd = Annotated[
     int,
@@ -25,7 +23,7 @@ class Account(BaseModel):
     balance: Usd
     held: Usd = 0
     spent: Usd = 0
-    price: Usd = round(LIST_PRICE_USD * MICRO)
+    price: Usd
     rpm: int | None
     team_spend_limit: Usd | None
     _windows: dict[str, tuple[float, int]] = PrivateAttr(default_factory=dict)

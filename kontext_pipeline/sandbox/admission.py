@@ -120,8 +120,7 @@ def _check_money(gateway: Gateway, session: Session, parameters: Generation) -> 
     if gateway.config.enforce_safety_note and too_high:
         text = f"Invalid value for parameter safety_tolerance: {highest} is the maximum with an input image"
         raise Refusal(error(406, text))
-    obstacle = session.account.obstacle()
-    if obstacle is not None:
+    if (obstacle := session.account.obstacle()) is not None:
         raise Refusal(error(406, MESSAGES_406[obstacle]))
 
 

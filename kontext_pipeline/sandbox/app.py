@@ -21,7 +21,7 @@ def create_app(config: SandboxConfig) -> Starlette:
     """Return the sandbox as an ASGI application.
 
     Its account and its log are in memory, so it needs one process and one event loop. Faults that reset
-    connections need a server with the `kontext.reset` extension (see `server`).
+    connections need the `kontext.reset` extension of `kontext_pipeline.sandbox.server`.
     """
     gateway = Gateway(config)
 

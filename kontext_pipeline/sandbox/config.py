@@ -10,11 +10,13 @@ from kontext_pipeline.sandbox.faults import (
     AccountSettings,
     AtLeastOne,
     Fault,
+    NotNegative,
     Positive,
     describe,
     load_fault_file,
     load_profile,
 )
+from kontext_pipeline.segmind.model import LIST_PRICE_USD
 
 KEY_FORM: Final = r"SG_[0-9a-f]{16}"
 """The form of the provider's keys, by the documentation of its SDK."""
@@ -33,6 +35,8 @@ class SandboxConfig(AccountSettings):
     """API keys that are accepted. Empty: every key of the form `SG_` and 16 hex digits."""
     forbidden_keys: tuple[Key, ...] = ()
     """Keys that are known but may not use the model: they are answered 403."""
+    price: NotNegative = LIST_PRICE_USD
+    """USD that a finished generation costs."""
     speed: Positive = 1.0
     """How many times faster than in reality time passes for generations and rate-limit windows."""
     seed: int = 0
