@@ -1,74 +1,59 @@
-"""The account: the keys, the balance, the limits. Money is in whole micro-dollars, so that sums are exact."""
+"""The account: the balance and the limits."""
 
 import time
 from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
 
-from kontext_pipeline.sandbox.config import SandboxConfig
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, PrivateAttr
 
-MICRO = 1_000_000
-
-
-def to_micro(usd: float) -> int:
-    """Return USD as whole micro-dollars."""
-    return round(usd * MICRO)
-
-
-def to_usd(micro: int) -> float:
-    """Return micro-dollars as the nearest float of USD."""
-    return micro / MICRO
+MICRO: Final = 1_000_000
+Usd = Annotated[
+    int,
+    BeforeValidator(lambda usd: round(usd * MICRO)),
+    PlainSerializer(lambda micro: micro / MICRO, return_type=float),
+]
+"""Money: USD in the configuration and in JSON, whole micro-dollars inside, so that sums are exact."""
 
 
-class Account:
-    """One account, shared by all keys: balance, holds of jobs in flight, spend and rate-limit windows."""
+class Account(BaseModel):
+    """One account, shared by all keys; money in USD. `held` is for jobs in flight."""
 
-    def __init__(self, config: SandboxConfig) -> None:
-        self._config = config
-        self.price = to_micro(config.price)
-        self.balance = to_micro(config.balance)
-        self.free_credits = config.free_credits
-        self.team_spend_limit = None if config.team_spend_limit is None else to_micro(config.team_spend_limit)
-        self.rpm = config.rpm
-        self.held = 0
-        self.spent = 0
-        self._windows: dict[str, tuple[float, int]] = {}
+    model_config = ConfigDict(from_attributes=True)
 
-    def over_rate(self, key: str) -> datetime | None:
+    balance: Usd
+    held: Usd = 0
+    spent: Usd = 0
+    price: Usd
+    rpm: int | None
+    team_spend_limit: Usd | None
+    _windows: dict[str, tuple[float, int]] = PrivateAttr(default_factory=dict)
+
+    def over_rate(self, key: str, window_s: float) -> datetime | None:
         """Count one generation in the window of `key`. If the window is full, return when it ends."""
         if self.rpm is None:
             return None
         ends, used = self._windows.get(key, (0.0, 0))
         if time.time() >= ends:
-            ends, used = time.time() + self._config.window_s, 0
+            ends, used = time.time() + window_s, 0
         if used >= self.rpm:
             return datetime.fromtimestamp(ends, UTC)
         self._windows[key] = (ends, used + 1)
         return None
 
-    def can_pay(self) -> bool:
-        """Return whether the balance pays for one more generation, besides those in flight."""
-        return self.balance - self.held >= self.price
+    def obstacle(self) -> Literal["team-limit", "credits"] | None:
+        """Return why one more generation, besides those in flight, can't be paid."""
+        needed = self.held + self.price
+        if self.team_spend_limit is not None and self.spent + needed > self.team_spend_limit:
+            return "team-limit"
+        return "credits" if needed > self.balance else None
 
-    def within_team_limit(self) -> bool:
-        """Return whether one more generation, besides those in flight, is within the team's spend limit."""
-        limit = self.team_spend_limit
-        return limit is None or self.spent + self.held + self.price <= limit
-
-    def hold(self) -> int:
-        """Hold the price of one generation and return it."""
+    def hold(self) -> None:
+        """Hold the price of one generation."""
         self.held += self.price
-        return self.price
 
-    def release(self, held: int) -> None:
-        """Release what was held for a generation that is not billed."""
-        self.held -= held
-
-    def charge(self, held: int) -> None:
-        """Charge what was held for a finished generation."""
-        self.held -= held
-        self.balance -= held
-        self.spent += held
-
-    @property
-    def remaining(self) -> float:
-        """Credits left, USD."""
-        return to_usd(self.balance)
+    def settle(self, *, billed: bool) -> None:
+        """Release the price of one generation, and charge it if it is billed."""
+        self.held -= self.price
+        if billed:
+            self.balance -= self.price
+            self.spent += self.price

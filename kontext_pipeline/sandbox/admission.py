@@ -5,29 +5,25 @@ import hashlib
 import json
 import math
 import random
-import uuid
+import re
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from kontext_pipeline.sandbox.api_models import Generation, LogEntry
+from kontext_pipeline.sandbox.api_models import Generation
 from kontext_pipeline.sandbox.config import KEY_FORM
 from kontext_pipeline.sandbox.faults import describe
-from kontext_pipeline.sandbox.gateway import Gateway
 from kontext_pipeline.sandbox.input_resolver import BadInput, InputImage
-from kontext_pipeline.sandbox.own_urls import own_hosts, own_path
 from kontext_pipeline.sandbox.renderer import PictureSpec
-from kontext_pipeline.sandbox.request_log import MAX_PROMPT_CHARS, canonical_sha256
+from kontext_pipeline.sandbox.request_log import LogEntry, canonical_sha256
 from kontext_pipeline.sandbox.responses import MESSAGES_406, Refusal, Reset, error, from_fault, rate_limited
-from kontext_pipeline.sandbox.session import Job, Session
+from kontext_pipeline.sandbox.session import Gateway, Job, Session
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE, MODEL
 
 Model = TypeVar("Model", bound=BaseModel)
 LARGE_BODY: Final = 256 * 1024
 """Bodies beyond this many bytes are parsed in a thread, so that other requests need not wait."""
-NOT_JSON: Final = object()
-"""Stands for a body that is not JSON."""
 
 
 async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) -> Job:
@@ -39,7 +35,8 @@ async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) ->
     """
     session = gateway.session
     body, body_sha256 = await read_json(request, gateway.config.max_body_bytes)
-    entry = session.log.add(api, body_sha256, str(uuid.uuid4()))
+    entry = LogEntry(len(session.log) + 1, api, body_sha256)
+    session.log.append(entry)
     try:
         return await _check(gateway, session, request, entry, body)
     except Refusal as refusal:
@@ -53,50 +50,43 @@ async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) ->
 async def _check(gateway: Gateway, session: Session, request: Request, entry: LogEntry, body: Any) -> Job:
     fields = body if isinstance(body, dict) else {}
     prompt = fields["prompt"] if isinstance(fields.get("prompt"), str) else ""
-    entry.prompt = prompt[:MAX_PROMPT_CHARS] or None
+    entry.prompt = prompt[:2000] or None
     entry.seed = fields["seed"] if type(fields.get("seed")) is int else None
     key = check_key(gateway, request)
     if request.path_params["model"] != MODEL:
         raise Refusal(error(404, f"Model not found: {request.path_params['model'][:100]}"))
-    hosts = own_hosts(request)
+    hosts = _own_hosts(request)
     identity = _identity(fields, hosts) if fields else entry.body_sha256
     endpoint: Literal["v1", "submit"] = "v1" if entry.api == "v1" else "submit"
-    strike = session.faults.strike(endpoint, identity, prompt=prompt, posts=entry.sequence)
-    if strike.fault is not None and strike.fault.refuses:
-        entry.fault = strike.kind
-        await asyncio.sleep(strike.delay_s / gateway.config.speed)
-        raise Refusal(from_fault(strike.fault))
-    window_ends = session.account.over_rate(key)
+    slow, fault = session.faults.strike(endpoint, identity, prompt=prompt, posts=entry.sequence)
+    kind = fault.kind if fault is not None else "slow" if slow else None
+    if fault is not None and fault.refuses:
+        entry.fault = kind
+        await asyncio.sleep(sum(one.seconds for one in slow) / gateway.config.speed)
+        raise Refusal(from_fault(fault))
+    window_ends = session.account.over_rate(key, gateway.config.window_s)
     if window_ends is not None:
         raise Refusal(rate_limited(window_ends))
-    parameters = _parameters(request, body)
-    entry.seed = parameters.seed
-    input_image = await _input_image(gateway, session, parameters.input_image, hosts)
-    _check_money(gateway, session, parameters)
-    entry.fault, entry.state = strike.kind, "RUNNING"
+    require_json_type(request)
+    given = validated(Generation, body)
+    entry.seed = given.seed
+    input_image = await _input_image(gateway, session, given.input_image, hosts)
+    _check_money(gateway, session, given)
+    entry.fault, entry.state = kind, "RUNNING"
+    session.account.hold()
     occurrence = session.occurrence(entry.api, identity)
-    spec = PictureSpec(
-        parameters.prompt, parameters.seed, parameters.aspect_ratio, parameters.output_format, input_image
-    )
+    seconds = _latency(gateway, occurrence)
+    for one in slow:
+        seconds = seconds * one.factor + one.seconds
     return Job(
         session=session,
         entry=entry,
         key=key,
         occurrence=occurrence,
-        spec=spec,
-        fault=strike.fault,
-        total_s=strike.slowed(_latency(gateway, occurrence)) / gateway.config.speed,
-        held=session.account.hold(),
+        spec=PictureSpec(given.prompt, given.seed, given.aspect_ratio, given.output_format, input_image),
+        fault=fault,
+        total_s=seconds / gateway.config.speed,
     )
-
-
-def _parameters(request: Request, body: Any) -> Generation:
-    require_json_type(request)
-    if body is NOT_JSON:
-        raise Refusal(error(400, "The request body is not valid JSON"))
-    if not isinstance(body, dict):
-        raise Refusal(error(400, "The request body must be a JSON object"))
-    return validated(Generation, body)
 
 
 def validated(model: type[Model], body: Any) -> Model:
@@ -114,7 +104,7 @@ def validated(model: type[Model], body: Any) -> Model:
 async def _input_image(gateway: Gateway, session: Session, uri: str, hosts: frozenset[str]) -> InputImage | None:
     if not uri:
         return None
-    output = session.outputs.find(own_path(uri, hosts).removeprefix("files/outputs/"))
+    output = session.outputs.find(_own_path(uri, hosts).removeprefix("files/outputs/"))
     try:
         if output is None:
             return await asyncio.to_thread(gateway.inputs.resolve, uri, hosts)
@@ -130,10 +120,8 @@ def _check_money(gateway: Gateway, session: Session, parameters: Generation) -> 
     if gateway.config.enforce_safety_note and too_high:
         text = f"Invalid value for parameter safety_tolerance: {highest} is the maximum with an input image"
         raise Refusal(error(406, text))
-    if not session.account.within_team_limit():
-        raise Refusal(error(406, MESSAGES_406["team-limit"]))
-    if not session.account.can_pay():
-        raise Refusal(error(406, MESSAGES_406["credits"]))
+    if (obstacle := session.account.obstacle()) is not None:
+        raise Refusal(error(406, MESSAGES_406[obstacle]))
 
 
 def check_key(gateway: Gateway, request: Request) -> str:
@@ -147,7 +135,7 @@ def check_key(gateway: Gateway, request: Request) -> str:
         raise Refusal(error(401, "Missing API key: send it in the x-api-key header"))
     if key in config.forbidden_keys:
         raise Refusal(error(403, "Insufficient permissions for this resource"))
-    if key not in config.keys if config.keys else not KEY_FORM.fullmatch(key):
+    if key not in config.keys if config.keys else not re.fullmatch(KEY_FORM, key):
         raise Refusal(error(401, "Invalid API key"))
     return key
 
@@ -163,7 +151,7 @@ def require_json_type(request: Request) -> None:
 
 
 async def read_json(request: Request, max_bytes: int) -> tuple[Any, str]:
-    """Return the JSON value of the body (or `NOT_JSON`), and the sha256 by which the request log knows it.
+    """Return the JSON value of the body (None if it is not JSON), and the sha256 by which the request log knows it.
 
     Raises:
         Refusal: the body is larger than `max_bytes`.
@@ -181,13 +169,13 @@ def _parse(raw: bytearray) -> tuple[Any, str]:
         body = json.loads(raw)
         return body, canonical_sha256(body)
     except (ValueError, RecursionError):
-        return NOT_JSON, hashlib.sha256(raw).hexdigest()
+        return None, hashlib.sha256(raw).hexdigest()
 
 
 def _identity(body: dict[str, Any], hosts: frozenset[str]) -> str:
     """Return the identity of a request. The host and port of this sandbox, which change, are no part of it."""
     uri = body.get("input_image")
-    path = own_path(uri, hosts) if isinstance(uri, str) else ""
+    path = _own_path(uri, hosts) if isinstance(uri, str) else ""
     return canonical_sha256({**body, "input_image": path} if path else body)
 
 
@@ -196,3 +184,21 @@ def _latency(gateway: Gateway, occurrence: str) -> float:
     config = gateway.config
     spread = random.Random(f"{config.seed}|{occurrence}").gauss(0.0, config.latency_spread)  # noqa: S311
     return config.latency_s * math.exp(max(-2.0, min(2.0, spread)))
+
+
+def base_url(request: Request) -> str:
+    """Return the sandbox's URL as the client knows it, without a slash at its end."""
+    return str(request.base_url).rstrip("/")
+
+
+def _own_hosts(request: Request) -> frozenset[str]:
+    """Return every `host:port` by which this sandbox can be reached."""
+    server, port = request.scope["server"]
+    named = request.headers.get("host", "").lower() or server
+    return frozenset({named, f"{server}:{port}", f"localhost:{port}", f"127.0.0.1:{port}"})
+
+
+def _own_path(uri: str, hosts: frozenset[str]) -> str:
+    """Return the path of a URL on one of `hosts`, without its first slash; empty for every other URL."""
+    host, slash, path = uri.removeprefix("http://").partition("/")
+    return path if slash and uri.startswith("http://") and host in hosts else ""

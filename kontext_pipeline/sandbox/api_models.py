@@ -1,21 +1,14 @@
 """The bodies of requests and answers. These models validate, and the OpenAPI document is made from them."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
+from kontext_pipeline.sandbox.account import Usd
 from kontext_pipeline.sandbox.faults import Fault
-from kontext_pipeline.segmind.model import (
-    ASPECT_RATIOS,
-    DEFAULT_ASPECT_RATIO,
-    DEFAULT_OUTPUT_FORMAT,
-    DEFAULT_SAFETY_TOLERANCE,
-    OUTPUT_FORMATS,
-    SAFETY_TOLERANCES,
-    SEEDS,
-)
+from kontext_pipeline.sandbox.request_log import LogEntry
+from kontext_pipeline.segmind import model
 
 DEFAULT_SEED: Final = 123
 """The provider's default, by the source document."""
@@ -23,7 +16,6 @@ MAX_UPLOADS: Final = 32
 """Files in one call of upload-asset."""
 
 State = Literal["QUEUED", "PROCESSING", "COMPLETED", "FAILED"]
-LogState = Literal["RECEIVED", "REFUSED", "RUNNING", "COMPLETED", "FAILED", "ABANDONED"]
 
 
 def _reject_text_and_booleans(value: object) -> object:
@@ -35,13 +27,11 @@ def _reject_text_and_booleans(value: object) -> object:
 
 Number = BeforeValidator(_reject_text_and_booleans)
 Money = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False), Number]
-Tolerance = Annotated[int, Field(ge=SAFETY_TOLERANCES[0], le=SAFETY_TOLERANCES[-1]), Number]
-Seed = Annotated[int, Field(ge=SEEDS[0], le=SEEDS[-1]), Number]
+Tolerance = Annotated[int, Field(ge=model.SAFETY_TOLERANCES[0], le=model.SAFETY_TOLERANCES[-1]), Number]
+Seed = Annotated[int, Field(ge=model.SEEDS[0], le=model.SEEDS[-1]), Number]
 Count = Annotated[int, Field(ge=0)]
 Uri = Annotated[str, Field(min_length=1, json_schema_extra={"format": "uri"})]
 Uuid = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
-Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FaultRow = Annotated[Fault, WithJsonSchema({"type": "object", "description": "One row of a fault file."})]
 
 
@@ -53,9 +43,9 @@ class Generation(BaseModel):
 
     prompt: Annotated[str, Field(min_length=1, pattern=r"\S")]
     input_image: Uri = ""
-    aspect_ratio: Literal[ASPECT_RATIOS] = DEFAULT_ASPECT_RATIO  # type: ignore[valid-type]
-    output_format: Literal[OUTPUT_FORMATS] = DEFAULT_OUTPUT_FORMAT  # type: ignore[valid-type]
-    safety_tolerance: Tolerance = DEFAULT_SAFETY_TOLERANCE
+    aspect_ratio: Literal[model.ASPECT_RATIOS] = model.DEFAULT_ASPECT_RATIO  # type: ignore[valid-type]
+    output_format: Literal[model.OUTPUT_FORMATS] = model.DEFAULT_OUTPUT_FORMAT  # type: ignore[valid-type]
+    safety_tolerance: Tolerance = model.DEFAULT_SAFETY_TOLERANCE
     seed: Seed = DEFAULT_SEED
 
 
@@ -87,15 +77,21 @@ class SetAccount(BaseModel):
 
 
 class Error(BaseModel):
+    """Why a request is refused."""
+
     error: str
 
 
 class AuthError(Error):
+    """Why a key is refused."""
+
     error_description: str
     status_code: int
 
 
 class Submission(BaseModel):
+    """An accepted job, and the URLs of its status and its result."""
+
     request_id: Uuid
     status: Literal["QUEUED"] = "QUEUED"
     poll_url: Uri
@@ -124,6 +120,8 @@ class Status(BaseModel):
 
 
 class Image(BaseModel):
+    """One picture of a result."""
+
     url: Uri
     content_type: str
 
@@ -136,6 +134,8 @@ class Result(Status):
 
 
 class Failure(Status):
+    """The state of a job that failed."""
+
     status: Literal["FAILED"]
     error: str
 
@@ -144,40 +144,14 @@ class Credits(BaseModel):
     """What is left on the account, USD."""
 
     credits: float
-    free_credits: Annotated[float, Field(serialization_alias="free-credits")]
+    free_credits: Annotated[float, Field(serialization_alias="free-credits")] = 0.0
 
 
 class Uploaded(BaseModel):
+    """The URLs of stored uploads, in the order in which they were sent."""
+
     file_urls: list[Uri]
     message: str = "Files uploaded successfully"
-
-
-@dataclass(slots=True)
-class LogEntry:
-    """One POST to a model."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(json_schema_serialization_defaults_required=True)
-
-    sequence: Annotated[int, Field(ge=1)]
-    """1 for the first POST since the start or the last reset."""
-    request_id: str
-    api: Literal["v1", "v2"]
-    received_at: Timestamp
-    body_sha256: Sha256
-    """Of the canonical form of the JSON body (see `canonical_sha256`), or of the raw bytes if it is not JSON."""
-    prompt: str | None = None
-    seed: int | None = None
-    status: int | None = None
-    """The HTTP status of the answer. None: no answer was given (yet, or the connection was cut)."""
-    state: LogState = "RECEIVED"
-    """ABANDONED: the sandbox stopped before the generation ended."""
-    billed: bool = False
-    cost: float = 0.0
-    """USD."""
-    fault: str | None = None
-    """The kind of the fault that struck, if one did."""
-    client_gone: bool = False
-    """v1: the client had hung up when the answer was ready. The generation is billed all the same."""
 
 
 class LogTotals(BaseModel):
@@ -185,14 +159,14 @@ class LogTotals(BaseModel):
 
     posts: Count
     billed: Count
-    cost: float
+    cost: Usd
     running: Count
-    balance: float
-    held: float
+    balance: Usd
+    held: Usd
 
 
 class LogPage(BaseModel):
-    """Totals, and the entries that were asked for."""
+    """Totals, and the entries after the requested sequence number."""
 
     totals: LogTotals
     entries: list[LogEntry]
@@ -204,18 +178,3 @@ class Faults(BaseModel):
     seed: int
     faults: list[dict[str, Any]]
     struck: list[Count]
-
-
-class AccountState(BaseModel):
-    """The account; money in USD."""
-
-    balance: float
-    held: float
-    spent: float
-    price: float
-    rpm: int | None
-    team_spend_limit: float | None
-
-
-class ResetDone(BaseModel):
-    reset: Literal[True] = True

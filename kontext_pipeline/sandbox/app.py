@@ -10,18 +10,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from kontext_pipeline.sandbox import admin, page, uploads, v1, v2
+from kontext_pipeline.sandbox import admin, endpoints
 from kontext_pipeline.sandbox.config import SandboxConfig
-from kontext_pipeline.sandbox.gateway import Gateway
 from kontext_pipeline.sandbox.openapi import OPENAPI
 from kontext_pipeline.sandbox.responses import Refusal, error, html_error
+from kontext_pipeline.sandbox.session import Gateway
 
 
 def create_app(config: SandboxConfig) -> Starlette:
     """Return the sandbox as an ASGI application.
 
     Its account and its log are in memory, so it needs one process and one event loop. Faults that reset
-    connections need a server with the `kontext.reset` extension (see `server`).
+    connections need the `kontext.reset` extension of `kontext_pipeline.sandbox.server`.
     """
     gateway = Gateway(config)
 
@@ -30,32 +30,31 @@ def create_app(config: SandboxConfig) -> Starlette:
         yield
         gateway.close()
 
-    endpoints = [
-        ("GET", "/v1/get-user-credits", v1.credits_left),
-        ("POST", "/v1/{model}", v1.generate),
-        ("GET", "/v2/requests/{request_id}/status", v2.status),
-        ("GET", "/v2/requests/{request_id}", v2.result),
-        ("POST", "/v2/{model}", v2.submit),
-        ("POST", "/upload-asset", uploads.upload),
-        ("GET", "/files/uploads/{name}", uploads.uploaded),
-        ("GET", "/files/outputs/{name}", v2.output),
+    table = [
+        ("GET", "/v1/get-user-credits", endpoints.credits_left),
+        ("POST", "/v1/{model}", endpoints.generate),
+        ("GET", "/v2/requests/{request_id}/status", endpoints.status),
+        ("GET", "/v2/requests/{request_id}", endpoints.result),
+        ("POST", "/v2/{model}", endpoints.submit),
+        ("POST", "/upload-asset", endpoints.upload),
+        ("GET", "/files/uploads/{name}", endpoints.uploaded),
+        ("GET", "/files/outputs/{name}", endpoints.output),
         ("GET", "/sandbox/books", admin.books),
         ("GET PUT", "/sandbox/faults", admin.faults),
         ("GET PUT", "/sandbox/account", admin.account),
         ("POST", "/sandbox/reset", admin.reset),
-        ("GET", "/", page.index),
-        ("GET", "/sandbox/thumbnails/{name}", page.thumbnail),
-        ("GET", "/openapi.json", _openapi),
+        ("GET", "/", admin.page),
+        ("GET", "/sandbox/pictures/{name}", admin.picture),
     ]
-    routes = [Route(path, partial(endpoint, gateway), methods=method.split()) for method, path, endpoint in endpoints]
-    handlers = {HTTPException: _http_error, Refusal: _refusal, ClientDisconnect: _disconnected}
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    routes = [Route(path, partial(endpoint, gateway), methods=method.split()) for method, path, endpoint in table]
+    routes.append(Route("/openapi.json", lambda _: JSONResponse(OPENAPI)))
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Refusal, _refusal)
+    # Nobody receives this answer.
+    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=400))
     app.state.gateway = gateway
     return app
-
-
-async def _openapi(_: Gateway, request: Request) -> Response:
-    return JSONResponse(OPENAPI)
 
 
 async def _http_error(_: Request, exception: Exception) -> Response:
@@ -67,8 +66,3 @@ async def _http_error(_: Request, exception: Exception) -> Response:
 async def _refusal(_: Request, exception: Exception) -> Response:
     assert isinstance(exception, Refusal)
     return exception.response
-
-
-async def _disconnected(_: Request, exception: Exception) -> Response:
-    # Nobody receives it.
-    return Response(status_code=400)

@@ -1,6 +1,5 @@
 """The configuration of a sandbox: its account, its clock, its limits and its faults."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,7 +10,6 @@ from kontext_pipeline.sandbox.faults import (
     AccountSettings,
     AtLeastOne,
     Fault,
-    FaultFile,
     NotNegative,
     Positive,
     describe,
@@ -20,7 +18,7 @@ from kontext_pipeline.sandbox.faults import (
 )
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
 
-KEY_FORM: Final = re.compile(r"SG_[0-9a-f]{16}")
+KEY_FORM: Final = r"SG_[0-9a-f]{16}"
 """The form of the provider's keys, by the documentation of its SDK."""
 
 Bytes = Annotated[int, Field(ge=1024)]
@@ -37,8 +35,6 @@ class SandboxConfig(AccountSettings):
     """API keys that are accepted. Empty: every key of the form `SG_` and 16 hex digits."""
     forbidden_keys: tuple[Key, ...] = ()
     """Keys that are known but may not use the model: they are answered 403."""
-    free_credits: NotNegative = 0.0
-    """The `free-credits` of the credits answer. Nothing is taken from them."""
     price: NotNegative = LIST_PRICE_USD
     """USD that a finished generation costs."""
     speed: Positive = 1.0
@@ -46,7 +42,7 @@ class SandboxConfig(AccountSettings):
     seed: int = 0
     """Seeds the latencies and the faults."""
     draw: bool = True
-    """False: answer with plain pictures of the right size, which cost next to nothing."""
+    """False: answer with plain pictures of the right size, which take next to no time."""
     fetch_inputs: bool = False
     """Whether public http(s) input images are fetched. False: a drawn picture stands in for each."""
     trusted_input_hosts: tuple[str, ...] = ()
@@ -66,8 +62,6 @@ class SandboxConfig(AccountSettings):
     """Largest input image, in pixels."""
     store_bytes: Bytes = 2 * 1024**3
     """Disk for uploads and fetched inputs. The oldest are dropped beyond it."""
-    cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
-    """Memory for drawn pictures. The least recently used are dropped beyond it, and drawn again when needed."""
     faults: tuple[Fault, ...] = ()
     """The faults, in order: see `faults`."""
     fault_sources: tuple[str, ...] = ()
@@ -94,14 +88,14 @@ class SandboxConfig(AccountSettings):
         Raises:
             SettingsError: a name, a file or a value is not allowed.
         """
-        parts: list[FaultFile] = [load_profile(name) for name in profiles]
-        parts += [load_fault_file(Path(file)) for file in fault_files]
-        merged: dict[str, Any] = {}
+        parts = [*map(load_profile, profiles), *(load_fault_file(Path(file)) for file in fault_files)]
+        merged: dict[str, Any] = {
+            "faults": (*(fault for part in parts for fault in part.fault), *faults),
+            "fault_sources": (*profiles, *(Path(file).name for file in fault_files)),
+        }
         for part in parts:
-            merged |= part.settings()
-        every_fault = [fault for part in parts for fault in part.fault] + list(faults)
-        named = (*profiles, *(Path(file).name for file in fault_files))
+            merged |= part.account.model_dump(exclude_unset=True) | part.model_dump(include={"seed"}, exclude_none=True)
         try:
-            return cls(**{**merged, **fields, "faults": tuple(every_fault), "fault_sources": named})
+            return cls(**{**merged, **fields})
         except ValidationError as error:
             raise SettingsError("\n".join(["The sandbox can't be set up:", *describe(error)])) from error

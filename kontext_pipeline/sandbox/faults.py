@@ -10,10 +10,8 @@ import hashlib
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,12 +20,13 @@ from kontext_pipeline.segmind.model import TYPICAL_LATENCY_S
 
 Endpoint = Literal["v1", "submit", "status", "result", "output", "credits", "upload"]
 """The two POSTs of the model, the three GETs of a v2 job, the credits and the uploads."""
-ImageForm = Literal["image-base64", "data-uri", "image-url", "output-url", "images-url", "image_url"]
-JsonForm = Literal[ImageForm, "no-image"]
+JsonForm = Literal["image-base64", "data-uri", "image-url", "output-url", "images-url", "image_url", "no-image"]
 Cause = Literal["content-type", "credits", "team-limit", "parameter"]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
+
+PROFILES: Final = Path(__file__).parent / "profiles"
 
 _GENERATE: Final[tuple[Endpoint, ...]] = ("v1", "submit")
 _ANY: Final[tuple[Endpoint, ...]] = get_args(Endpoint)
@@ -138,17 +137,10 @@ class FaultFile(BaseModel):
     account: AccountSettings = AccountSettings()
     fault: tuple[Fault, ...] = ()
 
-    def settings(self) -> dict[str, Any]:
-        """Return the `SandboxConfig` fields that this file sets."""
-        fields = self.account.model_dump(exclude_unset=True)
-        return fields if self.seed is None else {**fields, "seed": self.seed}
-
 
 def profile_names() -> list[str]:
     """Return the names of the shipped profiles, sorted."""
-    shipped = resources.files(__package__).joinpath("profiles")
-    files = (entry.name for entry in shipped.iterdir())
-    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
+    return sorted(path.stem for path in PROFILES.glob("*.toml"))
 
 
 def load_profile(name: str) -> FaultFile:
@@ -160,8 +152,7 @@ def load_profile(name: str) -> FaultFile:
     names = profile_names()
     if name not in names:
         raise SettingsError(f"No fault profile is called {name!r}. The profiles are {', '.join(names)}.")
-    text = resources.files(__package__).joinpath("profiles", f"{name}.toml").read_text("utf-8")
-    return _parse(text, f"profile {name}")
+    return load_fault_file(PROFILES / f"{name}.toml")
 
 
 def load_fault_file(path: Path) -> FaultFile:
@@ -171,20 +162,13 @@ def load_fault_file(path: Path) -> FaultFile:
         SettingsError: the file can't be read, or has a value that is not allowed.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return FaultFile.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
         raise SettingsError(f"The fault file {path} can't be read: {error}.") from error
-    return _parse(text, str(path))
-
-
-def _parse(text: str, source: str) -> FaultFile:
-    try:
-        return FaultFile.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{source} is not valid TOML: {error}.") from error
     except ValidationError as error:
-        lines = [f"{source}: {line}" for line in describe(error)]
-        raise SettingsError("\n".join(lines)) from error
+        raise SettingsError("\n".join(f"{path}: {line}" for line in describe(error))) from error
+    except ValueError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}.") from error
 
 
 def describe(error: ValidationError) -> list[str]:
@@ -199,30 +183,6 @@ def _chance(*parts: object) -> float:
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
-@dataclass(frozen=True, slots=True)
-class Strike:
-    """What strikes one request: any number of `slow` faults, and at most one other."""
-
-    slow: tuple[Fault, ...] = ()
-    fault: Fault | None = None
-
-    @property
-    def kind(self) -> Kind | None:
-        """The kind to be logged: that of `fault`, else "slow" where something is slow."""
-        return self.fault.kind if self.fault is not None else "slow" if self.slow else None
-
-    @property
-    def delay_s(self) -> float:
-        """Seconds by which the slow faults delay an answer, before `speed`."""
-        return sum(fault.seconds for fault in self.slow)
-
-    def slowed(self, seconds: float) -> float:
-        """Return the seconds that a generation takes with the slow faults."""
-        for fault in self.slow:
-            seconds = seconds * fault.factor + fault.seconds
-        return seconds
-
-
 class FaultPlan:
     """The faults in force, and what they have done so far."""
 
@@ -235,17 +195,17 @@ class FaultPlan:
         self._burst_left: Counter[int] = Counter()
         self._targets = {endpoint for fault in self.faults for endpoint in fault.on}
 
-    def strike(self, endpoint: Endpoint, identity: str, *, prompt: str, posts: int) -> Strike:
-        """Return what strikes this request.
+    def strike(self, endpoint: Endpoint, identity: str, *, prompt: str, posts: int) -> tuple[list[Fault], Fault | None]:
+        """Return what strikes this request: any number of `slow` faults, and at most one other.
 
         `identity` names the request, equally in every run. `posts` is the number of POSTs to the model that
         were received so far, this one included.
         """
         if endpoint not in self._targets:
-            return Strike()
+            return [], None
         occurrence = self._seen[endpoint, identity]
         self._seen[endpoint, identity] += 1
-        slow: tuple[Fault, ...] = ()
+        slow: list[Fault] = []
         for index, fault in enumerate(self.faults):
             hits = self._hits[index, endpoint, identity]
             if endpoint not in fault.on:
@@ -263,6 +223,6 @@ class FaultPlan:
             self.struck[index] += 1
             self._hits[index, endpoint, identity] += 1
             if fault.kind != "slow":
-                return Strike(slow, fault)
-            slow = (*slow, fault)
-        return Strike(slow)
+                return slow, fault
+            slow.append(fault)
+        return slow, None

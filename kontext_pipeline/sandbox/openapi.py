@@ -2,14 +2,14 @@
 
 import re
 import tomllib
-from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
-from pydantic_core import core_schema
 
 from kontext_pipeline.sandbox import api_models
+from kontext_pipeline.sandbox.account import Account
 from kontext_pipeline.segmind.model import MODEL
 
 Json = dict[str, Any]
@@ -17,44 +17,31 @@ _REF: Final = "#/components/schemas/{model}"
 
 
 class _Schemas(GenerateJsonSchema):
-    """Schemas without field titles, and without defaults of null: such fields are absent."""
+    """Schemas without defaults of null: such fields are absent."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
         absent = schema.get("default", ...) in (None, "")
         return self.generate_inner(schema["schema"]) if absent else super().default_schema(schema)
 
 
 def build_document() -> Json:
     """Return the document as JSON."""
-    table = tomllib.loads(resources.files(__package__).joinpath("openapi.toml").read_text("utf-8"))
+    table = tomllib.loads(Path(__file__).with_name("openapi.toml").read_text("utf-8"))
     table["parameters"]["model"]["schema"]["enum"] = [MODEL]
     modes: dict[str, JsonSchemaMode] = dict.fromkeys(("Error", "AuthError", "Failure"), "serialization")
     for operation in table["operation"]:
         modes |= {operation["body"]: "validation"} if "body" in operation else {}
         modes[operation["answer"]] = "serialization"
     names = modes.keys() - table["content"].keys()
-    inputs = [(name, modes[name], TypeAdapter(getattr(api_models, name))) for name in sorted(names)]
+    models = {**vars(api_models), "Account": Account}
+    inputs = [(name, modes[name], TypeAdapter(models[name])) for name in sorted(names)]
     _, schemas = TypeAdapter.json_schemas(inputs, ref_template=_REF, schema_generator=_Schemas)
     paths: Json = {}
     for operation in table["operation"]:
         paths.setdefault(operation["path"], {})[operation["method"]] = _operation(operation, table)
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "kontext sandbox",
-            "version": "1",
-            "description": "A local stand-in for the gateway of FLUX.1 Kontext [max]. Nothing here costs money.",
-        },
-        "security": [{"key": []}],
-        "paths": paths,
-        "components": {
-            "schemas": schemas["$defs"],
-            "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "x-api-key"}},
-        },
-    }
+    document: Json = table["document"]
+    document["components"]["schemas"] = schemas["$defs"]
+    return document | {"paths": paths}
 
 
 def _operation(operation: Json, table: Json) -> Json:
@@ -90,8 +77,7 @@ def _answer(description: str, content: str, table: Json) -> Json:
 
 
 def _content(name: str, table: Json) -> Json:
-    kind = table["content"].get(name, {"application/json": {"schema": {"$ref": _REF.format(model=name)}}})
-    return dict(kind)
+    return {**table["content"].get(name, {"application/json": {"schema": {"$ref": _REF.format(model=name)}}})}
 
 
 OPENAPI: Final = build_document()

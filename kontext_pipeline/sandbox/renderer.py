@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +16,14 @@ from PIL import Image, ImageOps
 from kontext_pipeline.sandbox.drawing.encoding import encode, plain_picture
 from kontext_pipeline.sandbox.drawing.picture import draw_picture, draw_stand_in
 from kontext_pipeline.sandbox.drawing.sizes import picture_size
-from kontext_pipeline.sandbox.file_store import FileStore
-from kontext_pipeline.sandbox.input_resolver import FORMATS, InputImage
+from kontext_pipeline.sandbox.input_resolver import FORMATS, InputImage, InputResolver
 
 MAX_SIDE: Final = 1600
 """Pixels of the longer side to which a photograph is reduced before it is edited."""
 MAX_PHOTOS: Final = 8
 """Decoded photographs in memory, up to 8 MB each."""
+MAX_PICTURES: Final = 64
+"""Drawn pictures in memory, about 1 MB each. Older ones are drawn again when they are requested."""
 
 
 @dataclass(frozen=True)
@@ -58,47 +58,27 @@ class PictureSpec:
 class Renderer:
     """Draws pictures by their specs."""
 
-    def __init__(self, files: FileStore, *, draw: bool, cache_bytes: int) -> None:
-        self._files = files
+    def __init__(self, inputs: InputResolver, *, draw: bool) -> None:
+        self._inputs = inputs
         self._draws = draw
-        self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-        self._cached_bytes = 0
-        self._max_cached_bytes = cache_bytes
-        self._drawing: dict[tuple[str, str], asyncio.Future[bytes]] = {}
         self._photo = functools.lru_cache(MAX_PHOTOS)(self._load_photo)
+        self._drawing = functools.lru_cache(MAX_PICTURES)(self._start)
         workers = max(2, min(4, os.cpu_count() or 1))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="sandbox-renderer")
 
     async def picture(self, spec: PictureSpec) -> bytes:
-        """Return the picture's bytes, from the cache or drawn in a thread."""
+        """Return the picture's bytes, from memory or drawn in a thread."""
         if not self._draws:
             return plain_picture(spec.size, spec.output_format, spec.digest)
-        key = (spec.digest, spec.output_format)
-        picture = self._cache.get(key)
-        if picture is not None:
-            self._cache.move_to_end(key)
-            return picture
-        drawing = self._drawing.get(key)
-        if drawing is None:
-            drawing = asyncio.get_running_loop().run_in_executor(self._pool, self._draw, spec)
-            self._drawing[key] = drawing
-            drawing.add_done_callback(lambda _: self._drawing.pop(key, None))
-        picture = await asyncio.shield(drawing)
-        if key not in self._cache and len(picture) <= self._max_cached_bytes:
-            self._cache[key] = picture
-            self._cached_bytes += len(picture)
-            while self._cached_bytes > self._max_cached_bytes:
-                self._cached_bytes -= len(self._cache.popitem(last=False)[1])
-        return picture
-
-    async def thumbnail(self, spec: PictureSpec, width: int) -> bytes:
-        """Return the picture as a JPEG of `width` pixels."""
-        picture = await self.picture(spec)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _thumbnail, picture, width)
+        # Several requests may wait for one drawing: none of them may cancel it.
+        return await asyncio.shield(self._drawing(spec))
 
     def close(self) -> None:
         """Stop drawing."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, spec: PictureSpec) -> asyncio.Future[bytes]:
+        return asyncio.get_running_loop().run_in_executor(self._pool, self._draw, spec)
 
     def _draw(self, spec: PictureSpec) -> bytes:
         photo = None if spec.input_image is None else self._photo(spec.input_image)
@@ -106,7 +86,7 @@ class Renderer:
 
     def _load_photo(self, source: InputImage) -> Image.Image:
         """Return the RGB photograph to edit, its longer side at most `MAX_SIDE`."""
-        data = self._files.read(source.key)
+        data = self._inputs.read(source.file_name)
         if data is None:
             # It was never fetched, or it has expired since the request was accepted.
             size = picture_size("match_input_image", (source.width, source.height))
@@ -118,11 +98,3 @@ class Renderer:
         photo = Image.new("RGB", upright.size, (255, 255, 255))
         photo.paste(upright, mask=upright.getchannel("A"))
         return photo
-
-
-def _thumbnail(picture: bytes, width: int) -> bytes:
-    with Image.open(io.BytesIO(picture), formats=("PNG", "JPEG")) as image:
-        image.draft("RGB", (width * 2, width * 2))
-        small = image.convert("RGB")
-    small.thumbnail((width, width * 2), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return encode(small, "jpg")

@@ -1,18 +1,16 @@
-"""The request log: every POST to a model that the sandbox received, and what it billed.
+"""The request log: every POST to a model whose body arrived whole, and what it billed.
 
 It is served as JSON at `/sandbox/books`, so that a client's own accounting can be checked against it.
 """
 
 import hashlib
 import json
+import uuid
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Annotated, ClassVar, Literal
 
-from kontext_pipeline.sandbox.account import to_usd
-from kontext_pipeline.sandbox.api_models import LogEntry
-
-MAX_PROMPT_CHARS: Final = 2000
-"""Longer prompts are cut in the log. The sha256 of the body still tells them apart."""
+from pydantic import ConfigDict, Field
 
 
 def canonical_sha256(body: object) -> str:
@@ -21,28 +19,30 @@ def canonical_sha256(body: object) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class RequestLog:
-    """Every entry since the start, and the totals. Money is in micro-dollars."""
+@dataclass(slots=True)
+class LogEntry:
+    """One POST to a model."""
 
-    def __init__(self) -> None:
-        self.entries: list[LogEntry] = []
-        self.billed = 0
-        self.cost = 0
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(json_schema_serialization_defaults_required=True)
 
-    def add(self, api: Literal["v1", "v2"], body_sha256: str, request_id: str) -> LogEntry:
-        """Return a new entry for a POST whose body has arrived whole."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        entry = LogEntry(len(self.entries) + 1, request_id, api, now, body_sha256)
-        self.entries.append(entry)
-        return entry
-
-    def bill(self, entry: LogEntry, cost: int) -> None:
-        """Record that the generation of `entry` finished and cost this many micro-dollars."""
-        entry.billed = True
-        entry.cost = to_usd(cost)
-        self.billed += 1
-        self.cost += cost
-
-    def count(self, state: str) -> int:
-        """Return the number of entries in `state`."""
-        return sum(entry.state == state for entry in self.entries)
+    sequence: Annotated[int, Field(ge=1)]
+    """1 for the first POST since the start or the last reset."""
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()), kw_only=True)
+    api: Literal["v1", "v2"]
+    received_at: datetime = field(default_factory=lambda: datetime.now(UTC), kw_only=True)
+    body_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Of the canonical form of the JSON body (see `canonical_sha256`), or of the raw bytes if it is not JSON."""
+    prompt: str | None = None
+    """Cut after 2,000 characters. The sha256 of the body still tells longer prompts apart."""
+    seed: int | None = None
+    status: int | None = None
+    """The HTTP status of the answer. None: no answer was given (yet, or the connection was cut)."""
+    state: Literal["RECEIVED", "REFUSED", "RUNNING", "COMPLETED", "FAILED", "ABANDONED"] = "RECEIVED"
+    """ABANDONED: the sandbox stopped before the generation ended."""
+    billed: bool = False
+    cost: float = 0.0
+    """USD."""
+    fault: str | None = None
+    """The kind of the fault that struck, if one did."""
+    client_gone: bool = False
+    """v1: the client had hung up when the answer was ready. The generation is billed all the same."""

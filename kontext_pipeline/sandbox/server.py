@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, cast
+from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,12 +26,12 @@ START_S: Final = 10.0
 """Seconds to wait for a server that starts in a thread."""
 
 
-class _Resettable(asyncio.Protocol):
-    """A mixin for uvicorn's HTTP protocol. It adds a function that resets the connection to each request's scope."""
+class _ResettableProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's HTTP protocol, with a function in each request's scope that resets the connection."""
 
     app: ASGIApp
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         inner = self.app
 
@@ -41,7 +41,7 @@ class _Resettable(asyncio.Protocol):
                 # A socket that does not linger sends a reset when it is closed.
                 with contextlib.suppress(OSError):
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            cast("asyncio.WriteTransport", transport).abort()
+            transport.abort()
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             scope.setdefault("extensions", {})[RESET_EXTENSION] = reset
@@ -50,13 +50,10 @@ class _Resettable(asyncio.Protocol):
         self.app = app
 
 
-_PROTOCOL: Final = cast("type[asyncio.Protocol]", type("ResettableProtocol", (_Resettable, AutoHTTPProtocol), {}))
-
-
 def _build_server(config: SandboxConfig, *, shutdown_s: int = SHUTDOWN_S, log_level: str = "warning") -> uvicorn.Server:
     settings = uvicorn.Config(
         create_app(config),
-        http=_PROTOCOL,
+        http=_ResettableProtocol,
         ws="none",
         lifespan="on",
         access_log=False,

@@ -1,18 +1,21 @@
-"""A session: everything that a reset starts anew. Account, request log, faults, jobs and their pictures."""
+"""The state that all endpoints share: the gateway, its session, and the jobs of the session."""
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from kontext_pipeline.sandbox.account import Account
-from kontext_pipeline.sandbox.api_models import LogEntry, State
+from starlette.responses import Response
+
+from kontext_pipeline.sandbox.account import MICRO, Account
+from kontext_pipeline.sandbox.api_models import State
 from kontext_pipeline.sandbox.config import SandboxConfig
-from kontext_pipeline.sandbox.faults import Fault, FaultPlan
-from kontext_pipeline.sandbox.renderer import PictureSpec
-from kontext_pipeline.sandbox.request_log import RequestLog
+from kontext_pipeline.sandbox.faults import Endpoint, Fault, FaultPlan
+from kontext_pipeline.sandbox.input_resolver import InputResolver
+from kontext_pipeline.sandbox.renderer import PictureSpec, Renderer
+from kontext_pipeline.sandbox.request_log import LogEntry
+from kontext_pipeline.sandbox.responses import Refusal, from_fault
 
 QUEUED_SHARE: Final = 0.05
 """The share of a job's time in which it is QUEUED."""
@@ -20,7 +23,7 @@ QUEUED_SHARE: Final = 0.05
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One generation, of v1 or v2. Its price is held. Times are seconds of `time.monotonic`."""
+    """One generation, of v1 or v2. Times are seconds of `time.monotonic`."""
 
     session: "Session"
     entry: LogEntry
@@ -31,12 +34,16 @@ class Job:
     fault: Fault | None
     total_s: float
     """How long it takes."""
-    held: int
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
     error: str | None = None
     remaining_credits: float = 0.0
     expired: bool = False
+
+    @property
+    def fault_kind(self) -> str | None:
+        """The kind of the fault that strikes it."""
+        return None if self.fault is None else self.fault.kind
 
     @property
     def state(self) -> State:
@@ -55,21 +62,17 @@ class Job:
         """The name of its picture."""
         return f"{self.entry.request_id}.{self.spec.output_format}"
 
-    def complete(self) -> None:
-        """Charge the finished generation and make its picture available."""
-        self.ended = time.monotonic()
-        self.session.account.charge(self.held)
-        self.session.log.bill(self.entry, self.held)
-        self.entry.state = "COMPLETED"
-        self.remaining_credits = self.session.account.remaining
-        self.session.outputs.add(self.file_name, self)
-
-    def release(self, state: Literal["FAILED", "ABANDONED"]) -> None:
-        """End a generation that is not billed."""
-        if self.entry.state == "RUNNING":
-            self.ended = time.monotonic()
-            self.session.account.release(self.held)
-            self.entry.state = state
+    def end(self, state: Literal["COMPLETED", "FAILED", "ABANDONED"]) -> None:
+        """End the generation. A completed one is billed and its picture can be requested."""
+        if self.ended is not None:
+            return
+        account = self.session.account
+        self.ended, self.entry.state, self.entry.billed = time.monotonic(), state, state == "COMPLETED"
+        account.settle(billed=self.entry.billed)
+        self.remaining_credits = account.balance / MICRO
+        if self.entry.billed:
+            self.entry.cost = account.price / MICRO
+            self.session.outputs.add(self.file_name, self)
 
 
 class ExpiringTable:
@@ -101,17 +104,17 @@ class ExpiringTable:
 
 
 class Session:
-    """Account, request log, faults and jobs. Jobs in flight stay with the session in which they began."""
+    """Everything that a reset starts anew. Jobs in flight stay with the session in which they began."""
 
-    def __init__(self, config: SandboxConfig, faults: Sequence[Fault]) -> None:
-        self.account = Account(config)
-        self.log = RequestLog()
-        self.faults = FaultPlan(faults, config.seed)
+    def __init__(self, config: SandboxConfig) -> None:
+        self.account = Account.model_validate(config)
+        self.log: list[LogEntry] = []
+        self.faults = FaultPlan(config.faults, config.seed)
         self.records = ExpiringTable(config.record_ttl_s)
         """v2 jobs by request id."""
         self.outputs = ExpiringTable(config.file_ttl_s)
         """Completed jobs by the name of their picture. The picture is drawn when it is requested."""
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._seen: Counter[tuple[str, str]] = Counter()
 
     def occurrence(self, api: str, identity: str) -> str:
@@ -120,21 +123,55 @@ class Session:
         return f"{api}|{identity}|{self._seen[api, identity]}"
 
     def start(self, job: Job) -> None:
-        """Start a v2 job: a timer ends it."""
-        request_id = job.entry.request_id
-        self.records.add(request_id, job)
-        if job.fault is None or job.fault.kind != "hang":
-            self._timers[request_id] = asyncio.get_running_loop().call_later(job.total_s, self._end, job)
+        """Start a v2 job: a timer ends it, unless it hangs."""
+        self.records.add(job.entry.request_id, job)
+        if job.fault_kind != "hang":
+            self._timers[job] = asyncio.get_running_loop().call_later(job.total_s, self._end, job)
 
     def _end(self, job: Job) -> None:
-        del self._timers[job.entry.request_id]
-        if job.fault is not None and job.fault.kind == "failed":
+        del self._timers[job]
+        if job.fault_kind == "failed":
             job.error = "The model failed to generate an image"
-            job.release("FAILED")
-        else:
-            job.complete()
+        job.end("COMPLETED" if job.error is None else "FAILED")
 
     def close(self) -> None:
         """Cancel every timer: running jobs never end."""
         for timer in self._timers.values():
             timer.cancel()
+
+
+class Gateway:
+    """The state that all endpoints share."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self.config = config
+        self.session = Session(config)
+        self.inputs = InputResolver(config)
+        self.renderer = Renderer(self.inputs, draw=config.draw)
+        self.in_flight: set[asyncio.Task[Response]] = set()
+        """v1 generations. The event loop itself keeps no reference to them."""
+        self.started = time.time()
+
+    def reset(self) -> None:
+        """Start a new session: full balance, empty log, no jobs, the configured faults."""
+        self.session.close()
+        self.session = Session(self.config)
+
+    def close(self) -> None:
+        """Stop drawing and delete the stored files."""
+        self.session.close()
+        self.renderer.close()
+        self.inputs.close()
+
+    async def strike(self, session: Session, endpoint: Endpoint, identity: str, prompt: str = "") -> str | None:
+        """Return the kind of the fault that strikes a GET or an upload, after the delay of slow ones.
+
+        Raises:
+            Refusal: the fault answers the request.
+        """
+        slow, fault = session.faults.strike(endpoint, identity, prompt=prompt, posts=len(session.log))
+        if slow:
+            await asyncio.sleep(sum(one.seconds for one in slow) / self.config.speed)
+        if fault is not None and fault.refuses:
+            raise Refusal(from_fault(fault))
+        return None if fault is None else fault.kind

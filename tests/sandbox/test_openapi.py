@@ -1,6 +1,7 @@
 """The OpenAPI document: a stranger's generator of requests finds no answer that breaks it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -32,9 +33,9 @@ def served() -> Iterator[Sandbox]:
 @hypothesis.settings(
     max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
 )
-def test_no_generated_request_meets_an_undocumented_answer(case: schemathesis.Case, served: Sandbox) -> None:
+def test_no_generated_request_meets_an_undocumented_answer(case: schemathesis.Case[Any], served: Sandbox) -> None:
     operation = case.operation.definition.raw["operationId"]
-    excluded = [CHECKS.get_one(name) for name in ("use_after_free", "ensure_resource_availability")]
+    excluded: list[Any] = [CHECKS.get_one(name) for name in ("use_after_free", "ensure_resource_availability")]
     if operation in SEMANTIC:
         excluded.append(CHECKS.get_one("positive_data_acceptance"))
     case.call_and_validate(base_url=served.url, headers={"x-api-key": TEST_KEY}, excluded_checks=excluded, timeout=10)

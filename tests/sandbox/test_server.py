@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.sandbox.config import SandboxConfig
+from kontext_pipeline.sandbox.drawing.sizes import SIZES
 from kontext_pipeline.sandbox.server import serve
 from tests.sandbox.conftest import MODEL, Client, picture
 from tests.sandbox.running import running_sandbox
@@ -151,7 +153,8 @@ def test_the_account_can_be_set_and_wrong_values_are_refused(client: Client) -> 
         client.http.put(url, json={"rpm": None}, timeout=10).json() | {"rpm": None}
         == client.http.get(url, timeout=10).json()
     )
-    for wrong in ({"balance": -1}, {"balance": "x"}, {"rpm": 0}, {"other": 1}, [], {"balance": 1e300}):
+    refused: tuple[Any, ...] = ({"balance": -1}, {"balance": "x"}, {"rpm": 0}, {"other": 1}, [], {"balance": 1e300})
+    for wrong in refused:
         assert client.http.put(url, json=wrong, timeout=10).status_code == 400
 
 
@@ -167,11 +170,10 @@ def test_the_page_shows_what_goes_on_and_escapes_prompts(client: Client) -> None
     assert "&lt;script&gt;alert" in page
     for shown in ("$999.80", "$0.20", "status 503 on v1/submit, 25%, after 5", "an owl"):
         assert shown in page
-    names = [part.partition('"')[0] for part in page.split('src="/sandbox/thumbnails/')[1:]]
+    names = [part.partition('"')[0] for part in page.split('src="/sandbox/pictures/')[1:]]
     assert len(names) == 2
-    thumbnail = client.get(f"/sandbox/thumbnails/{names[0]}")
-    assert picture(thumbnail.content).width == 480
-    assert client.get("/sandbox/thumbnails/none.png").status_code == 404
+    assert picture(client.get(f"/sandbox/pictures/{names[0]}").content).size == SIZES["16:9"]
+    assert client.get("/sandbox/pictures/none.png").status_code == 404
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 

@@ -4,16 +4,18 @@ import concurrent.futures
 import socket
 import struct
 import time
+from typing import Any
 
 import pytest
 import requests
+import urllib3
 
 from kontext_pipeline.sandbox.drawing.sizes import SIZES
 from kontext_pipeline.sandbox.request_log import canonical_sha256
 from tests.sandbox.conftest import MODEL, Client, picture, png
 from tests.sandbox.running import TEST_KEY, running_sandbox
 
-SAMPLE = {
+SAMPLE: dict[str, Any] = {
     "seed": 30699,
     "prompt": "Make her take a selfie in the streets of Freiburg, it's a lovely day out",
     "input_image": "https://segmind-resources.s3.amazonaws.com/input/a1adf47e-bfba-45c4-a11f-ae2b732102ad-kontext-max-ip.webp",
@@ -95,7 +97,7 @@ def test_match_input_image_follows_the_input(client: Client) -> None:
     ],
 )
 def test_a_parameter_that_is_not_allowed_is_a_400_that_names_it_unbilled(
-    client: Client, body: dict[str, object], names: str
+    client: Client, body: dict[str, Any], names: str
 ) -> None:
     answer = client.post(**body)
     assert answer.status_code == 400
@@ -184,4 +186,6 @@ def test_the_connection_is_kept_alive(client: Client) -> None:
     prepared = requests.Request("GET", client.sandbox.url).prepare()
     adapter = client.http.get_adapter(client.sandbox.url)
     assert isinstance(adapter, requests.adapters.HTTPAdapter)
-    assert adapter.get_connection_with_tls_context(prepared, verify=True).num_connections == 1
+    pool = adapter.get_connection_with_tls_context(prepared, verify=True)
+    assert isinstance(pool, urllib3.HTTPConnectionPool)
+    assert pool.num_connections == 1

@@ -22,7 +22,7 @@ def test_a_job_goes_from_queued_to_completed_and_its_file_needs_no_key() -> None
         submission = client.post("v2", seed=7).json()
         assert submission["status"] == "QUEUED"
         assert set(submission) == {"request_id", "status", "poll_url", "status_url", "response_url"}
-        states = []
+        states: list[str] = []
         while not states or states[-1] not in {"COMPLETED", "FAILED"}:
             body = client.get(submission["status_url"]).json()
             if states[-1:] != [body["status"]]:
