@@ -1,7 +1,6 @@
 """Jobs (v2): poll each submitted job until it has finished, fetch its image and hand the answer on."""
 
 import heapq
-import itertools
 import logging
 import threading
 import time
@@ -65,7 +64,7 @@ class JobPoller:
         self._schedule = PollSchedule()
         self._condition = threading.Condition()
         self._heap: list[tuple[float, int, PendingJob]] = []
-        self._numbers = itertools.count()
+        self._watched = False
         self._closed = False
 
     # --- for the other stages -------------------------------------------------------------------
@@ -131,7 +130,13 @@ class JobPoller:
                     if self._heap:
                         self._condition.notify()
                     return pending
+                if wait_s is None or self._watched:
+                    self._condition.wait()
+                    continue
+                # One thread waits for the time of the next job. The others would all wake up with it.
+                self._watched = True
                 self._condition.wait(wait_s)
+                self._watched = False
             return None
 
     def _ask_later(self, pending: PendingJob, pause_s: float) -> None:
@@ -140,9 +145,9 @@ class JobPoller:
             if not closed:
                 due = self._clock() + pause_s
                 first = not self._heap or due < self._heap[0][0]
-                heapq.heappush(self._heap, (due, next(self._numbers), pending))
+                heapq.heappush(self._heap, (due, pending.sent.attempt, pending))
                 if first:
-                    self._condition.notify()
+                    self._condition.notify_all()
         if closed:
             self._let_go(pending)
 
@@ -218,9 +223,9 @@ class JobPoller:
             return min(due, forecast) if job.last_unfinished else forecast
 
         with self._condition:
-            self._heap = [(rescheduled(due, job), number, job) for due, number, job in self._heap]
+            self._heap = [(rescheduled(due, job), attempt, job) for due, attempt, job in self._heap]
             heapq.heapify(self._heap)
-            self._condition.notify()
+            self._condition.notify_all()
 
     def _collect(self, pending: PendingJob, answer: Answer) -> None:
         """Hand on the answer that ends a job."""

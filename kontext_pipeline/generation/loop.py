@@ -44,7 +44,7 @@ RESERVATIONS_AHEAD: Final = 64
 """Reservations that wait for a slot, at most: enough for answers that arrive together."""
 RESOLVERS: Final = 8
 """Threads that look for images and upload input pictures."""
-SUBMITTERS: Final = 16
+SUBMITTERS: Final = 8
 """Threads that submit v2 jobs: each call takes a fraction of a second."""
 POLLERS: Final = 24
 """Threads that poll v2 jobs and fetch their images."""
