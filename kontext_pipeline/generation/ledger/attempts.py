@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kontext_pipeline.generation.ledger import statements
@@ -56,7 +56,7 @@ class ReserveCall:
             if result is None:
                 accepted[fingerprint] = number
             results.append(result or ClaimedElsewhere())
-        for fingerprint, attempt in self._open(transaction, accepted, found):
+        for fingerprint, attempt in self._open(transaction, accepted, found).items():
             self._added[accepted[fingerprint]] = attempt
             results[accepted[fingerprint]] = Reserved(attempt)
         return results
@@ -102,10 +102,8 @@ class ReserveCall:
             return AlreadySettled("unknown")
         return None
 
-    def _open(
-        self, transaction: Transaction, accepted: Mapping[str, int], found: Mapping[str, Any]
-    ) -> Iterator[tuple[str, int]]:
-        """Claim the accepted requests and open their attempts. Yield the fingerprint and id of each attempt."""
+    def _open(self, transaction: Transaction, accepted: Mapping[str, int], found: Mapping[str, Any]) -> dict[str, int]:
+        """Claim the accepted requests, open their attempts and hold their prices. Return the ids, by fingerprint."""
         lease, terms = self._lease, self._terms
         claims = [
             {"fingerprint": fingerprint, "backend": lease.backend, "batch": batch, "claimant": lease.id}
@@ -119,11 +117,11 @@ class ReserveCall:
                 claim["batch"] = known["batch"]
         common = {"run_id": lease.run_id, "api_version": terms.api_version, "price": terms.price, "day": self._day}
         now = time.time_ns() // 1000
-        for row in transaction.insert(statements.ADD_ATTEMPT, [{**claim, **common, "now": now} for claim in claims]):
-            yield row["fingerprint"], row["id"]
-        if claims:
-            opened = {"open": len(claims) * terms.price}
+        rows = transaction.insert(statements.ADD_ATTEMPT, [{**claim, **common, "now": now} for claim in claims])
+        if rows:
+            opened = {"open": len(rows) * terms.price}
             add_spending(transaction, lease.backend, self._day, lease.run_id, opened)
+        return {row["fingerprint"]: int(row["id"]) for row in rows}
 
     def _is_open(self, transaction: Transaction, attempt: int, fingerprint: str) -> bool:
         row = transaction.row(statements.FIND_ATTEMPT, {"id": attempt})
