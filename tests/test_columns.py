@@ -20,7 +20,7 @@ batch: string
 variant: int32
 prompt: string
 input_image: string
-input_path: string
+input_source: string
 input_sha256: string
 aspect_ratio: string
 output_format: string

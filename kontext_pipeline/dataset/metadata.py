@@ -104,7 +104,7 @@ def plan_digest(
         "version": TABLE_VERSION,
         "backend": backend,
         "schema": [[field.name, str(field.type)] for field in metadata_schema(own)],
-        "columns": {name: values[name] for name in (*PLAN_SCHEMA.names, *names) if name != "input_path"},
+        "columns": {name: values[name] for name in (*PLAN_SCHEMA.names, *names) if name != "input_source"},
         "pays": _has_cost(fingerprints, charged).to_pylist(),
     }
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), default=repr)

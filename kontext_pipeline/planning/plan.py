@@ -153,7 +153,7 @@ def requests_of(table: pa.Table) -> Iterator[tuple[str, GenerationRequest]]:
     The input image of a request is a URI, or the absolute path of a local file.
     """
     names = ["fingerprint", "prompt", "seed", "input_sha256", "aspect_ratio", "output_format", "safety_tolerance"]
-    image = pc.coalesce(table["input_path"], table["input_image"])
+    image = pc.coalesce(table["input_source"], table["input_image"])
     requests = table.select(names).append_column("input_image", image)
     for row in requests.to_pylist():
         yield row.pop("fingerprint"), GenerationRequest(**row)

@@ -40,7 +40,7 @@ class PlanBuilder:
         table = rows.table
         paths = pa.array([file.path for file in self._input_files], pa.string())
         digests = pa.array([file.sha256 for file in self._input_files], pa.string())
-        sha256 = digests.take(pc.index_in(table["input_path"], value_set=paths).combine_chunks())
+        sha256 = digests.take(pc.index_in(table["input_source"], value_set=paths).combine_chunks())
         limit = pa.scalar(MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE, pa.int32())
         asked = table["safety_tolerance"]
         self._above = pc.and_(pc.is_valid(table["input_image"]), pc.greater(asked, limit))
@@ -59,7 +59,7 @@ class PlanBuilder:
         identities = np.empty((rows, DIGEST_BYTES), np.uint8)
         self._fingerprints = np.empty((requests, DIGEST_BYTES), np.uint8)
         variant, seed = np.empty(requests, np.int32), np.empty(requests, np.int64)
-        columns = self._table.drop_columns(["input_path", *self._rows.own_names])
+        columns = self._table.drop_columns(["input_source", *self._rows.own_names])
         columns = columns.rename_columns({"safety_tolerance_asked": "safety_tolerance", "safety_tolerance": "sent"})
         ends = np.append(self._starts, requests)
         # In pieces, because the texts that are hashed are larger than the columns.

@@ -24,6 +24,8 @@ from kontext_pipeline.files import AnyPath
 FORMAT: Final = 1
 """Version of the file format, a part of `Footer.origin`."""
 _FOOTER_KEY: Final = b"kontext_plan"
+_RENAMED: Final = {"input_path": "input_source"}
+"""Columns of plan files that earlier versions wrote, and their names today."""
 _FINGERPRINTS_AT_ONCE: Final = 20_000
 _WITHOUT_DICTIONARY: Final = frozenset({"row", "id", "prompt", "input_image", "seed", "fingerprint"})
 
@@ -93,7 +95,8 @@ class PlanFile:
     def row_group(self, index: int) -> pa.Table:
         """Return a batch."""
         with self._lock:
-            return self._file.read_row_group(index).replace_schema_metadata(None)
+            table = self._file.read_row_group(index).replace_schema_metadata(None)
+        return table.rename_columns([_RENAMED.get(name, name) for name in table.column_names])
 
     def fingerprints(self) -> Iterator[pa.Array]:
         """Yield the fingerprints of all rows, some at a time."""

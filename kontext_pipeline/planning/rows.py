@@ -33,8 +33,8 @@ _T = TypeVar("_T")
 class ManifestRows:
     """The checked rows of a manifest, with their row `numbers` and the local input pictures by path.
 
-    `table` has `MANIFEST_COLUMNS` and `input_path`, with the types of the registry, and the user's own columns. Null
-    means: not given (`id`, `input_image`, `seed`), or no local file (`input_path`).
+    `table` has `MANIFEST_COLUMNS` and `input_source`, with the types of the registry, and the user's own columns. Null
+    means: not given (`id`, `input_image`, `seed`), or no local file (`input_source`).
     """
 
     manifest: Manifest
@@ -65,7 +65,7 @@ def check_rows(manifest: Manifest, known: Mapping[str, InputFile], problems: Fil
             problems.add("has no rows")
         return None
     columns = _Cells(raw, problems).columns()
-    columns["input_path"], files = check_input_images(columns["input_image"], raw.numbers, manifest, known, problems)
+    columns["input_source"], files = check_input_images(columns["input_image"], raw.numbers, manifest, known, problems)
     own_names = [name for name in raw.table.column_names if name not in _MANIFEST_NAMES]
     columns |= {name: cells.plain(raw.table[name]) for name in own_names}
     return ManifestRows(manifest, raw.numbers, pa.table(columns), own_names, files, problems.notes)

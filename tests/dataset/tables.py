@@ -27,7 +27,7 @@ def plan(names: Sequence[str | int], *, batch: str = "demo-00000", manifest: str
             "variant": 1,
             "prompt": f"Make it {name}",
             "input_image": "photos/a.jpg",
-            "input_path": "/somewhere/photos/a.jpg",
+            "input_source": "/somewhere/photos/a.jpg",
             "input_sha256": "a" * 64,
             "aspect_ratio": "16:9",
             "output_format": "png",

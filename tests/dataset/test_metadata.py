@@ -225,7 +225,9 @@ def test_the_digest_follows_all_that_makes_the_table_but_the_ledger() -> None:
         plan_digest(batch.slice(0, 1), backend="sandbox"),
     ]
     assert len(set(digests)) == len(digests)
-    moved = batch.set_column(batch.column_names.index("input_path"), "input_path", pa.array(["/elsewhere/a.jpg"] * 2))
+    moved = batch.set_column(
+        batch.column_names.index("input_source"), "input_source", pa.array(["/elsewhere/a.jpg"] * 2)
+    )
     assert plan_digest(moved, backend="sandbox") == digests[0]
 
 

@@ -56,7 +56,7 @@ def test_defaults_are_filled_in_and_nothing_else(tmp_path: Path) -> None:
             "safety_tolerance": 2,
             "seed": None,
             "variants": 1,
-            "input_path": None,
+            "input_source": None,
         }
     ]
 
@@ -181,7 +181,7 @@ def test_rows_of_nothing_are_left_out_and_still_counted(tmp_path: Path) -> None:
 
 def test_trailing_commas_of_a_spreadsheet(tmp_path: Path) -> None:
     (rows,) = rows_of(csv(tmp_path, "prompt,seed,,\nx,1,,\n"))
-    assert rows.table.column_names[-1] == "input_path"
+    assert rows.table.column_names[-1] == "input_source"
     assert rows.notes == []
 
 
@@ -205,7 +205,7 @@ def test_local_pictures_are_found_from_the_manifests_folder(
     csv(folder, f"prompt,input_image\nx,photos/a b.png\ny,../c.png\nz,{inside}\nw,https://example.org/a\n")
     monkeypatch.chdir(tmp_path)
     (rows,) = rows_of("set/m.csv")
-    assert column(rows, "input_path") == [str(inside), str(outside), str(inside), None]
+    assert column(rows, "input_source") == [str(inside), str(outside), str(inside), None]
     assert column(rows, "input_image")[0] == "photos/a b.png"
     assert set(rows.input_files) == {str(inside), str(outside)}
 
@@ -230,7 +230,7 @@ def test_data_uris(tmp_path: Path) -> None:
     uri = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAAC"
     (rows,) = rows_of(csv(tmp_path, f'prompt,input_image\nx,"{uri}"\n'))
     assert column(rows, "input_image") == [uri]
-    assert column(rows, "input_path") == [None]
+    assert column(rows, "input_source") == [None]
 
 
 def test_a_cell_larger_than_a_block(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_urls_of_local_files(tmp_path: Path, make_picture: Callable[[Path], Path
     for url in (f"file://{path}", f"file://{tmp_path}/*.csv"):
         (rows,) = rows_of(url)
         assert rows.manifest.path == path
-        assert column(rows, "input_path") == [str(tmp_path / "a.png")]
+        assert column(rows, "input_source") == [str(tmp_path / "a.png")]
 
 
 def test_own_columns_of_several_manifests_are_unified(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_plan(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
         "variant": 1,
         "prompt": "a cat",
         "input_image": "photos/a.png",
-        "input_path": str(picture),
+        "input_source": str(picture),
         "input_sha256": hashlib.sha256(picture.read_bytes()).hexdigest(),
         "aspect_ratio": "16:9",
         "output_format": "png",
@@ -89,7 +89,7 @@ def test_a_plan(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
         "label": "001",
     }
     assert second == {**first, "variant": 2, "seed": 8, "fingerprint": second["fingerprint"]}
-    assert (third["row"], third["id"], third["input_path"], third["label"]) == (2, "rex", None, "")
+    assert (third["row"], third["id"], third["input_source"], third["label"]) == (2, "rex", None, "")
 
 
 def test_requests_have_the_fingerprints_of_the_plan(tmp_path: Path, make_picture: Callable[[Path], Path]) -> None:
@@ -293,7 +293,7 @@ def test_a_moved_picture_is_the_same_and_a_changed_one_is_not(
     csv(tmp_path, ["x,elsewhere/b.png"], "prompt,input_image")
     moved = rows_of(plan_of(tmp_path))
     assert moved[0]["fingerprint"] == first[0]["fingerprint"]
-    assert moved[0]["input_path"] == str(tmp_path / "elsewhere" / "b.png")
+    assert moved[0]["input_source"] == str(tmp_path / "elsewhere" / "b.png")
     make_picture(tmp_path / "elsewhere" / "b.png", b"two, and longer")
     changed = plan_of(tmp_path)
     assert rows_of(changed)[0]["fingerprint"] != first[0]["fingerprint"]
