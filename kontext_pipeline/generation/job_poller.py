@@ -27,6 +27,10 @@ UNUSABLE_FETCHES: Final = 8
 FETCH_DELAY_S: Final = 0.1
 """Pause between the poll that finds a job completed and the fetch of its image, seconds. Jobs that finish together are
 replaced by new ones first, as that keeps the slots full."""
+FEW_THREADS: Final = 2
+"""Threads that ask for jobs without a look at each other."""
+NETWORK_WAIT_S: Final = 0.01
+"""Time without a new exchange after which all busy threads are taken to wait for the network, seconds."""
 LONGEST_FETCH_PAUSE_S: Final = 10.0
 """Longest pause between two fetches of an image that is ready, seconds."""
 
@@ -62,9 +66,14 @@ class JobPoller:
         self._overdue = overdue
         self._clock = clock
         self._schedule = PollSchedule()
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._next_due = threading.Condition(self._lock)
+        """One thread waits here for the time of the next job; the others would all wake up with it."""
         self._heap: list[tuple[float, int, PendingJob]] = []
-        self._watched = False
+        self._waited_for = False
+        self._busy = 0
+        self._taken_at = float("-inf")
         self._closed = False
 
     # --- for the other stages -------------------------------------------------------------------
@@ -96,7 +105,9 @@ class JobPoller:
 
     def work(self) -> None:
         """Ask for jobs when they are due, until the stage is closed. The body of each of its threads."""
-        while (pending := self._take()) is not None:
+        asked = False
+        while (pending := self._take(asked=asked)) is not None:
+            asked = True
             try:
                 self.ask(pending)
             except Exception as error:  # noqa: BLE001  the run stops, the other threads end in order
@@ -105,11 +116,12 @@ class JobPoller:
 
     def close(self) -> None:
         """End the stage's threads. Jobs that are not collected stay in the ledger for a later run."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             dropped = [pending for _, _, pending in self._heap]
             self._heap.clear()
-            self._condition.notify_all()
+            self._idle.notify_all()
+            self._next_due.notify()
         for pending in dropped:
             self._let_go(pending)
 
@@ -120,36 +132,52 @@ class JobPoller:
         else:
             self._fetch(pending, pending.completed)
 
-    def _take(self) -> PendingJob | None:
-        """Return the next job that is due, as soon as one is; None where the stage is closed."""
-        with self._condition:
+    def _take(self, *, asked: bool) -> PendingJob | None:
+        """Return the next job that is due, as soon as one is; None where the stage is closed.
+
+        `asked`: the thread has just asked for a job. Such a thread goes on at once. One that was idle joins
+        `FEW_THREADS` busy ones only when all of them wait for the network: threads that compute take the interpreter
+        from each other, which costs more than they gain.
+        """
+        with self._lock:
+            self._busy -= asked
             while not self._closed:
-                wait_s = self._heap[0][0] - self._clock() if self._heap else None
+                wait_s = None
+                if self._heap:
+                    due = self._heap[0][0]
+                    if not asked and self._busy >= FEW_THREADS:
+                        due = max(due, self._taken_at + NETWORK_WAIT_S)
+                    wait_s = due - self._clock()
                 if wait_s is not None and wait_s <= 0:
                     pending = heapq.heappop(self._heap)[2]
-                    if self._heap:
-                        self._condition.notify()
+                    self._busy += 1
+                    self._taken_at = self._clock()
+                    if self._heap and not self._waited_for:
+                        self._idle.notify()
                     return pending
-                if wait_s is None or self._watched:
-                    self._condition.wait()
+                asked = False
+                if wait_s is None or self._waited_for:
+                    self._idle.wait()
                     continue
-                # One thread waits for the time of the next job. The others would all wake up with it.
-                self._watched = True
-                self._condition.wait(wait_s)
-                self._watched = False
+                self._waited_for = True
+                self._next_due.wait(wait_s)
+                self._waited_for = False
             return None
 
     def _ask_later(self, pending: PendingJob, pause_s: float) -> None:
-        with self._condition:
+        with self._lock:
             closed = self._closed
             if not closed:
                 due = self._clock() + pause_s
                 first = not self._heap or due < self._heap[0][0]
                 heapq.heappush(self._heap, (due, pending.sent.attempt, pending))
                 if first:
-                    self._condition.notify_all()
+                    self._wake_one()
         if closed:
             self._let_go(pending)
+
+    def _wake_one(self) -> None:
+        (self._next_due if self._waited_for else self._idle).notify()
 
     # --- one job --------------------------------------------------------------------------------
 
@@ -222,14 +250,17 @@ class JobPoller:
             forecast = job.submitted + expected_s
             return min(due, forecast) if job.last_unfinished else forecast
 
-        with self._condition:
+        with self._lock:
             self._heap = [(rescheduled(due, job), attempt, job) for due, attempt, job in self._heap]
             heapq.heapify(self._heap)
-            self._condition.notify_all()
+            self._wake_one()
 
     def _collect(self, pending: PendingJob, answer: Answer) -> None:
         """Hand on the answer that ends a job."""
         self._release_slot(pending)
+        if answer.picture is not None and not pending.overdue:
+            self._settler.put(pending.sent, answer)
+            return
         parked = []
         if pending.overdue:
             parked = self._overdue.remove(pending.sent.fingerprint)

@@ -48,8 +48,10 @@ SUBMITTERS: Final = 8
 """Threads that submit v2 jobs: each call takes a fraction of a second."""
 POLLERS: Final = 24
 """Threads that poll v2 jobs and fetch their images."""
-SETTLERS: Final = 8
-"""Threads that store images and settle their attempts: they mostly wait for the disk."""
+SETTLERS: Final = 2
+"""Threads that store images on a disk and settle their attempts, several images in one transaction."""
+REMOTE_SETTLERS: Final = 16
+"""The same where the store is remote: a thread waits for one upload at a time."""
 ANSWERS_WAITING: Final = 256
 """Answers that wait to be settled before their slots are kept, at least."""
 TICK_S: Final = 1.0
@@ -77,6 +79,7 @@ class GenerationLoop:
         """
         self._options = options
         self._client = client
+        self._settlers = SETTLERS if store.local else REMOTE_SETTLERS
         # Reservations wait for a slot only where a crash doesn't make them look like sent requests, and not
         # under a rate limit, which counts a request when it is reserved.
         ahead = min(options.concurrency, RESERVATIONS_AHEAD)
@@ -197,7 +200,7 @@ class GenerationLoop:
     def _start(self, items: Iterable[WorkItem]) -> None:
         concurrency, v1 = self._options.concurrency, self._options.api_version == "v1"
         # From the last stage to the first. An interruption in between finds no work that no thread would finish.
-        self._start_threads("settler", SETTLERS, self._settler.work)
+        self._start_threads("settler", self._settlers, self._settler.work)
         # Also on v1: a run may collect the v2 jobs of a run that died.
         self._start_threads("poller", min(POLLERS, concurrency), self._jobs.work)
         try:
@@ -257,7 +260,7 @@ class GenerationLoop:
         self._stop_sending()
         self._jobs.close()
         self._reaper.close()
-        self._settler.close(SETTLERS)
+        self._settler.close(self._settlers)
         until = time.monotonic() + LAST_ANSWERS_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))

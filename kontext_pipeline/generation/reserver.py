@@ -68,7 +68,10 @@ class Reserver:
         self._overdue = overdue
         self._capacity = capacity
         self._clock = clock
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        # Two conditions of one lock: room for a request must not wake every thread that resolves.
+        self._ready = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
         self._resolved: deque[ResolvedRequest] = deque()
         self._closed = False
         self._not_before = 0.0
@@ -78,18 +81,19 @@ class Reserver:
 
     def offer(self, request: ResolvedRequest) -> bool:
         """Add a resolved request, as soon as there is room. Return False where the run is over."""
-        with self._condition:
-            self._condition.wait_for(lambda: len(self._resolved) < self._capacity or self._closed)
+        with self._lock:
+            self._room.wait_for(lambda: len(self._resolved) < self._capacity or self._closed)
             if not self._closed:
                 self._resolved.append(request)
-                self._condition.notify_all()
+                self._ready.notify()
             return not self._closed
 
     def close(self) -> None:
         """Reserve nothing more. The stage's thread then releases what was not sent."""
-        with self._condition:
+        with self._lock:
             self._closed = True
-            self._condition.notify_all()
+            self._ready.notify()
+            self._room.notify_all()
 
     def raise_price(self, cost: int) -> None:
         """Hold at least `cost` (millionths of a USD) for every request from now on."""
@@ -125,18 +129,18 @@ class Reserver:
             self._run.stop_for(error)
 
     def _wake(self) -> None:
-        with self._condition:
-            self._condition.notify_all()
+        with self._lock:
+            self._ready.notify()
 
     def _wait(self) -> bool:
         """Wait until a step may have something to do; return False where the stage is closed."""
-        with self._condition:
+        with self._lock:
             while not self._closed:
                 pause_s = self._not_before - self._clock()
                 ready = self._resolved and self._slots.wanted()
                 if ready and pause_s <= 0:
                     return True
-                self._condition.wait(pause_s if ready else None)
+                self._ready.wait(pause_s if ready else None)
             return False
 
     def step(self) -> None:
@@ -175,14 +179,13 @@ class Reserver:
             except Exception as error:  # noqa: BLE001  the other requests have their results, too
                 self._run.stop_for(error)
                 self._run.let_go()
-        with self._condition:
+        with self._lock:
             self._resolved.extendleft(reversed(back))
 
     def _take(self, count: int) -> list[ResolvedRequest]:
-        with self._condition:
+        with self._lock:
             taken = [self._resolved.popleft() for _ in range(min(count, len(self._resolved)))]
-            if taken:
-                self._condition.notify_all()
+            self._room.notify(len(taken))
             return taken
 
     def _accept(self, request: ResolvedRequest, result: ReserveResult, price: int, day: int) -> bool:
@@ -227,11 +230,11 @@ class Reserver:
 
     def _shut_down(self) -> None:
         reservations = self._slots.withdraw()
-        with self._condition:
+        with self._lock:
             self._closed = True
             dropped = len(self._resolved) + len(reservations)
             self._resolved.clear()
-            self._condition.notify_all()
+            self._room.notify_all()
         try:
             self._release(reservations)
         finally:

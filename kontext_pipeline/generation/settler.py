@@ -1,13 +1,14 @@
 """Settle: keep the image, write into the ledger what the attempt cost, and do what follows from the outcome."""
 
 import logging
-from queue import Queue
+from collections.abc import Sequence
+from queue import Empty, Queue
 from typing import Final
 
 from kontext_pipeline.generation.attempt_log import log_transition
 from kontext_pipeline.generation.decisions import Decision, NextStep, counts_as_try, decide, settlement_of
 from kontext_pipeline.generation.image_store import ImageStore, StoreFull
-from kontext_pipeline.generation.ledger import Ledger, Settlement
+from kontext_pipeline.generation.ledger import Ledger, SettledImage, Settlement
 from kontext_pipeline.generation.ledger.money import micros
 from kontext_pipeline.generation.reserver import Reserver
 from kontext_pipeline.generation.retries import RetryPolicy
@@ -16,12 +17,16 @@ from kontext_pipeline.generation.shared_pause import SharedPause
 from kontext_pipeline.generation.slots import Slots
 from kontext_pipeline.generation.work import SentRequest, WorkItem
 from kontext_pipeline.generation.work_queue import WorkQueue
-from kontext_pipeline.segmind.answers import Answer, Picture
+from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.outcomes import Cause, Charge, Outcome
 
 OUTAGE_ROWS: Final = 10
 """Requests in a row that used up their tries on server errors, after which the run takes the provider to be down."""
+LARGEST_BATCH: Final = 16
+"""Images that one transaction of the ledger settles, at most: the first of them waits for the disk of the others."""
 log = logging.getLogger(__name__)
+
+_Answered = tuple[SentRequest, Answer]
 
 
 class Settler:
@@ -49,7 +54,7 @@ class Settler:
         self._ledger = ledger
         self._store = store
         self._retries = retries
-        self._answers: Queue[tuple[SentRequest, Answer] | None] = Queue(capacity)
+        self._answers: Queue[_Answered | None] = Queue(capacity)
         self._exhausted_in_a_row = 0
 
     def put(self, sent: SentRequest, answer: Answer) -> None:
@@ -59,13 +64,26 @@ class Settler:
         self._answers.put((sent, answer))
 
     def work(self) -> None:
-        """Settle answers until the stage is closed. The body of each of the stage's threads."""
-        while (entry := self._answers.get()) is not None:
+        """Settle answers with images until the stage is closed. The body of each of the stage's threads."""
+        while entries := self._next():
+            self._settle_images(entries)
+
+    def _next(self) -> list[_Answered]:
+        """Return the answers that wait, as soon as there is one; none where the stage is closed."""
+        entries: list[_Answered] = []
+        entry = self._answers.get()
+        while entry is not None:
+            entries.append(entry)
+            if len(entries) == LARGEST_BATCH:
+                return entries
             try:
-                self.settle(*entry)
-            except Exception as error:  # noqa: BLE001  the run stops, the other threads end in order
-                self._run.stop_for(error)
-                self._run.let_go()
+                entry = self._answers.get_nowait()
+            except Empty:
+                return entries
+        if entries:
+            # The end of the stage, which belongs to a later call.
+            self._answers.put(None)
+        return entries
 
     def close(self, threads: int) -> None:
         """End the stage's threads after the answers that wait."""
@@ -76,44 +94,68 @@ class Settler:
         """Settle one attempt and take the next step of its request.
 
         Raises:
-            LedgerError: the ledger can't be written; the attempt stays open for a later run.
+            LedgerError: the ledger can't be written; the attempt stays open for a later run. Not with an image: the
+                run is stopped then.
         """
-        self._raise_price(answer)
-        log_transition("answered", sent, cause=answer.cause, status_code=answer.status_code, seconds=answer.latency_s)
         if answer.picture is not None:
-            self._settle_image(sent, answer, answer.picture)
-        else:
-            self._settle_without_image(sent, answer)
-        if answer.spilled:
-            self._run.stop(
-                Cause.DISK_FULL,
-                f"{self._store.spool} can't be written. Make room and start again to continue.",
-            )
+            self._settle_images([(sent, answer)])
+            return
+        self._raise_price(answer)
+        self._settle_without_image(sent, answer)
+        self._stop_if_spilled(answer)
 
     # --- with an image --------------------------------------------------------------------------
 
-    def _settle_image(self, sent: SentRequest, answer: Answer, picture: Picture) -> None:
+    def _settle_images(self, entries: Sequence[_Answered]) -> None:
+        """Keep the images of these answers, then settle their attempts in one transaction of the ledger.
+
+        Where one of both fails, the run stops and a later run finds what was kept.
+        """
+        kept: list[tuple[SentRequest, Answer, SettledImage]] = []
+        for sent, answer in entries:
+            try:
+                self._raise_price(answer)
+                image = self._keep(sent, answer)
+                self._stop_if_spilled(answer)
+            except Exception as error:  # noqa: BLE001  the other images are to be kept, too
+                self._run.stop_for(error)
+                image = None
+            if image is None:
+                self._run.let_go()
+            else:
+                kept.append((sent, answer, image))
+        try:
+            self._ledger.settle_images([image for _, _, image in kept])
+        except Exception as error:  # noqa: BLE001  the threads end in order
+            self._run.stop_for(error)
+            self._run.let_go(len(kept))
+            return
+        for sent, answer, image in kept:
+            self._record(sent, answer, image.settlement)
+            self._exhausted_in_a_row = 0
+            self._slots.increase()
+            if sent.item is None:
+                self._run.let_go()
+            else:
+                self._run.finish(sent.item, "succeeded")
+
+    def _keep(self, sent: SentRequest, answer: Answer) -> SettledImage | None:
+        """Keep an image. Return None where the store can't take it: it was paid for and is in the rescue folder."""
+        assert answer.picture is not None
+        _log_answered(sent, answer)
         settlement = settlement_of(sent, answer)
         try:
-            stored = self._store.keep(sent.fingerprint, picture)
+            return SettledImage(sent.attempt, settlement, self._store.keep(sent.fingerprint, answer.picture))
         except StoreFull as error:
             self._run.stop_for(error)
             self._ledger.settle(sent.attempt, settlement, status="pending")
             self._record(sent, answer, settlement)
-            self._run.let_go()
-            return
-        self._ledger.settle(sent.attempt, settlement, status="succeeded", picture=stored, retryable=False)
-        self._record(sent, answer, settlement)
-        self._exhausted_in_a_row = 0
-        self._slots.increase()
-        if sent.item is None:
-            self._run.let_go()
-        else:
-            self._run.finish(sent.item, "succeeded")
+            return None
 
     # --- without one ----------------------------------------------------------------------------
 
     def _settle_without_image(self, sent: SentRequest, answer: Answer) -> None:
+        _log_answered(sent, answer)
         settlement = settlement_of(sent, answer)
         if answer.remains is not None:
             self._store.set_aside(answer.remains, sent.fingerprint, sent.attempt)
@@ -181,6 +223,13 @@ class Settler:
 
     # --- both -----------------------------------------------------------------------------------
 
+    def _stop_if_spilled(self, answer: Answer) -> None:
+        if answer.spilled:
+            self._run.stop(
+                Cause.DISK_FULL,
+                f"{self._store.spool} can't be written. Make room and start again to continue.",
+            )
+
     def _raise_price(self, answer: Answer) -> None:
         if answer.charge is Charge.YES and answer.cost_usd is not None:
             self._reserver.raise_price(micros(answer.cost_usd))
@@ -196,6 +245,10 @@ class Settler:
                 answer.error,
                 extra={"attempt": sent.attempt, "batch": sent.batch, "cause": answer.cause},
             )
+
+
+def _log_answered(sent: SentRequest, answer: Answer) -> None:
+    log_transition("answered", sent, cause=answer.cause, status_code=answer.status_code, seconds=answer.latency_s)
 
 
 def _reason(answer: Answer) -> str:

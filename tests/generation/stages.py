@@ -219,13 +219,16 @@ class Stages:
         """Turn the clock to the time when the next job is due, and take it as a thread of the poller does."""
         assert self.next_ask_s is not None, "no job waits"
         self.clock.forward(max(0.0, self.next_ask_s))
-        pending = self.jobs._take()
+        # The same thread as before, so that no other one is busy.
+        pending = self.jobs._take(asked=self.jobs._busy > 0)
         assert pending is not None
         return pending
 
     def ask(self) -> None:
-        """Ask for the next job when it is due."""
+        """Ask for the next job when it is due, and settle the image that it may have brought."""
         self.jobs.ask(self.take_job())
+        self.settler.close(1)
+        self.settler.work()
 
     def poll(self, *outcomes: Outcome | Answer) -> None:
         """Let the next jobs that are due be polled with these outcomes."""

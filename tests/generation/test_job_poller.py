@@ -6,9 +6,15 @@ import threading
 import pytest
 
 from kontext_pipeline.errors import LedgerError
-from kontext_pipeline.generation.job_poller import FETCH_DELAY_S, LONGEST_FETCH_PAUSE_S, UNUSABLE_FETCHES
+from kontext_pipeline.generation.job_poller import (
+    FETCH_DELAY_S,
+    FEW_THREADS,
+    LONGEST_FETCH_PAUSE_S,
+    NETWORK_WAIT_S,
+    UNUSABLE_FETCHES,
+)
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.generation.work import SentRequest
+from kontext_pipeline.generation.work import PendingJob, SentRequest
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from tests.generation.stages import PRICE, Stages, StagesMaker, answer, fingerprint, job
@@ -453,17 +459,14 @@ def test_an_overdue_job_that_is_asked_for_while_the_stage_closes_is_let_go_once(
     assert s.idle
 
 
-@pytest.mark.parametrize("late", [False, True])
 def test_a_ledger_that_cannot_be_written_stops_the_run_and_leaves_the_job(
-    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch, late: bool
+    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s = v2(stages)
-    if late:
-        overdue_job(s)
-    else:
-        s.submit(1)
+    # The poller settles overdue jobs itself; other images go to the settler.
+    overdue_job(s)
     s.poll(Outcome.COMPLETED)
-    monkeypatch.setattr(s.ledger, "settle", refuse_writes)
+    monkeypatch.setattr(s.ledger, "settle_images", refuse_writes)
     s.client.on(Call.FETCH, Outcome.SUCCEEDED)
     s.run.when_stopped(s.jobs.close)
     s.clock.forward(FETCH_DELAY_S)
@@ -498,3 +501,25 @@ def test_a_thread_asks_for_a_job_as_soon_as_it_is_due(stages: StagesMaker) -> No
         thread.join(5)
         assert not thread.is_alive()
     assert s.states() == ["released"]
+
+
+# --- threads ------------------------------------------------------------------------------------
+
+
+def test_an_idle_thread_joins_busy_ones_only_while_they_wait_for_the_network(stages: StagesMaker) -> None:
+    s = v2(stages)
+    for number in range(1, FEW_THREADS + 3):
+        s.submit(number)
+    s.clock.forward(60.0)
+    for _ in range(FEW_THREADS):
+        assert s.jobs._take(asked=False) is not None
+    joined: list[PendingJob | None] = []
+    idle = threading.Thread(target=lambda: joined.append(s.jobs._take(asked=False)), daemon=True)
+    idle.start()
+    # A thread that has just asked goes on at once, and so the idle one waits on.
+    assert s.jobs._take(asked=True) is not None
+    assert joined == []
+    s.clock.forward(NETWORK_WAIT_S)
+    idle.join()
+    assert len(joined) == 1
+    assert joined[0] is not None

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from kontext_pipeline.errors import LedgerError
+from kontext_pipeline.generation.ledger import Stored
 from kontext_pipeline.generation.retries import RetryPolicy
-from kontext_pipeline.generation.settler import OUTAGE_ROWS
+from kontext_pipeline.generation.settler import LARGEST_BATCH, OUTAGE_ROWS
 from kontext_pipeline.generation.work import SentRequest
-from kontext_pipeline.segmind.answers import Answer
+from kontext_pipeline.segmind.answers import Answer, Picture
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from tests.generation.scripted_client import PNG, picture_in
 from tests.generation.stages import PRICE, Stages, StagesMaker, answer, fingerprint
@@ -41,9 +42,9 @@ def test_an_image_is_kept_before_the_ledger_says_that_it_is_charged(stages: Stag
     s = stages()
     sent = s.sent(s.item(1))
     s.trace(s.store, "keep")
-    s.trace(s.ledger, "settle")
+    s.trace(s.ledger, "settle_images")
     s.settler.settle(sent, image(s, 1, cost_usd=0.08, request_id="r-1", latency_s=2.5))
-    assert s.events == ["keep", "settle"]
+    assert s.events == ["keep", "settle_images"]
     assert (s.folder / f"data/images/00/{fingerprint(1)}.png").read_bytes() == PNG
     assert list(s.store.spool.iterdir()) == []
     (attempt,) = s.attempts()
@@ -398,7 +399,7 @@ def test_a_ledger_that_fails_stops_the_run_and_leaves_the_attempt_to_a_later_one
     def fail(*_: object, **__: object) -> None:
         raise LedgerError("the ledger can't be written")
 
-    monkeypatch.setattr(s.ledger, "settle", fail)
+    monkeypatch.setattr(s.ledger, "settle_images", fail)
     s.settler.close(1)
     s.settler.work()
     assert s.stop_cause == "ledger"
@@ -406,6 +407,39 @@ def test_a_ledger_that_fails_stops_the_run_and_leaves_the_attempt_to_a_later_one
     # The image is kept all the same.
     assert Path(s.folder, f"data/images/00/{fingerprint(1)}.png").exists()
     assert s.outcomes == []
+    assert s.idle
+
+
+def test_images_that_wait_together_are_settled_together(stages: StagesMaker) -> None:
+    s = stages(concurrency=LARGEST_BATCH + 2)
+    s.trace(s.ledger, "settle_images")
+    for number in range(1, LARGEST_BATCH + 3):
+        s.settler.put(s.sent(s.item(number)), image(s, number))
+    s.settler.close(1)
+    s.settler.work()
+    assert s.events == ["settle_images", "settle_images"]
+    assert s.states() == ["charged"] * (LARGEST_BATCH + 2)
+    assert [status for _, status in s.outcomes] == ["succeeded"] * (LARGEST_BATCH + 2)
+    assert s.idle
+
+
+def test_an_image_that_cannot_be_kept_holds_up_no_other(stages: StagesMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = stages()
+    for number in (1, 2, 3):
+        s.settler.put(s.sent(s.item(number)), image(s, number))
+    keep = s.store.keep
+
+    def fail_for_the_second(name: str, picture: Picture) -> Stored:
+        if name == fingerprint(2):
+            raise RuntimeError("a defect")
+        return keep(name, picture)
+
+    monkeypatch.setattr(s.store, "keep", fail_for_the_second)
+    s.settler.close(1)
+    s.settler.work()
+    assert s.states() == ["charged", "open", "charged"]
+    assert s.outcomes == [(1, "succeeded"), (3, "succeeded")]
+    assert s.stop_cause == "fault"
     assert s.idle
 
 

@@ -19,6 +19,7 @@ from kontext_pipeline.generation.ledger.records import (
     Reserved,
     ReserveResult,
     RetryLater,
+    SettledImage,
     Settlement,
     Status,
     Stored,
@@ -159,6 +160,12 @@ def settle(
     }
     transaction.execute(statements.SETTLE_GENERATION, {**request, **_values_of(picture, Stored)})
     return keep
+
+
+def settle_images(transaction: Transaction, images: Sequence[SettledImage]) -> None:
+    """Do what `Ledger.settle_images` does."""
+    for image in images:
+        settle(transaction, image.attempt, image.settlement, status="succeeded", picture=image.picture, retryable=False)
 
 
 def release(transaction: Transaction, attempts: Sequence[int]) -> None:

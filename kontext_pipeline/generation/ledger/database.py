@@ -177,6 +177,7 @@ class Database:
             self.engine.dispose()
             raise LedgerError(f"the ledger {self} can't be opened: {error.orig}") from None
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._urgent = threading.Event()
         self._closed = False
         self._closing = threading.Lock()
         self._writer = threading.Thread(target=self._write_groups, name="ledger-writer", daemon=True)
@@ -186,8 +187,10 @@ class Database:
         """Return the name of the database, without a password."""
         return str(self.path) if self.path else self.url.render_as_string(hide_password=True)
 
-    def write(self, work: Callable[[Transaction], T]) -> T:
+    def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
         """Run `work` in a transaction. Return its result when the transaction is on the disk.
+
+        An `urgent` write doesn't wait for others to share its commit.
 
         `work` runs in the writer's thread, and may run again: where another write of the same commit failed, or where
         the connection broke. In the latter case the earlier transaction may have been committed, so `work` must
@@ -202,6 +205,8 @@ class Database:
             if self._closed:
                 raise LedgerError(f"the ledger {self} is closed")
             self._queue.put((work, done))
+            if urgent:
+                self._urgent.set()
         return done.result()
 
     def check_room(self) -> None:
@@ -239,6 +244,7 @@ class Database:
                 return
             self._closed = True
             self._queue.put(None)
+            self._urgent.set()
         self._writer.join()
         self.engine.dispose()
 
@@ -323,7 +329,8 @@ class Database:
     def _write_groups(self) -> None:
         while (write := self._queue.get()) is not None:
             group = [write]
-            time.sleep(GATHER_S)
+            self._urgent.wait(GATHER_S)
+            self._urgent.clear()
             with contextlib.suppress(queue.Empty):
                 while len(group) < LARGEST_GROUP:
                     following = self._queue.get_nowait()

@@ -15,6 +15,7 @@ from kontext_pipeline.generation.ledger.records import (
     Orphan,
     ReservationTerms,
     ReserveResult,
+    SettledImage,
     Settlement,
     Status,
     Stored,
@@ -84,7 +85,7 @@ class Ledger(LedgerViews):
         Raises:
             LeaseLost: Another run has taken over the claims of this process.
         """
-        return self.database.write(attempts.ReserveCall(self.lease, claims, terms).run)
+        return self.database.write(attempts.ReserveCall(self.lease, claims, terms).run, urgent=True)
 
     def release(self, unsent: Sequence[int]) -> None:
         """Settle attempts that were not sent and will not be, in one transaction. Their requests are pending again."""
@@ -132,6 +133,11 @@ class Ledger(LedgerViews):
                 unknown_retries=unknown_retries,
             )
         )
+
+    def settle_images(self, images: Sequence[SettledImage]) -> None:
+        """Settle attempts that brought images, in one transaction. Their requests have succeeded."""
+        if images:
+            self.database.write(lambda transaction: attempts.settle_images(transaction, images))
 
     def adopt_picture(self, fingerprint: str, batch: str, picture: Stored) -> None:
         """Enter a picture that is in the store and that no attempt of this ledger made. It costs nothing."""

@@ -102,6 +102,15 @@ NOT_SENT: Final = Settlement("released", "not_sent", cause=Cause.NOT_SENT)
 
 
 @dataclass(frozen=True, slots=True)
+class SettledImage:
+    """An attempt that brought an image: what it cost, and where the image is."""
+
+    attempt: int
+    settlement: Settlement
+    picture: Stored
+
+
+@dataclass(frozen=True, slots=True)
 class Orphan:
     """An open attempt whose run has ended. It belongs to this process now, which must collect or settle it."""
 
