@@ -59,7 +59,11 @@ class PlanBuilder:
         identities = np.empty((rows, DIGEST_BYTES), np.uint8)
         self._fingerprints = np.empty((requests, DIGEST_BYTES), np.uint8)
         variant, seed = np.empty(requests, np.int32), np.empty(requests, np.int64)
-        columns = self._table.drop_columns(["input_source", *self._rows.own_names])
+        columns = self._table.drop_columns(self._rows.own_names)
+        # A relative path in a remote manifest is identified by the URL that it stands for.
+        images = pc.coalesce(columns["input_source"], columns["input_image"])
+        columns = columns.set_column(columns.column_names.index("input_image"), "input_image", images)
+        columns = columns.drop_columns(["input_source"])
         columns = columns.rename_columns({"safety_tolerance_asked": "safety_tolerance", "safety_tolerance": "sent"})
         ends = np.append(self._starts, requests)
         # In pieces, because the texts that are hashed are larger than the columns.
@@ -175,6 +179,8 @@ class PlanBuilder:
             above_tolerance=self._rows_where(self._above),
             match_without_image=self._rows_where(matching),
             notes=rows.notes,
+            mapped=rows.mapped,
+            private_inputs=rows.private_inputs,
         )
 
     def _rows_where(self, mask: pa.ChunkedArray) -> dict[str, Any]:

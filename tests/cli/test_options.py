@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from kontext_pipeline.cli import main
 from kontext_pipeline.settings import Settings
 
-PLANNED = ["data_dir", "backend", "batch_size", "seed", "api_version", "concurrency", "rpm"]
+PLANNED = ["columns", "data_dir", "backend", "batch_size", "seed", "api_version", "concurrency", "rpm"]
 EXPECTED = {
     "plan": ["manifests", *PLANNED],
     "run": ["manifests", *PLANNED, "budget", "retry_failed", "yes"],
@@ -32,7 +32,8 @@ def test_a_command_has_the_options_of_its_settings(command: str) -> None:
     assert sorted(found) == sorted([*EXPECTED[command], *LOG_OPTIONS])
     for name, option in found.items():
         if name in Settings.model_fields and isinstance(option, click.Option):
-            assert option.opts == [f"--{name.replace('_', '-')}"]
+            flag = "--column" if name == "columns" else f"--{name.replace('_', '-')}"
+            assert option.opts == [flag]
             assert option.help == str(Settings.model_fields[name].description).replace("`", "")
             assert option.default is None or option.to_info_dict()["default"] is None, "the settings have the default"
 
