@@ -28,11 +28,10 @@ from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.problems import FileProblems, quoted
 from kontext_pipeline.planning.sources import Manifest, absolute, missing_package
 
-_HTTP: Final = "^(?i:https?):"
 _WEB_URL: Final = r"^(?i:https?)://[^\s/?#\x00-\x1f\x7f]+[^\s\x00-\x1f\x7f]*$"
 _AUTHORITY: Final = "^(?i:https?)://(?P<authority>[^/?#]*)"
-_SCHEME: Final = r"^[A-Za-z][A-Za-z0-9+.-]+:"
-_URL: Final = r"^[A-Za-z][A-Za-z0-9+.-]+://[^\x00-\x1f\x7f]+$"
+_SCHEME: Final = r"[A-Za-z][A-Za-z0-9+.-]+:"
+_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
 _DATA_SCHEME: Final = "^(?i:data):"
 _DATA_URI: Final = re.compile(r"data:image/[a-z0-9.+-]+(?:;[a-z0-9-]+=[^;,]*)*;base64,", re.IGNORECASE)
 _LOCAL_SCHEMES: Final = ("file", "local")
@@ -102,16 +101,8 @@ def check_input_images(
 
     `numbers` are the row numbers, `known` local files that are known already, by path.
     """
-    is_web, is_http = matches(images, _WEB_URL), matches(images, _HTTP)
-    is_usable = pc.or_(pc.or_(is_web, matches(images, _DATA_SCHEME)), pc.and_not(matches(images, _URL), is_http))
-    is_other = pc.and_not(matches(images, _SCHEME), is_usable)
-    problems.add_where(
-        is_other,
-        numbers,
-        lambda index: f"{quoted(images[index].as_py())} is not allowed; allowed: {_ALLOWED}",
-        "input_image",
-    )
-    different = pc.unique(images.filter(pc.and_not(pc.is_valid(images), pc.or_(is_web, is_other))))
+    is_web = matches(images, _WEB_URL)
+    different = pc.unique(images.filter(pc.and_not(pc.is_valid(images), is_web)))
     addresses = _Addresses(manifest, known, options)
     sources: list[str | None] = [None] * len(different)
     reasons: list[str | None] = [None] * len(different)
@@ -140,10 +131,14 @@ def check_input_images(
 
 def private_inputs(images: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a mask of the http URLs whose host is of a private network, judged by its name or number alone."""
-    authorities = each_chunk(lambda chunk: pc.extract_regex(chunk, _AUTHORITY).field("authority"), images)
-    different = pc.unique(pc.if_else(matches(images, _HTTP), authorities, pa.scalar(None, pa.string()))).to_pylist()
-    private = [authority for authority in different if authority and not _is_public(authority)]
-    return pc.and_(matches(images, _HTTP), pc.is_in(authorities, value_set=pa.array(private, pa.string())))
+
+    def private(chunk: pa.Array) -> pa.Array:
+        authorities = pc.struct_field(pc.extract_regex(chunk, _AUTHORITY), "authority")
+        different = pc.unique(authorities.drop_null()).to_pylist()
+        found = [authority for authority in different if authority and not _is_public(authority)]
+        return pc.is_in(authorities, value_set=pa.array(found, pa.string()))
+
+    return each_chunk(private, images)
 
 
 def _is_public(authority: str) -> bool:
@@ -168,7 +163,7 @@ class _Addresses:
     def source(self, value: str) -> str | None:
         """Return the path of a local file, the URL of a relative path in a remote manifest, else None.
 
-        `value` is a data URI, a URL of fsspec, or a path.
+        `value` is anything but a usable http URL.
 
         Raises:
             NotAPictureError: The address is not allowed, or a file is no picture.
@@ -176,9 +171,11 @@ class _Addresses:
         if re.match(_DATA_SCHEME, value):
             _check_data_uri(value)
             return None
-        scheme, separator, rest = value.partition("://")
-        if not separator or not re.match(_SCHEME, value):
+        if not re.match(_SCHEME, value):
             return self._of_path(value)
+        scheme, _, rest = value.partition("://")
+        if not rest or scheme.lower() in ("http", "https") or _CONTROL_CHARACTER.search(value):
+            raise NotAPictureError(f"is not allowed; allowed: {_ALLOWED}")
         if scheme.lower() in _LOCAL_SCHEMES:
             if not Path(rest).is_absolute():
                 raise NotAPictureError(

@@ -71,6 +71,7 @@ class _Rows:
         self._options = options
         self._texts = {*_TEXTS, *(options.columns[name] for name in _TEXTS if name in options.columns)}
         self._values = {*_VALUES, *(options.columns[name] for name in _VALUES if name in options.columns)}
+        self._prompts = {"prompt", options.columns.get("prompt")}
         self._latest: list[dict[str, Any]] = []
         self._bytes = 0
         self._numbers: list[int] = []
@@ -134,7 +135,8 @@ class _Rows:
                 if values[index] is None:
                     text = f"holds {quoted(encode_json(value))}, which is {_kind(value)}; text is needed"
                     self._problems.add(text, row=self._numbers[before + index], column=name)
-                    values[index] = "?"
+                    # An empty prompt would be a second problem.
+                    values[index] = "?" if name.strip() in self._prompts else None
 
     def result(self) -> RawTable | None:
         """Return the table of all rows, or None without any."""
@@ -197,7 +199,9 @@ class _Column:
             kind = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
             chunks = [pa.array(_values(chunk, is_json=is_json), kind) for chunk, is_json in self._chunks]
             return pa.chunked_array(chunks, kind)
-        kind = _ARROW_TYPES[frozenset(self._kinds)] if self._kinds else pa.string()
+        kind = _ARROW_TYPES.get(frozenset(self._kinds)) if self._kinds else pa.string()
+        if kind is None:
+            raise TypeError("several kinds of values")
         return pa.chunked_array([chunk.cast(kind) for chunk, _ in self._chunks], kind)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kontext_pipeline.planning.column_names import name_in_file
@@ -18,7 +19,7 @@ from kontext_pipeline.planning.problems import FileProblems
 from kontext_pipeline.planning.raw_table import RawTable
 from kontext_pipeline.planning.sources import Manifest
 
-_ROWS_AT_ONCE: Final = 2**16
+_ROWS_AT_ONCE: Final = 2**14
 _PICTURES_AT_ONCE: Final = 16
 _PAGE_BUFFER_BYTES: Final = 2**20
 
@@ -54,12 +55,23 @@ def read_parquet(manifest: Manifest, problems: FileProblems, options: ManifestOp
 def _read_rows(file: Any, names: list[str] | None, options: ManifestOptions) -> pa.Table:
     batches, size = [], 0
     for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names):
-        size += batch.nbytes
+        size += sum(map(_plain_bytes, batch.columns))
         options.check_bytes(size)
         batches.append(batch)
     if batches:
         return pa.Table.from_batches(batches)
     return file.schema_arrow.remove_metadata().empty_table()
+
+
+def _plain_bytes(column: pa.Array) -> int:
+    """Return the size of an array once it has no dictionary, which makes long texts that repeat small."""
+    if pa.types.is_dictionary(column.type) and _has_length(column.type.value_type):
+        return int(pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0)
+    return int(column.nbytes)
+
+
+def _has_length(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _pictures(manifest: Manifest, column: str) -> Iterator[pa.Array]:
