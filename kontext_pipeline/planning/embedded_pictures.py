@@ -47,7 +47,7 @@ def may_hold_pictures(kind: pa.DataType) -> bool:
         return may_hold_pictures(kind.value_type)
     if pa.types.is_struct(kind):
         types = {field.name: field.type for field in kind}
-        is_path = pa.types.is_string(types.get("path", pa.string())) or pa.types.is_large_string(types["path"])
+        is_path = types.get("path", pa.null()) in (pa.null(), pa.string(), pa.large_string(), pa.string_view())
         return set(types) <= {"bytes", "path"} and is_path and _is_binary(types.get("bytes", pa.null()))
     return _is_binary(kind) and not pa.types.is_null(kind)
 

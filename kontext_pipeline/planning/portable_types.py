@@ -27,14 +27,14 @@ def portable(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, str | None]:
     target = _portable_type(kind)
     if target == kind:
         return column, None
+    as_text = f"holds {kind}, which is carried along as text"
     try:
         if target is None:
-            values = [None if value is None else encode_json(value) for value in column.to_pylist()]
-            return pa.chunked_array([pa.array(values, pa.string())]), f"holds {kind}, which is carried along as text"
+            return pa.chunked_array([pa.array(map(encode_json, column.to_pylist()), pa.string())]), as_text
         if _has_list_view(kind):
             # Arrow's cast gives wrong values here.
             return pa.chunked_array([pa.array(chunk.to_pylist(), target) for chunk in column.chunks], target), None
-        return column.cast(target), None
+        return column.cast(target), as_text if pa.types.is_decimal(kind) and not pa.types.is_decimal(target) else None
     except (pa.ArrowException, TypeError, ValueError, KeyError) as error:
         raise UnreadableColumnError(
             f"holds {kind}, which can't be carried along ({error}); convert the column to text, numbers, or lists or "

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kontext_pipeline.planning import delimited, json_lines
 from tests.planning.reading import problems_of, rows_of, values
 
 PROMPTS_LIKE_PUBLISHED_ONES = """\
@@ -29,7 +30,7 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def lines(folder: Path, *rows: Any, name: str = "m.jsonl") -> Path:
+def jsonl(folder: Path, *rows: Any, name: str = "m.jsonl") -> Path:
     texts = (row if isinstance(row, str) else json.dumps(row) for row in rows)
     return write(folder, name, "".join(f"{text}\n" for text in texts))
 
@@ -70,7 +71,7 @@ def test_a_tsv_that_is_not_utf_8(tmp_path: Path) -> None:
 
 
 def test_json_lines_with_values_of_every_kind(tmp_path: Path) -> None:
-    path = lines(
+    path = jsonl(
         tmp_path,
         {"prompt": "a\ncat", "seed": 7, "id": 1, "n": 1, "x": 1, "tags": ["a"], "meta": {"a": 1}, "odd": 1},
         "",
@@ -103,9 +104,9 @@ def test_json_lines_with_values_of_every_kind(tmp_path: Path) -> None:
 
 
 def test_kinds_that_change_far_into_a_file(tmp_path: Path) -> None:
-    rows: list[Any] = [{"prompt": "x", "a": n, "b": [n], "c": n} for n in range(30_000)]
+    rows: list[Any] = [{"prompt": "x", "a": n, "b": [n], "c": n} for n in range(20_500)]
     rows += [{"prompt": "y", "a": 0.5, "b": ["s"], "c": "s", "late": {"k": 1}}]
-    (found,) = rows_of(lines(tmp_path, *rows))
+    (found,) = rows_of(jsonl(tmp_path, *rows))
     ends = {name: [values(found, name)[index] for index in (0, -1)] for name in found.own_names}
     assert ends == {"a": [0.0, 0.5], "b": ["[0]", '["s"]'], "c": ["0", '"s"'], "late": [None, {"k": 1}]}
 
@@ -128,7 +129,7 @@ def test_kinds_that_change_far_into_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_that_is_not_allowed(tmp_path: Path, line: str, said: str) -> None:
-    (problem,) = problems_of(lines(tmp_path, {"prompt": "a cat"}, line))
+    (problem,) = problems_of(jsonl(tmp_path, {"prompt": "a cat"}, line))
     assert problem.startswith(f"m.jsonl, {said}")
 
 
@@ -140,13 +141,13 @@ def test_a_line_that_is_not_utf_8(tmp_path: Path) -> None:
 
 
 def test_json_lines_without_lines(tmp_path: Path) -> None:
-    (problem,) = problems_of(lines(tmp_path, ""))
+    (problem,) = problems_of(jsonl(tmp_path, ""))
     assert problem.startswith("m.jsonl: is empty; JSON Lines has a whole object on each line")
 
 
 def test_shards_of_json_lines_with_different_keys(tmp_path: Path) -> None:
-    one = lines(tmp_path, {"prompt": "x", "meta": {"a": 1}}, name="one.jsonl")
-    two = lines(tmp_path, {"prompt": "y", "meta": {"b": "z"}}, name="two.jsonl")
+    one = jsonl(tmp_path, {"prompt": "x", "meta": {"a": 1}}, name="one.jsonl")
+    two = jsonl(tmp_path, {"prompt": "y", "meta": {"b": "z"}}, name="two.jsonl")
     found = rows_of(one, two)
     assert [values(rows, "meta") for rows in found] == [[{"a": 1, "b": None}], [{"a": None, "b": "z"}]]
 
@@ -194,9 +195,9 @@ def test_the_content_of_a_parquet_is_bounded_as_it_is_read(tmp_path: Path) -> No
     [
         ("m.csv.gz", "prompt\n", "x\n"),
         ("m.csv.gz", "prompt,label\n", "x\n"),
-        ("m.csv.gz", "prompt\n", "\n"),
+        ("m.csv.gz", "prompt\n", " " * 63 + "\n"),
         ("m.tsv.gz", "prompt\n", '"x\n'),
-        ("m.jsonl.gz", "", "\n"),
+        ("m.jsonl.gz", "", " " * 63 + "\n"),
         ("m.jsonl.gz", "", '{"prompt": "x"}\n'),
     ],
 )
@@ -213,10 +214,12 @@ def test_a_gzipped_bomb_is_bounded_while_it_is_decompressed(tmp_path: Path, name
 
 
 @pytest.mark.parametrize("name", ["m.csv.gz", "m.tsv.gz", "m.jsonl.gz"])
-def test_a_row_without_an_end(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path, name, ("" if "json" in name else "prompt\n") + '"' + "x" * 2**28)
+def test_a_row_without_an_end(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (delimited, json_lines):
+        monkeypatch.setattr(module, "LARGEST_ROW_BYTES", 2**23)
+    path = write(tmp_path, name, ("" if "json" in name else "prompt\n") + '"' + "x" * 2**25)
     (problem,) = problems_of(path)
-    assert "of more than 64 MB, which is not allowed" in problem
+    assert "of more than 8 MB, which is not allowed" in problem
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.jsonl"])
