@@ -119,9 +119,10 @@ def test_a_data_directory_that_is_remote(tmp_path: Path) -> None:
     (row,) = planned_rows(plan_of(folder, path))
     assert row["input_sha256"] == sha256(picture(1))
     assert UPath(row["input_source"]).read_bytes() == picture(1)
-    written = (folder / "plan" / "m.parquet").stat().as_info()["created"]
+    file = folder / "plan" / "m.parquet"
+    written = file.fs.created(file.path)
     plan_of(folder, path)
-    assert (folder / "plan" / "m.parquet").stat().as_info()["created"] == written
+    assert file.fs.created(file.path) == written
 
 
 def test_pictures_of_few_rows_are_in_memory_together(tmp_path: Path) -> None:

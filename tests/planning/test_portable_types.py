@@ -59,8 +59,9 @@ def test_every_reader_reads_the_metadata_table(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     pq.write_table(table, path)
     frame, lazy = pd.read_parquet(path), pl.read_parquet(path)
-    rows = duckdb.sql(f"SELECT * FROM '{path}'").fetchall()
-    names = duckdb.sql(f"SELECT * FROM '{path}'").columns
+    query = duckdb.connect().execute(f"SELECT * FROM '{path}'")
+    names = [column[0] for column in query.description or ()]
+    rows = query.fetchall()
     for name, (_, expected) in COLUMNS.items():
         assert table[name].to_pylist() == expected
         assert lazy[name].to_list() == expected
