@@ -149,7 +149,7 @@ class Settings(BaseSettings):
         "local manifest is always allowed.",
     )
     private_inputs: bool = Field(
-        False, description="Allow input pictures at http addresses of private networks, localhost among them."
+        False, description="Allow input pictures at addresses of private networks, localhost among them."
     )
     max_rows: int = Field(
         10_000_000,

@@ -53,7 +53,7 @@ class InputImages:
         sources: The absolute path of a local file, or the URL that a relative path of a remote manifest stands for;
             else null.
         files: The local files by path.
-        private: How many rows name an http address of a private network.
+        private: How many rows name an address of a private network.
     """
 
     sources: pa.ChunkedArray
@@ -116,6 +116,8 @@ def check_input_images(
     problems.add_where(pc.is_valid(why), numbers, lambda index: str(why[index]), "input_image")
     resolved = pa.chunked_array([pa.array(sources, pa.string()).take(indices)])
     is_private = private_inputs(pc.coalesce(resolved, images) if manifest.is_on_the_web else images)
+    if addresses.private:
+        is_private = pc.or_(is_private, pc.is_in(images, value_set=pa.array(addresses.private, pa.string())))
     if not options.private_inputs:
         problems.add_where(
             is_private,
@@ -151,10 +153,14 @@ def _is_public(authority: str) -> bool:
 
 
 class _Addresses:
-    """Tells what the addresses of one manifest mean, and collects the local `files` among them."""
+    """Tells what the addresses of one manifest mean.
+
+    Collects the local `files` among them, and those that name a host of a `private` network, without http ones.
+    """
 
     def __init__(self, manifest: Manifest, known: Mapping[str, InputFile], options: ManifestOptions) -> None:
         self.files: dict[str, InputFile] = {}
+        self.private: list[str] = []
         self._manifest = manifest
         self._known = known
         self._folders = LocalFolders.of(manifest.path, options)
@@ -217,10 +223,10 @@ class _Addresses:
         reason = self._schemes[scheme]
         if reason is None and "::" in value:
             reason = "a URL within a URL (::) is not allowed; name the picture itself"
-        elif reason is None and scheme not in _BUCKET_SCHEMES and not _is_public(rest.partition("/")[0]):
-            reason = "is at an address of a private network; only http addresses of such are possible"
         if reason:
             raise NotAPictureError(reason)
+        if scheme not in _BUCKET_SCHEMES and not _is_public(rest.partition("/")[0]):
+            self.private.append(value)
 
 
 def _refusal(scheme: str) -> str | None:

@@ -23,7 +23,7 @@ class ManifestOptions:
     Attributes:
         columns: Our column names, each with the name that manifests have for it.
         input_roots: Folders that manifests may name pictures in, beside their own folders.
-        private_inputs: Whether input images may be at http addresses of a private network.
+        private_inputs: Whether input images may be at addresses of a private network.
         max_rows: Most rows of a manifest, and most pictures that it requests.
         max_columns: Most columns of a manifest; nested fields count each.
         max_bytes: Most bytes of a manifest's content once it is decompressed, embedded pictures not counted.

@@ -48,7 +48,7 @@ class Footer:
         match_without_image: Rows (the same) with the aspect ratio of their input image, but without one.
         notes: Sentences about the manifest.
         mapped: Our names of columns, with the names that the manifest has for them where these differ.
-        private_inputs: Rows with an input image at an http address of a private network. None: not counted, by an
+        private_inputs: Rows with an input image at an address of a private network. None: not counted, by an
             earlier version.
     """
 

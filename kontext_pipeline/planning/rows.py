@@ -36,7 +36,7 @@ class ManifestRows:
 
     `table` has `MANIFEST_COLUMNS` and `input_source`, with the types of the registry, and the user's own columns. Null
     means: not given (`id`, `input_image`, `seed`), or neither a local file nor another URL than `input_image`
-    (`input_source`). `private_inputs` counts rows with an http address of a private network; `mapped` has our names of
+    (`input_source`). `private_inputs` counts rows with an address of a private network; `mapped` has our names of
     columns that the file names otherwise.
     """
 

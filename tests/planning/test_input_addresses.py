@@ -1,8 +1,10 @@
 """Input images may be anywhere that a manifest may name; what it may not name is refused with the setting to change."""
 
 import json
+import threading
 import uuid
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -102,6 +104,7 @@ def test_local_folders_are_bounded_and_links_resolved(tmp_path: Path, make_pictu
         "http://１２７.0.0.1/a.png",
         "http://example.org\\@127.0.0.1/a.png",
         "http://192.168.1.1?a.png",
+        "ftp://user@10.0.0.1/a.png",
     ],
 )
 def test_private_hosts_are_refused_unless_allowed(tmp_path: Path, url: str) -> None:
@@ -111,6 +114,36 @@ def test_private_hosts_are_refused_unless_allowed(tmp_path: Path, url: str) -> N
     assert problem.endswith("is at an address of a private network; KONTEXT_PRIVATE_INPUTS=true allows such addresses")
     (rows,) = rows_of(path, private_inputs=True)
     assert rows.private_inputs == 1
+
+
+def test_a_manifest_on_the_web(tmp_path: Path) -> None:
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = b"prompt,input_image\nx,photos/a.png\ny,../b.png?v=1\nz,https://example.org/c.png\n"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else content)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        problems = problems_of(f"{base}/set/m.csv")
+        rows = planned_rows(plan_of(tmp_path, f"{base}/set/m.csv", private_inputs=True))
+        server.shutdown()
+    assert [problem.partition(", column")[0] for problem in problems] == [
+        f"{base}/set/m.csv, row {row}" for row in (1, 2)
+    ]
+    assert [row["input_source"] for row in rows] == [
+        f"{base}/set/photos/a.png",
+        f"{base}/b.png?v=1",
+        None,
+    ]
 
 
 def plan_of_the_version_before(folder: Path) -> None:
