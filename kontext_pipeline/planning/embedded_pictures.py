@@ -127,7 +127,7 @@ def _kept(content: bytes | None, data_dir: "AnyPath | None") -> tuple[InputFile,
     try:
         if data_dir is None:
             check_head(content, "the value")
-            return None
+            return InputFile("in the manifest", len(content), KEPT_MTIME_NS), "in the manifest"
         kept = InputStore(data_dir).keep(content)
     except NotAPictureError as error:
         return error

@@ -16,11 +16,13 @@ from kontext_pipeline.planning.column_names import name_in_file
 from kontext_pipeline.planning.embedded_pictures import may_hold_pictures
 from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.problems import FileProblems
-from kontext_pipeline.planning.raw_table import RawTable
+from kontext_pipeline.planning.raw_table import RawTable, UnreadablePicturesError
 from kontext_pipeline.planning.sources import Manifest
 
 _ROWS_AT_ONCE: Final = 2**14
-_PICTURES_AT_ONCE: Final = 16
+_FEWEST_PICTURES_AT_ONCE: Final = 16
+_MOST_PICTURES_AT_ONCE: Final = 256
+_PICTURE_BYTES_AT_ONCE: Final = 2**22
 _PAGE_BUFFER_BYTES: Final = 2**20
 
 
@@ -75,10 +77,19 @@ def _has_length(kind: pa.DataType) -> bool:
 
 
 def _pictures(manifest: Manifest, column: str) -> Iterator[pa.Array]:
-    # With `pre_buffer`, Arrow would hold the whole column of a row group.
-    with (
-        manifest.open_for_arrow() as source,
-        pq.ParquetFile(source, pre_buffer=False, buffer_size=_PAGE_BUFFER_BYTES) as file,
-    ):
-        for batch in file.iter_batches(_PICTURES_AT_ONCE, columns=[column], use_threads=False):
-            yield batch.column(0)
+    try:
+        # With `pre_buffer`, Arrow would hold the whole column of a row group.
+        with (
+            manifest.open_for_arrow() as source,
+            pq.ParquetFile(source, pre_buffer=False, buffer_size=_PAGE_BUFFER_BYTES) as file,
+        ):
+            row_bytes = sum(
+                file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)
+            ) // max(1, file.metadata.num_rows)
+            count = min(
+                _MOST_PICTURES_AT_ONCE, max(_FEWEST_PICTURES_AT_ONCE, _PICTURE_BYTES_AT_ONCE // (row_bytes + 1))
+            )
+            for batch in file.iter_batches(count, columns=[column], use_threads=False):
+                yield batch.column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadablePicturesError(f"can't be read: {error}") from error

@@ -12,6 +12,10 @@ LARGEST_ROW_BYTES: Final = 2**26
 """Most bytes of one row of text."""
 
 
+class UnreadablePicturesError(Exception):
+    """A column of pictures can't be read. The text says why."""
+
+
 @dataclass(slots=True)
 class RawTable:
     """The content of a manifest's file. Names of columns may be blank or there more than once.
@@ -21,7 +25,7 @@ class RawTable:
         numbers: The number of each row in the file, from 1, without the header and blank lines.
         has_bad_rows: Rows are missing because they can't be read, and are problems already.
         pictures: Reads the column of input images, some rows at a time, where it holds pictures; `table` has nulls in
-            their place, so that they are never in memory together.
+            their place, so that they are never in memory together. Raises an `UnreadablePicturesError`.
     """
 
     table: pa.Table

@@ -17,7 +17,7 @@ from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.portable_types import portable
 from kontext_pipeline.planning.problems import FileProblems, quoted
-from kontext_pipeline.planning.raw_table import RawTable
+from kontext_pipeline.planning.raw_table import RawTable, UnreadablePicturesError
 from kontext_pipeline.planning.sources import Manifest
 from kontext_pipeline.planning.tables import read_table
 from kontext_pipeline.segmind import model
@@ -66,7 +66,11 @@ def check_rows(
         return None
     release_memory()
     raw.table = table
-    pictures = _keep_pictures(raw, options, problems)
+    try:
+        pictures = _keep_pictures(raw, options, problems)
+    except UnreadablePicturesError as error:
+        problems.add(str(error), column="input_image")
+        return None
     kept = _drop_empty_rows(raw)
     if raw.table.num_rows == 0:
         if not raw.has_bad_rows:

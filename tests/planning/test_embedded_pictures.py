@@ -138,3 +138,14 @@ def test_pictures_of_few_rows_are_in_memory_together(tmp_path: Path) -> None:
     before = pa.total_allocated_bytes()
     assert max(pa.total_allocated_bytes() - before for _ in raw.pictures()) < size / 2
     assert sum(map(len, raw.pictures())) == 100
+
+
+def test_a_column_of_pictures_that_is_damaged(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.parquet", [{"bytes": picture(n), "path": "a.png"} for n in range(50)])
+    (problem,) = problems_of(path, tmp_path / "missing.csv")
+    assert problem.endswith("missing.csv: there is no such file")
+    content = path.read_bytes()
+    place = content.index(b"IHDR")
+    path.write_bytes(content[: place + 8] + b"\xff" * 200 + content[place + 208 :])
+    (problem,) = problems_of(path)
+    assert problem.startswith("m.parquet, column input_image: can't be read: ")
