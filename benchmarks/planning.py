@@ -1,6 +1,6 @@
 """How long planning takes and how much memory it needs, and how both grow with the manifest.
 
-    python -m benchmarks.planning [--rows 10000 100000 1000000] [--kinds csv parquet]
+    python -m benchmarks.planning [--rows 10000 100000 1000000] [--kinds csv jsonl parquet]
 
 Each figure is of a fresh process, imports included. A manifest has a prompt of about 100 characters and an
 image URL of about 80 in each row, an aspect ratio, and two columns of its own; all prompts differ.
@@ -99,6 +99,9 @@ def write(table: pa.Table, path: Path) -> None:
     """Write a manifest, of the kind that its name says."""
     if path.suffix == ".csv":
         pa_csv.write_csv(table, path)
+    elif path.suffix == ".jsonl":
+        with path.open("w") as file:
+            file.writelines(f"{json.dumps(row)}\n" for row in table.to_pylist())
     else:
         pq.write_table(table, path)
 
@@ -150,7 +153,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--kinds", nargs="+", default=["csv", "parquet"], choices=["csv", "parquet"])
+    parser.add_argument("--kinds", nargs="+", default=["csv", "parquet"], choices=["csv", "jsonl", "parquet"])
     parser.add_argument("--batch-size", type=int, default=1000)
     options = parser.parse_args()
     print("| rows | manifest | step | seconds | CPU s | peak RSS MB | us a row | batches |")

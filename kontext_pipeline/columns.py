@@ -88,8 +88,10 @@ COLUMNS: Final = (
     _plan("variant", pa.int32(), "number of this picture among those of its row, from 1"),
     _manifest("prompt", _STRING, "as sent"),
     _manifest("input_image", _STRING, "as in the manifest; null is text-to-image"),
-    _plan("input_source", _STRING, "absolute path of a local input image", position=Position.ABSENT),
-    _plan("input_sha256", _STRING, "sha256 of a local input image; null for a URL", position=_LAST),
+    _plan(
+        "input_source", _STRING, "absolute path of a local input image; URL of a relative one", position=Position.ABSENT
+    ),
+    _plan("input_sha256", _STRING, "sha256 of a local or embedded input image; null for a URL", position=_LAST),
     _manifest("aspect_ratio", _STRING, "as sent"),
     _manifest("output_format", _STRING, "png or jpg"),
     _manifest("safety_tolerance", pa.int32(), "as sent, 1 (strict) to 6"),

@@ -54,6 +54,8 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     """Print a plan's counts, estimated cost and time, and its warnings."""
     table = _table()
     table.add_row("rows", f"{estimate.rows:,}", f"in {_many(len(plan.manifests), 'manifest')}")
+    if plan.mapped_columns:
+        table.add_row("columns", ", ".join(f"{ours} is {theirs}" for ours, theirs in plan.mapped_columns.items()))
     shared = estimate.requested - estimate.pictures
     more = f"{shared:,} more rows share one of them" if shared else ""
     table.add_row("pictures", f"{estimate.pictures:,}", more)

@@ -80,8 +80,10 @@ def _as_environment(settings: Settings) -> dict[str, str]:
     """Return the settings that were given as options, as environment variables."""
     given = settings.model_dump(exclude_unset=True, exclude={"api_key"})
     texts = {name: str(value) for name, value in given.items() if value is not None}
-    if "manifests" in texts:
-        texts["manifests"] = shlex.join(str(Path(item).absolute()) for item in settings.manifests)
+    texts |= {name: shlex.join(value) for name, value in given.items() if isinstance(value, list)}
+    for name in {"manifests", "input_roots"} & given.keys():
+        paths = (item if "://" in item else str(Path(item).expanduser().absolute()) for item in given[name])
+        texts[name] = shlex.join(paths)
     if "://" not in settings.data_dir and "data_dir" in texts:
         texts["data_dir"] = str(Path(settings.data_dir).absolute())
     return {environment_variable(name): text for name, text in texts.items()}

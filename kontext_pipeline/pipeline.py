@@ -28,6 +28,7 @@ from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.planning.estimate import Estimate, Settled, estimate
+from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.manifests import read_manifests
 from kontext_pipeline.planning.plan import Plan, load_plan
 from kontext_pipeline.planning.planner import make_plan
@@ -104,13 +105,15 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             ManifestError: with every problem of every manifest.
         """
         settings = self.settings
+        options = ManifestOptions.from_settings(settings)
         return make_plan(
-            read_manifests(settings.manifests),
+            read_manifests(settings.manifests, options),
             data_dir=self.data_dir,
             backend=settings.backend,
             seed=settings.seed,
             batch_size=settings.batch_size,
             clamp_safety_tolerance=settings.clamp_safety_tolerance,
+            options=options,
         )
 
     def planned(self) -> Plan:

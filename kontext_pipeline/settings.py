@@ -74,6 +74,19 @@ def _ledger_url(value: str | None) -> str | None:
     return url.render_as_string(hide_password=False)
 
 
+def _columns(values: list[str]) -> list[str]:
+    from kontext_pipeline.columns import MANIFEST_COLUMNS
+
+    ours = [column.name for column in MANIFEST_COLUMNS]
+    names = [value.partition("=")[0].strip() for value in values]
+    for value, name in zip(values, names, strict=True):
+        if name not in ours or not value.partition("=")[2].strip():
+            raise ValueError(f"{value!r} is not NAME=THEIRS, where NAME is one of {', '.join(ours)}")
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is there more than once")
+    return values
+
+
 def _micro_usd(value: float) -> float:
     if abs(value * 1e6 - round(value * 1e6)) > 1e-3:
         raise ValueError("amounts are kept to a millionth of a USD")
@@ -122,7 +135,31 @@ class Settings(BaseSettings):
     api_version: ApiVersion = Field("v1", description="`v1` waits for each answer; `v2` submits, polls and fetches.")
     manifests: Annotated[list[str], NoDecode, Words] = Field(
         ["data/demo.csv"],
-        description="CSV or Parquet files or globs, separated by spaces; quote names that contain spaces.",
+        description="CSV, TSV, JSON Lines or Parquet files or globs, separated by spaces; quote names that contain "
+        "spaces.",
+    )
+    columns: Annotated[list[str], NoDecode, Words, AfterValidator(_columns)] = Field(
+        [],
+        description="NAME=THEIRS: our column NAME is the manifests' column THEIRS, as in prompt=Prompt. Several are "
+        "separated by spaces; quote names that contain spaces.",
+    )
+    input_roots: Annotated[list[str], NoDecode, Words] = Field(
+        [],
+        description="Folders of this machine in which manifests may name pictures, separated by spaces; the folder of a "
+        "local manifest is always allowed.",
+    )
+    private_inputs: bool = Field(
+        False, description="Allow input pictures at addresses of private networks, localhost among them."
+    )
+    max_rows: int = Field(
+        10_000_000,
+        ge=1,
+        description="Most rows of a manifest, and most pictures that it requests. Planning takes about 0.6 GB of memory "
+        "a million.",
+    )
+    max_columns: int = Field(1000, ge=1, description="Most columns of a manifest; fields of nested ones count each.")
+    max_manifest_mb: int = Field(
+        4096, ge=1, description="Most MB in a manifest once it is decompressed, pictures in it not counted."
     )
     data_dir: str = Field("data/output", min_length=1, description="Directory of the dataset: a path or an fsspec URL.")
     ledger_url: Annotated[str | None, AfterValidator(_ledger_url)] = Field(
@@ -197,6 +234,12 @@ class Settings(BaseSettings):
         """The URL to which local pictures are uploaded: on the API's host, but for the provider, which has another host."""
         base = self.resolved_base_url
         return self.upload_url or (SEGMIND_UPLOAD_URL if base == SEGMIND_URL else f"{base}/upload-asset")
+
+    @property
+    def column_mapping(self) -> dict[str, str]:
+        """Our column names, each with the manifests' name for it."""
+        pairs = (value.partition("=") for value in self.columns)
+        return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
     @property
     def key(self) -> str:

@@ -13,7 +13,7 @@ import click
 from kontext_pipeline import logs
 from kontext_pipeline.errors import KontextError
 
-PLANNING: Final = ("manifests", "data_dir", "backend", "batch_size", "seed")
+PLANNING: Final = ("manifests", "columns", "data_dir", "backend", "batch_size", "seed")
 """Settings that decide what is planned, and where."""
 GENERATION: Final = ("api_version", "concurrency", "rpm")
 """Settings that decide how pictures are generated."""
@@ -73,12 +73,15 @@ def _of_setting(name: str) -> click.Parameter:
     from kontext_pipeline.settings import Settings, plain_type
 
     field, kind = Settings.model_fields[name], plain_type(name)
-    if get_origin(kind) is list:
-        return click.Argument([name], nargs=-1, metavar=f"{name.removesuffix('s').upper()}...")
+    if name == "manifests":
+        return click.Argument([name], nargs=-1, metavar="MANIFEST...")
+    is_list = get_origin(kind) is list
     return click.Option(
-        [f"--{name.replace('_', '-')}"],
-        type=click.Choice(get_args(kind)) if get_origin(kind) is Literal else kind,
-        metavar={"data_dir": "DIR"}.get(name, "N" if kind in (int, float) else None),
+        # An option is given once for each item of a list.
+        [f"--{name.removesuffix('s') if is_list else name}".replace("_", "-"), name],
+        multiple=is_list,
+        type=click.Choice(get_args(kind)) if get_origin(kind) is Literal else str if is_list else kind,
+        metavar={"data_dir": "DIR", "columns": "NAME=THEIRS"}.get(name, "N" if kind in (int, float) else None),
         help=(field.description or "").replace("`", ""),
     )
 

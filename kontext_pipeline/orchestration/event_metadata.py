@@ -38,6 +38,7 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
         "estimated_minutes": round(estimate.seconds / 60, 1),
         "batches": len(plan.batches),
         "backend": plan.backend,
+        **({"columns": plan.mapped_columns} if plan.mapped_columns else {}),
         "warnings": MetadataValue.md("\n".join(f"- {text}" for text in plan.warnings) or "none"),
         "manifests": table_value(list(by_manifest.values())[:ROWS_SHOWN]),
     }

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 SECRET: Final = frozenset({"api_key", "ledger_url"})
 OF_THE_PIPELINE: Final = (
-    *("manifests", "data_dir", "seed", "batch_size", "clamp_safety_tolerance"),
+    *("manifests", "columns", "input_roots", "private_inputs", "max_rows", "max_columns", "max_manifest_mb"),
+    *("data_dir", "seed", "batch_size", "clamp_safety_tolerance"),
     *("budget_usd", "budget_period", "lease_s"),
 )
 """Settings that are fields of `KontextResource`; all others except secrets are fields of `SegmindResource`."""

@@ -1,15 +1,13 @@
-"""The column `input_image` of a manifest, and what is known of the local files that it names.
+"""What is known of the local files that manifests name as input pictures.
 
 A local input picture is identified by its content, so moving it changes no fingerprint and editing it does. A file is
 hashed once, and again only if its size or modification time has changed. For that, the facts are kept as
 `<data dir>/plan/pictures/<manifest>.parquet`.
 """
 
-import base64
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,29 +16,17 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kontext_pipeline.files import AnyPath, write_atomically
-from kontext_pipeline.planning.cells import matches
-from kontext_pipeline.planning.problems import FileProblems, quoted
-from kontext_pipeline.planning.sources import Manifest, absolute
 
 _PICTURE_FORMATS: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
-_WEB_URL: Final = r"^(?i:https?)://[^\s/?#\x00-\x1f\x7f]+[^\s\x00-\x1f\x7f]*$"
-_SCHEME: Final = r"^[A-Za-z][A-Za-z0-9+.-]+:"
-_DATA_SCHEME: Final = "^(?i:data):"
-_DATA_URI: Final = re.compile(r"data:image/[a-z0-9.+-]+(?:;[a-z0-9-]+=[^;,]*)*;base64,", re.IGNORECASE)
-_ALLOWED: Final = (
-    "a whole http:// or https:// URL without spaces, a data:image/...;base64, URI, or the path of a file, relative "
-    "to the manifest's folder"
-)
 _HEAD_BYTES: Final = 16
 _HEIF_BRANDS: Final = {b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1"}
 _CLOCK_GRAIN_NS: Final = 2_000_000_000
+KEPT_MTIME_NS: Final = -2
+"""In place of the modification time of a picture in the input store, whose name says its content."""
 
 
 class NotAPictureError(Exception):
@@ -49,7 +35,10 @@ class NotAPictureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A local file: absolute path, bytes, modification time in ns, and the sha256 of its content once known."""
+    """A local file: absolute path, bytes, modification time in ns, and the sha256 of its content once known.
+
+    A picture in the input store has `KEPT_MTIME_NS`, and a URL for its path where the data directory is remote.
+    """
 
     path: str
     size: int
@@ -57,73 +46,15 @@ class InputFile:
     sha256: str | None = None
 
     def is_unchanged(self) -> bool:
-        """Return whether the file still has the same size and modification time."""
+        """Return whether the file still has the same size and modification time. A kept picture has, while it exists."""
+        is_kept = self.mtime_ns == KEPT_MTIME_NS
+        if is_kept and "://" in self.path:
+            return True
         try:
             now = os.stat(self.path)  # noqa: PTH116  Quicker, and there may be a million files.
         except OSError:
             return False
-        return (now.st_size, now.st_mtime_ns) == (self.size, self.mtime_ns)
-
-
-def check_input_images(
-    images: pa.ChunkedArray,
-    numbers: npt.NDArray[np.int64],
-    manifest: Manifest,
-    known: Mapping[str, InputFile],
-    problems: FileProblems,
-) -> tuple[pa.ChunkedArray, dict[str, InputFile]]:
-    """Check a column of input images, null where there is none; what is not allowed is a problem.
-
-    `numbers` are the row numbers, `known` local files that are known already, by path.
-
-    Returns:
-        A column with the absolute path of each local file (else null), and those files by path.
-    """
-    is_web = matches(images, _WEB_URL)
-    is_other = pc.and_not(matches(images, _SCHEME), pc.or_(is_web, matches(images, _DATA_SCHEME)))
-    problems.add_where(
-        is_other,
-        numbers,
-        lambda index: f"{quoted(images[index].as_py())} is not allowed; allowed: {_ALLOWED}",
-        "input_image",
-    )
-    different = pc.unique(images.filter(pc.and_not(pc.is_valid(images), pc.or_(is_web, is_other))))
-    files: dict[str, InputFile] = {}
-    paths: list[str | None] = [None] * len(different)
-    reasons: list[str | None] = [None] * len(different)
-    for index, value in enumerate(different.to_pylist()):
-        try:
-            if re.match(_DATA_SCHEME, value):
-                _check_data_uri(value)
-            else:
-                file = inspect(_path(value, manifest), known)
-                files[file.path] = file
-                paths[index] = file.path
-        except NotAPictureError as error:
-            reasons[index] = f"{quoted(value)}: {error}"
-    indices = pc.index_in(images, value_set=different).combine_chunks()
-    why = pa.array(reasons, pa.string()).take(indices)
-    problems.add_where(pc.is_valid(why), numbers, lambda index: str(why[index]), "input_image")
-    return pa.chunked_array([pa.array(paths, pa.string()).take(indices)]), files
-
-
-def _path(value: str, manifest: Manifest) -> Path:
-    if isinstance(manifest.path, Path):
-        return absolute(manifest.path.parent / value)
-    if not Path(value).is_absolute():
-        raise NotAPictureError("a manifest at a URL can name a local file by its absolute path only")
-    return absolute(Path(value))
-
-
-def _check_data_uri(uri: str) -> None:
-    head = _DATA_URI.match(uri)
-    if not head:
-        raise NotAPictureError("a data URI must be data:image/<format>;base64,<data>")
-    try:
-        content = base64.b64decode(uri[head.end() :], validate=True)
-    except ValueError as error:
-        raise NotAPictureError(f"the base64 data of the URI is broken: {error}") from None
-    check_head(content, "the data of the URI")
+        return (now.st_size, now.st_mtime_ns if not is_kept else self.mtime_ns) == (self.size, self.mtime_ns)
 
 
 def inspect(path: Path, known: Mapping[str, InputFile]) -> InputFile:

@@ -1,23 +1,26 @@
 """Reading manifests that are used together. This is where other rooms enter.
 
-Rows are counted from 1, without the header and blank lines of a CSV file. A manifest's own columns are carried
-along: as text from CSV, with their types from Parquet.
+Rows are counted from 1, without the header and blank lines of a file of text. A manifest's own columns are carried
+along: as text from CSV and TSV, with their types from JSON Lines and Parquet.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.files import AnyPath
+from kontext_pipeline.planning.column_names import add_unused
 from kontext_pipeline.planning.input_files import InputFile
+from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.problems import ManifestProblems, location, quoted
 from kontext_pipeline.planning.rows import ManifestRows, check_rows
 from kontext_pipeline.planning.sources import Manifest, find_manifests
 from kontext_pipeline.planning.tables import READERS
 
 
-def read_manifests(patterns: Sequence["str | AnyPath"]) -> list[Manifest]:
+def read_manifests(patterns: Sequence["str | AnyPath"], options: ManifestOptions | None = None) -> list[Manifest]:
     """Return the manifests that `patterns` name: paths, globs (also with `**`) or fsspec URLs, in their order.
 
     `make_plan` checks the contents, because it needn't read files that it knows. They are only checked here if a
@@ -29,13 +32,14 @@ def read_manifests(patterns: Sequence["str | AnyPath"]) -> list[Manifest]:
     problems = ManifestProblems()
     manifests = find_manifests(patterns, tuple(READERS), problems)
     if problems:
-        read_rows(manifests, {}, problems)
+        read_rows(manifests, {}, options, problems)
     return manifests
 
 
 def read_rows(
     manifests: Sequence[Manifest],
     known: Mapping[str, InputFile],
+    options: ManifestOptions | None = None,
     problems: ManifestProblems | None = None,
 ) -> list[ManifestRows]:
     """Read and check manifests that are used together. Each gets the own columns of all.
@@ -46,11 +50,13 @@ def read_rows(
         ManifestError: There are problems.
     """
     problems = problems or ManifestProblems()
-    found = []
-    for manifest in manifests:
-        rows = check_rows(manifest, known, problems.of(manifest.shown, manifest.order))
-        if rows is not None:
-            found.append(rows)
+    options = options or ManifestOptions()
+    files = [problems.of(manifest.shown, manifest.order) for manifest in manifests]
+    checked = [check_rows(*one, options) for one in zip(manifests, repeat(known), files)]
+    found = [rows for rows in checked if rows is not None]
+    # A file that can't be read may have any column.
+    if files and all(file.names for file in files):
+        add_unused(options.columns, files, problems.of("column mapping (--column, KONTEXT_COLUMNS)", -1))
     if found:
         _check_ids(found, problems)
         _unify_own_columns(found, problems)
@@ -114,6 +120,7 @@ def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
         pa.types.is_unsigned_integer,
         pa.types.is_floating,
         lambda kind: kind in (pa.string(), pa.large_string()),
+        pa.types.is_struct,
     )
     if (
         left == right
@@ -122,5 +129,8 @@ def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
         or any(f(left) and f(right) for f in families)
     ):
         both = [pa.schema([("", left)]), pa.schema([("", right)])]
-        return pa.unify_schemas(both, promote_options="permissive").field(0).type
+        try:
+            return pa.unify_schemas(both, promote_options="permissive").field(0).type
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return None
     return None

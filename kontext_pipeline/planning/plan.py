@@ -79,6 +79,11 @@ class Plan:
         return self._files[batch.manifest].row_group(batch.row_group)
 
     @property
+    def mapped_columns(self) -> dict[str, str]:
+        """Our names of columns, with the manifests' names where these differ."""
+        return {ours: theirs for file in self._files.values() for ours, theirs in file.footer.mapped.items()}
+
+    @property
     def warnings(self) -> list[str]:
         """What the user should know before paying, a sentence each."""
         footers = [file.footer for file in self._files.values()]
@@ -150,7 +155,7 @@ def load_plan(data_dir: AnyPath, names: Sequence[str] | None = None, *, backend:
 def requests_of(table: pa.Table) -> Iterator[tuple[str, GenerationRequest]]:
     """Yield fingerprint and request of each row of a batch's table; rows may have equal ones.
 
-    The input image of a request is a URI, or the absolute path of a local file.
+    The input image of a request is a URL of any file system, a data URI, or the absolute path of a local file.
     """
     names = ["fingerprint", "prompt", "seed", "input_sha256", "aspect_ratio", "output_format", "safety_tolerance"]
     image = pc.coalesce(table["input_source"], table["input_image"])

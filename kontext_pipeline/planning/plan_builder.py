@@ -59,7 +59,7 @@ class PlanBuilder:
         identities = np.empty((rows, DIGEST_BYTES), np.uint8)
         self._fingerprints = np.empty((requests, DIGEST_BYTES), np.uint8)
         variant, seed = np.empty(requests, np.int32), np.empty(requests, np.int64)
-        columns = self._table.drop_columns(["input_source", *self._rows.own_names])
+        columns = self._table.drop_columns(self._rows.own_names)
         columns = columns.rename_columns({"safety_tolerance_asked": "safety_tolerance", "safety_tolerance": "sent"})
         ends = np.append(self._starts, requests)
         # In pieces, because the texts that are hashed are larger than the columns.
@@ -74,7 +74,10 @@ class PlanBuilder:
 
     def _derived(self, rows: pa.Table) -> tuple[Digests, Numbers, Numbers, Digests]:
         """Return the rows' identities by content, and the variants, seeds and fingerprints of their requests."""
-        rows = seeds.with_json_texts(rows)
+        # A relative path in a remote manifest is identified by the URL that it stands for.
+        images = pc.coalesce(rows["input_source"], rows["input_image"])
+        rows = rows.set_column(rows.column_names.index("input_image"), "input_image", images)
+        rows = seeds.with_json_texts(rows.drop_columns(["input_source"]))
         content = seeds.identities_of_content(rows)
         rows = rows.append_column("identity", pc.coalesce(seeds.identities_of_ids(rows["id"]), hex_of(content)))
         sizes = np.asarray(rows["variants"]).astype(np.int64)
@@ -175,6 +178,8 @@ class PlanBuilder:
             above_tolerance=self._rows_where(self._above),
             match_without_image=self._rows_where(matching),
             notes=rows.notes,
+            mapped=rows.mapped,
+            private_inputs=rows.private_inputs,
         )
 
     def _rows_where(self, mask: pa.ChunkedArray) -> dict[str, Any]:

@@ -8,7 +8,7 @@ edited is planned against its file.
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ FORMAT: Final = 1
 _FOOTER_KEY: Final = b"kontext_plan"
 _RENAMED: Final = {"input_path": "input_source"}
 """Columns of plan files that earlier versions wrote, and their names today."""
-_FINGERPRINTS_AT_ONCE: Final = 20_000
+_ROWS_AT_ONCE: Final = 20_000
 _WITHOUT_DICTIONARY: Final = frozenset({"row", "id", "prompt", "input_image", "seed", "fingerprint"})
 
 Origin = dict[str, str | int | bool]
@@ -47,6 +47,9 @@ class Footer:
             provider allows beside one.
         match_without_image: Rows (the same) with the aspect ratio of their input image, but without one.
         notes: Sentences about the manifest.
+        mapped: Our names of columns, with the names that the manifest has for them where these differ.
+        private_inputs: Rows with an input image at an address of a private network. None: not counted, by an
+            earlier version.
     """
 
     origin: Origin
@@ -62,6 +65,8 @@ class Footer:
     above_tolerance: dict[str, Any]
     match_without_image: dict[str, Any]
     notes: list[str]
+    mapped: dict[str, str] = field(default_factory=dict)
+    private_inputs: int | None = None
 
 
 class PlanFile:
@@ -100,13 +105,21 @@ class PlanFile:
 
     def fingerprints(self) -> Iterator[pa.Array]:
         """Yield the fingerprints of all rows, some at a time."""
+        for column in self._column("fingerprint"):
+            yield column.combine_chunks()
+
+    def input_images(self) -> Iterator[pa.ChunkedArray]:
+        """Yield the input images of all rows, some at a time."""
+        yield from self._column("input_image")
+
+    def _column(self, name: str) -> Iterator[pa.ChunkedArray]:
         # Unlike `iter_batches`, this keeps no earlier row group in memory.
         groups = range(self._file.num_row_groups)
-        step = max(1, _FINGERPRINTS_AT_ONCE * len(groups) // self._file.metadata.num_rows)
+        step = max(1, _ROWS_AT_ONCE * len(groups) // self._file.metadata.num_rows)
         for start in groups[::step]:
             with self._lock:
-                table = self._file.read_row_groups(groups[start : start + step], columns=["fingerprint"])
-            yield table["fingerprint"].combine_chunks()
+                table = self._file.read_row_groups(groups[start : start + step], columns=[name])
+            yield table[name]
 
     def assigned(self) -> pa.Table:
         """Return `id`, `row` and number of the `batch` of each row, sorted by `row`."""

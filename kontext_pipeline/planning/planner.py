@@ -3,16 +3,21 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from kontext_pipeline.errors import ManifestError, PlanError
 from kontext_pipeline.files import AnyPath, is_local
 from kontext_pipeline.planning import input_files
 from kontext_pipeline.planning.batches import MOST_BATCHES
+from kontext_pipeline.planning.input_addresses import LocalFolders, private_inputs
+from kontext_pipeline.planning.input_files import InputFile
+from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.manifests import read_rows
 from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.planning.plan_builder import PlanBuilder
@@ -31,6 +36,7 @@ def make_plan(
     seed: int,
     batch_size: int,
     clamp_safety_tolerance: bool,
+    options: ManifestOptions | None = None,
 ) -> Plan:
     """Plan the manifests together, write the plan into the data directory, and return it.
 
@@ -39,7 +45,7 @@ def make_plan(
 
     `seed` is the project's (`KONTEXT_SEED`), `batch_size` the most requested pictures of a new batch; the variants of a
     row stay together. `clamp_safety_tolerance` lowers the tolerance of rows with an input image to the most that the
-    provider allows for them.
+    provider allows for them. `options` say how manifests are read; pictures in them are kept in `data_dir`.
 
     Raises:
         ManifestError: The manifests have problems. The earlier plan is untouched.
@@ -47,6 +53,7 @@ def make_plan(
     """
     if batch_size < 1:
         raise PlanError(f"a batch size of {batch_size} is not allowed; it must be 1 or more")
+    options = replace(options or ManifestOptions(), data_dir=data_dir)
     pairs = sorted((manifest.name, manifest.digest) for manifest in manifests)
     together = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
     origins: dict[str, Origin] = {
@@ -59,6 +66,8 @@ def make_plan(
             "backend": backend,
             "seed": seed,
             "clamp_safety_tolerance": clamp_safety_tolerance,
+            # Plans of versions that mapped no columns have no such member.
+            **({"columns": options.mapping} if options.columns else {}),
         }
         for manifest in manifests
     }
@@ -69,9 +78,9 @@ def make_plan(
         # Other planners of the data directory wait. Remote file systems have no locks.
         with FileLock(str(folder / ".lock"), timeout=_LOCK_WAIT_S) if is_local(folder) else contextlib.nullcontext():
             earlier = {name: PlanFile(name, path) for name, path in paths.items() if path.is_file()}
-            if _is_current(origins, earlier, folder):
+            if _is_current(manifests, origins, earlier, folder, options):
                 return Plan(list(earlier.values()))
-            _plan_again(manifests, origins, earlier, folder, batch_size=batch_size)
+            _plan_again(manifests, origins, earlier, folder, options, batch_size=batch_size)
             earlier.clear()
             release_memory()
             return Plan([PlanFile(name, path) for name, path in paths.items()])
@@ -83,16 +92,40 @@ def make_plan(
         raise PlanError(f"the plan can't be written to {folder}: {error.strerror or error}") from error
 
 
-def _is_current(origins: Mapping[str, Origin], earlier: Mapping[str, PlanFile], folder: AnyPath) -> bool:
-    """Return whether the plans were made from the same files, input pictures and settings."""
-    for name, origin in origins.items():
-        if name not in earlier or earlier[name].footer.origin != origin:
+def _is_current(
+    manifests: Sequence[Manifest],
+    origins: Mapping[str, Origin],
+    earlier: Mapping[str, PlanFile],
+    folder: AnyPath,
+    options: ManifestOptions,
+) -> bool:
+    """Return whether the plans were made from the same files, input pictures and settings, and may still be used."""
+    for manifest in manifests:
+        plan = earlier.get(manifest.name)
+        if plan is None or plan.footer.origin != origins[manifest.name]:
             return False
-        files = input_files.read_cache(folder, name).values()
-        is_same = input_files.digest_of(files) == earlier[name].footer.pictures_digest
+        files = input_files.read_cache(folder, manifest.name).values()
+        is_same = input_files.digest_of(files) == plan.footer.pictures_digest
         if not is_same or not all(file.is_unchanged() for file in files):
             return False
+        if not _are_allowed(plan, files, manifest, options):
+            return False
     return True
+
+
+def _are_allowed(plan: PlanFile, files: Iterable[InputFile], manifest: Manifest, options: ManifestOptions) -> bool:
+    """Return whether the settings allow the inputs of a plan. What they refuse is planned again, and then a problem.
+
+    So the settings needn't be a part of the plan's origin: a change that refuses nothing leaves the plan as it is.
+    """
+    folders = LocalFolders.of(manifest.path, options)
+    if not all(file.mtime_ns == input_files.KEPT_MTIME_NS or folders.allow(file.path) for file in files):
+        return False
+    if options.private_inputs:
+        return True
+    if plan.footer.private_inputs is not None:
+        return plan.footer.private_inputs == 0
+    return not any(pc.any(private_inputs(images)).as_py() for images in plan.input_images())
 
 
 def _plan_again(
@@ -100,11 +133,12 @@ def _plan_again(
     origins: Mapping[str, Origin],
     earlier: Mapping[str, PlanFile],
     folder: AnyPath,
+    options: ManifestOptions,
     *,
     batch_size: int,
 ) -> None:
     caches = [input_files.read_cache(folder, manifest.name) for manifest in manifests]
-    found = read_rows(manifests, {path: file for cache in caches for path, file in cache.items()})
+    found = read_rows(manifests, {path: file for cache in caches for path, file in cache.items()}, options)
     release_memory()
     builders = []
     batches = 0

@@ -51,12 +51,17 @@ class ManifestProblems:
 
 @dataclass(slots=True)
 class FileProblems:
-    """The problems of one manifest, and notes: what the user may want to know besides."""
+    """The problems of one manifest, notes (what the user may want to know besides), and what its columns are.
+
+    `names` are the names of its columns; `mapped` our names with those of the columns that the user maps to them.
+    """
 
     _problems: ManifestProblems
     _file: str
     _order: int
     notes: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    mapped: dict[str, str] = field(default_factory=dict)
 
     def add(self, text: str, *, row: int = 0, column: str = "") -> None:
         """Add a problem of the file, a column, a row or a cell."""

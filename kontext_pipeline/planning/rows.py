@@ -1,9 +1,6 @@
 """Checking the columns and rows of one manifest: raw columns become typed columns with defaults."""
 
-import difflib
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -12,15 +9,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kontext_pipeline.columns import MANIFEST_COLUMNS, RESERVED_NAMES
 from kontext_pipeline.planning import cells
-from kontext_pipeline.planning.input_files import InputFile, check_input_images
+from kontext_pipeline.planning.column_names import OURS, with_checked_names
+from kontext_pipeline.planning.embedded_pictures import EmbeddedPictures, keep_pictures
+from kontext_pipeline.planning.input_addresses import check_input_images
+from kontext_pipeline.planning.input_files import InputFile
+from kontext_pipeline.planning.manifest_options import ManifestOptions
+from kontext_pipeline.planning.portable_types import portable
 from kontext_pipeline.planning.problems import FileProblems, quoted
+from kontext_pipeline.planning.raw_table import RawTable, UnreadablePicturesError
 from kontext_pipeline.planning.sources import Manifest
-from kontext_pipeline.planning.tables import RawTable, read_table
+from kontext_pipeline.planning.tables import read_table
 from kontext_pipeline.segmind import model
 
-_MANIFEST_NAMES: Final = tuple(column.name for column in MANIFEST_COLUMNS)
 _VARIANTS: Final = range(1, 1001)
 """How many pictures a row may request. A larger number is probably a mistake."""
 _FORMAT_SPELLINGS: Final = {**{name: name for name in model.OUTPUT_FORMATS}, "jpeg": "jpg"}
@@ -34,7 +35,9 @@ class ManifestRows:
     """The checked rows of a manifest, with their row `numbers` and the local input pictures by path.
 
     `table` has `MANIFEST_COLUMNS` and `input_source`, with the types of the registry, and the user's own columns. Null
-    means: not given (`id`, `input_image`, `seed`), or no local file (`input_source`).
+    means: not given (`id`, `input_image`, `seed`), or neither a local file nor another URL than `input_image`
+    (`input_source`). `private_inputs` counts rows with an address of a private network; `mapped` has our names of
+    columns that the file names otherwise.
     """
 
     manifest: Manifest
@@ -43,32 +46,87 @@ class ManifestRows:
     own_names: list[str]
     input_files: dict[str, InputFile] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    private_inputs: int = 0
+    mapped: dict[str, str] = field(default_factory=dict)
 
 
-def check_rows(manifest: Manifest, known: Mapping[str, InputFile], problems: FileProblems) -> ManifestRows | None:
+def check_rows(
+    manifest: Manifest, known: Mapping[str, InputFile], problems: FileProblems, options: ManifestOptions
+) -> ManifestRows | None:
     """Read and check one manifest. Returns None if the file is not a table of prompts.
 
     `known` are local input pictures that are known already, by path. If there are problems, the rows are unusable, but
     can be compared with those of other manifests.
     """
-    raw = read_table(manifest, problems)
+    raw = read_table(manifest, problems, options)
     if raw is None:
         return None
-    table = _with_checked_names(raw.table, problems)
+    table = with_checked_names(raw.table, options.columns, problems)
     if table is None:
         return None
     release_memory()
     raw.table = table
-    _drop_empty_rows(raw)
+    try:
+        pictures = _keep_pictures(raw, options, problems)
+    except UnreadablePicturesError as error:
+        problems.add(str(error), column="input_image")
+        return None
+    kept = _drop_empty_rows(raw)
     if raw.table.num_rows == 0:
         if not raw.has_bad_rows:
             problems.add("has no rows")
         return None
     columns = _Cells(raw, problems).columns()
-    columns["input_source"], files = check_input_images(columns["input_image"], raw.numbers, manifest, known, problems)
-    own_names = [name for name in raw.table.column_names if name not in _MANIFEST_NAMES]
-    columns |= {name: cells.plain(raw.table[name]) for name in own_names}
-    return ManifestRows(manifest, raw.numbers, pa.table(columns), own_names, files, problems.notes)
+    _check_count(columns["variants"], options, problems)
+    images = columns["input_image"]
+    sources = None
+    if pictures is not None:
+        sources = pictures.sources.filter(kept)
+        images = pc.if_else(pc.is_valid(sources), pa.scalar(None, pa.string()), images)
+    inputs = check_input_images(images, raw.numbers, manifest, known, problems, options=options)
+    columns["input_source"] = inputs.sources if sources is None else pc.coalesce(sources, inputs.sources)
+    own_names = [name for name in raw.table.column_names if name not in OURS]
+    columns |= {name: _own_column(name, raw.table[name], problems) for name in own_names}
+    return ManifestRows(
+        manifest,
+        raw.numbers,
+        pa.table(columns),
+        own_names,
+        inputs.files | (pictures.files if pictures else {}),
+        problems.notes,
+        inputs.private,
+        problems.mapped,
+    )
+
+
+def _keep_pictures(raw: RawTable, options: ManifestOptions, problems: FileProblems) -> EmbeddedPictures | None:
+    """Keep the pictures that are in the column of input images, and replace them there by addresses."""
+    if raw.pictures is None:
+        return None
+    pictures = keep_pictures(raw.pictures(), raw.numbers, options.data_dir, problems)
+    index = raw.table.column_names.index("input_image")
+    raw.table = raw.table.set_column(index, "input_image", pictures.addresses)
+    return pictures
+
+
+def _check_count(variants: pa.ChunkedArray, options: ManifestOptions, problems: FileProblems) -> None:
+    count = pc.sum(variants.cast(pa.int64())).as_py()
+    if count > options.max_rows:
+        problems.add(
+            f"requests {count:,} pictures, and {options.max_rows:,} are allowed; split it, or raise KONTEXT_MAX_ROWS",
+            column="variants",
+        )
+
+
+def _own_column(name: str, column: pa.ChunkedArray, problems: FileProblems) -> pa.ChunkedArray:
+    try:
+        column, note = portable(column)
+    except cells.UnreadableColumnError as error:
+        problems.add(str(error), column=name)
+        return pa.chunked_array([pa.nulls(len(column), pa.string())])
+    if note:
+        problems.note(f"column {name} {note}")
+    return column
 
 
 def release_memory() -> None:
@@ -76,73 +134,25 @@ def release_memory() -> None:
     pa.default_memory_pool().release_unused()
 
 
-def _with_checked_names(table: pa.Table, problems: FileProblems) -> pa.Table | None:
-    """Return the table with trimmed column names and without nameless columns.
+def _drop_empty_rows(raw: RawTable) -> pa.Array:
+    """Drop rows without any value, which spreadsheets have at their end. The others keep their numbers.
 
-    Names that seem to be misspelled ones of ours become notes. Returns None where the columns can't be used:
-    `prompt` is missing, or a name is there more than once.
+    Returns a mask of the rows that are kept.
     """
-    names = [name.strip() for name in table.column_names]
-    for index in reversed([index for index, name in enumerate(names) if not name]):
-        if not cells.is_blank(table.column(index)).all():
-            problems.note(f"column number {index + 1} has no name and is left out")
-        table = table.remove_column(index)
-        del names[index]
-    counts = Counter(names)
-    repeated = sorted(name for name in counts if counts[name] > 1)
-    for name in repeated:
-        problems.add(f"there are {counts[name]} columns of this name", column=name)
-    if repeated:
-        return None
-    for name in names:
-        if name in _MANIFEST_NAMES:
-            continue
-        meant = _likely_meant(name, names)
-        hint = f"; did you mean {meant}?" if meant else ""
-        if name in RESERVED_NAMES:
-            problems.add(f"the metadata table has a column of this name; rename it{hint}", column=name)
-        elif meant and meant != "prompt":
-            problems.note(f"column {name} is carried along and means nothing here{hint}")
-    if "prompt" not in names:
-        _add_missing_prompt(names, problems)
-        return None
-    return table.rename_columns(names)
-
-
-def _add_missing_prompt(names: Sequence[str], problems: FileProblems) -> None:
-    likely = next((name for name in names if _likely_meant(name, names) == "prompt"), None)
-    hint = f"; did you mean {quoted(likely)} to be it?" if likely else ""
-    if len(names) == 1 and any(sign in names[0] for sign in ";\t|"):
-        hint = "; the values seem to be separated by something else than commas"
-    shown = ", ".join(quoted(name) for name in names[:20])
-    problems.add(f"is missing; every manifest needs it (columns here: {shown}){hint}", column="prompt")
-
-
-def _likely_meant(name: str, present: Sequence[str]) -> str | None:
-    """Return the column of ours that `name` resembles, unless the manifest has that column anyway."""
-    plain = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
-    squeezed = {column.replace("_", ""): column for column in _MANIFEST_NAMES if column not in present}
-    close = difflib.get_close_matches(plain.replace("_", ""), list(squeezed), n=1, cutoff=0.8)
-    likely = squeezed[close[0]] if close else None
-    # Too many words resemble one of two letters.
-    return likely if likely != "id" or plain == "id" else None
-
-
-def _drop_empty_rows(raw: RawTable) -> None:
-    """Drop rows without any value, which spreadsheets have at their end. The others keep their numbers."""
     table = raw.table
     # Whole columns are slow to check; few rows have a blank prompt.
     candidates = np.flatnonzero(cells.is_blank(table["prompt"]))
+    keep = np.ones(table.num_rows, bool)
     if not len(candidates):
-        return
+        return pa.array(keep)
     empty = np.ones(len(candidates), bool)
     for column in table.take(pa.array(candidates)).columns:
         empty &= cells.is_blank(column)
     if empty.any():
-        keep = np.ones(table.num_rows, bool)
         keep[candidates[empty]] = False
         raw.numbers = raw.numbers[keep]
         raw.table = table.filter(pa.array(keep))
+    return pa.array(keep)
 
 
 class _Cells:

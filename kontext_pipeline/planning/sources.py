@@ -2,11 +2,11 @@
 
 import glob
 import hashlib
-import io
 import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,12 @@ from kontext_pipeline.files import AnyPath, is_local
 from kontext_pipeline.planning.problems import ManifestProblems, quoted
 
 _LONGEST_NAME: Final = 64
+_EXTRAS: Final = {
+    "s3": ("s3", "s3a"),
+    "gcs": ("gs", "gcs"),
+    "azure": ("az", "abfs", "abfss", "adl"),
+}
+"""The package's extras, each with the schemes of fsspec that it is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,14 @@ class Manifest:
         """The absolute path or URL as text."""
         return str(self.path)
 
-    def for_arrow(self) -> str | io.BytesIO:
-        """Return what Arrow's readers take: the path of a local file, or the content of a remote one."""
-        return str(self.path) if isinstance(self.path, Path) else io.BytesIO(self.path.read_bytes())
+    @property
+    def is_on_the_web(self) -> bool:
+        """Whether the manifest is at an http URL."""
+        return not isinstance(self.path, Path) and self.path.protocol in ("http", "https")
+
+    def open_for_arrow(self) -> AbstractContextManager[Any]:
+        """Return a context with what Arrow reads at any position: the path of a local file, or an open remote one."""
+        return nullcontext(str(self.path)) if isinstance(self.path, Path) else self.path.open("rb")
 
     def has_changed(self) -> bool:
         """Return whether a local file has another size or modification time than when it was found."""
@@ -63,14 +74,15 @@ def find_manifests(
     or has the same name as another one.
     """
     if not patterns:
-        problems.of("manifests", 0).add("none is given; name a CSV or Parquet file, or a glob of them")
+        problems.of("manifests", 0).add("none is given; name a CSV, TSV, JSON Lines or Parquet file, or a glob of them")
     by_name: dict[str, Manifest] = {}
     for order, path, shown in _paths(patterns, problems):
         file = problems.of(shown, order)
-        if path.suffix.lower() not in file_types:
-            file.add(f"unknown file type {quoted(path.suffix)}; allowed: {', '.join(file_types)}")
+        extension = file_type(path)
+        if extension not in file_types:
+            file.add(f"unknown file type {quoted(extension)}; allowed: {', '.join(file_types)}")
             continue
-        name = manifest_name(path.stem)
+        name = manifest_name(path.name[: len(path.name) - len(extension)])
         twin = by_name.get(name)
         if twin:
             if twin.source != str(path):
@@ -88,6 +100,12 @@ def find_manifests(
     return list(by_name.values())
 
 
+def file_type(path: AnyPath) -> str:
+    """Return the extension in lower case; of a gzipped file, the last two, such as `.csv.gz`."""
+    first, last = ("", *path.suffixes)[-2:] if len(path.suffixes) > 1 else ("", path.suffix)
+    return (first + last if last.lower() == ".gz" else last).lower()
+
+
 def manifest_name(stem: str) -> str:
     """Return the name of a manifest from the name of its file without the extension.
 
@@ -102,6 +120,15 @@ def manifest_name(stem: str) -> str:
         digest = hashlib.sha256(stem.encode("utf-8", "surrogateescape")).hexdigest()[:8]
         name = f"{(name or 'manifest')[: _LONGEST_NAME - 9]}-{digest}"
     return name
+
+
+def missing_package(url: str, error: ImportError) -> str:
+    """Return what to install, so that fsspec can read a URL."""
+    scheme = url.partition("://")[0].lower()
+    extra = next((extra for extra, schemes in _EXTRAS.items() if scheme in schemes), None)
+    if extra is None:
+        return f"a package for {scheme}:// is not installed ({error})"
+    return f"{scheme}:// needs a package that is not installed: pip install kontext-pipeline[{extra}]"
 
 
 def absolute(path: Path) -> Path:
@@ -126,8 +153,11 @@ def _paths(patterns: Sequence["str | AnyPath"], problems: ManifestProblems) -> I
                 file.add("there is no such file")
                 continue
             matches = _matches(path, glob_text)
-        except (OSError, ImportError, ValueError) as error:
-            # A URL with an unknown protocol is a ValueError, one whose package isn't installed an ImportError.
+        except ImportError as error:
+            file.add(f"can't be read: {missing_package(shown, error)}")
+            continue
+        except (OSError, ValueError) as error:
+            # A URL with an unknown protocol is a ValueError.
             file.add(f"can't be read: {getattr(error, 'strerror', None) or error}")
             continue
         if not matches:

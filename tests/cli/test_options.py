@@ -9,9 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from kontext_pipeline.cli import main
-from kontext_pipeline.settings import Settings
+from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.launcher import _as_environment
+from kontext_pipeline.settings import Settings, load_settings
 
-PLANNED = ["data_dir", "backend", "batch_size", "seed", "api_version", "concurrency", "rpm"]
+PLANNED = ["columns", "data_dir", "backend", "batch_size", "seed", "api_version", "concurrency", "rpm"]
 EXPECTED = {
     "plan": ["manifests", *PLANNED],
     "run": ["manifests", *PLANNED, "budget", "retry_failed", "yes"],
@@ -32,7 +34,8 @@ def test_a_command_has_the_options_of_its_settings(command: str) -> None:
     assert sorted(found) == sorted([*EXPECTED[command], *LOG_OPTIONS])
     for name, option in found.items():
         if name in Settings.model_fields and isinstance(option, click.Option):
-            assert option.opts == [f"--{name.replace('_', '-')}"]
+            flag = "--column" if name == "columns" else f"--{name.replace('_', '-')}"
+            assert option.opts == [flag]
             assert option.help == str(Settings.model_fields[name].description).replace("`", "")
             assert option.default is None or option.to_info_dict()["default"] is None, "the settings have the default"
 
@@ -80,3 +83,34 @@ def test_a_log_file_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["plan", "--log-file", str(tmp_path / "nowhere" / "log")])
     assert done.exit_code == 2
     assert "can't be written" in done.stderr
+
+
+def test_columns_are_mapped_by_option_or_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.tsv").write_text("Prompt\tthe photo\na cat\thttps://example.org/a.png\n")
+    arguments = ["plan", "m.tsv", "--backend", "sandbox", "--data-dir", "data"]
+    said = "prompt is Prompt, input_image is the photo"
+    mapping = ["--column", "prompt=Prompt", "--column", "input_image=the photo"]
+    by_option = CliRunner().invoke(main, [*arguments, *mapping])
+    assert by_option.exit_code == 0
+    assert said in " ".join(by_option.stdout.split())
+    monkeypatch.setenv("KONTEXT_COLUMNS", "prompt=Prompt 'input_image=the photo'")
+    assert said in " ".join(CliRunner().invoke(main, arguments).stdout.split())
+
+
+@pytest.mark.parametrize("value", ["promt=Prompt", "prompt", "prompt=", "prompt=a prompt=b"])
+def test_a_mapping_that_is_none(value: str) -> None:
+    with pytest.raises(SettingsError, match="KONTEXT_COLUMNS"):
+        load_settings(columns=value)
+
+
+def test_the_ui_gets_the_lists_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = load_settings(manifests=["a b.csv", "s3://bucket/m.csv"], columns=["id=the id"], input_roots=["in puts"])
+    for name, value in _as_environment(given).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir("/")
+    taken = load_settings()
+    assert taken.manifests == [str(tmp_path / "a b.csv"), "s3://bucket/m.csv"]
+    assert taken.input_roots == [str(tmp_path / "in puts")]
+    assert taken.column_mapping == {"id": "the id"}

@@ -44,3 +44,8 @@ def test_a_field_overrides_the_environment_and_an_empty_one_does_not() -> None:
     settings = KontextResource(segmind=SegmindResource(backend=backend("sandbox"), concurrency=3), seed=7).settings()
     assert (settings.backend, settings.concurrency, settings.seed) == ("sandbox", 3, 7)
     assert settings.batch_size == Settings.model_fields["batch_size"].default
+
+
+def test_columns_are_mapped_in_run_config() -> None:
+    resource = KontextResource(columns=["prompt=Prompt"], segmind=SegmindResource())
+    assert resource.settings().column_mapping == {"prompt": "Prompt"}
