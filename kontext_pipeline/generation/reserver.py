@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from kontext_pipeline.generation.attempt_log import log_transition
@@ -28,7 +29,7 @@ from kontext_pipeline.generation.overdue_jobs import OverdueJobs
 from kontext_pipeline.generation.run_state import RunState
 from kontext_pipeline.generation.shared_pause import SharedPause
 from kontext_pipeline.generation.slots import Slots
-from kontext_pipeline.generation.work import Reservation, ResolvedRequest, today
+from kontext_pipeline.generation.work import Reservation, ResolvedRequest, WorkItem, today
 from kontext_pipeline.generation.work_queue import WorkQueue
 from kontext_pipeline.segmind.outcomes import Cause
 
@@ -110,6 +111,35 @@ class Reserver:
         if not self._queue.retry(reservation.item, 0.0, "reservation expired"):
             self._run.let_go()
 
+    def claim_unsent(self, item: WorkItem) -> Reservation | None:
+        """Claim a request that won't be sent, at no price, so that its attempt can be settled.
+
+        Return None where that is not needed, or not possible now: the item is finished, or queued again.
+
+        Raises:
+            LeaseLost: another run has taken over this run's claims.
+            LedgerError: the ledger can't be written.
+        """
+        terms = replace(self._terms(0), caps=(), rpm=None)
+        (result,) = self._ledger.reserve([(item.fingerprint, item.batch)], terms)
+        request, day = ResolvedRequest(item, None), today()
+        if isinstance(result, Reserved):
+            return Reservation(request, result.attempt, 0, day)
+        if not self._accept(request, result, 0, day) and not self._queue.retry(item, ASK_AGAIN_S, "rate limit"):
+            self._run.let_go()
+        return None
+
+    def _terms(self, price: int) -> ReservationTerms:
+        options = self._options
+        return ReservationTerms(
+            api_version=options.api_version,
+            price=price,
+            caps=options.caps,
+            rpm=options.rpm,
+            unknown_retries=options.retries.unknown_retries,
+            retry_failed=options.retry_failed,
+        )
+
     # --- the stage ------------------------------------------------------------------------------
 
     def work(self) -> None:
@@ -152,17 +182,11 @@ class Reserver:
             return
         try:
             self._store.check_room(max(1, self._slots.in_flight))
-            options, price, day = self._options, self._price, today()
+            price, day = self._price, today()
             results = self._ledger.reserve(
                 [(request.item.fingerprint, request.item.batch) for request in requests],
-                ReservationTerms(
-                    api_version=options.api_version,
-                    price=price,
-                    caps=options.caps,
-                    rpm=options.rpm,
-                    unknown_retries=options.retries.unknown_retries,
-                    retry_failed=options.retry_failed,
-                ),
+                self._terms(price),
+                {request.item.fingerprint: request.kept for request in requests if request.kept is not None},
             )
         except BaseException:
             self._run.let_go(len(requests))

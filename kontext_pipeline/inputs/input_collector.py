@@ -20,6 +20,8 @@ PER_HOST: Final = 4
 TRIES: Final = 3
 FIRST_PAUSE_S: Final = 1.0
 """Pause before the second try, seconds; it doubles each time."""
+TICK_S: Final = 0.5
+"""Longest uninterrupted wait, seconds."""
 DEAD_HOST: Final = 5
 """Pictures in a row that a host could not give, after which it is not asked any more."""
 
@@ -79,15 +81,23 @@ class InputCollector:
             InputProblem: there is no usable picture.
             InputStoreFull: the store can't be written.
         """
-        known = threading.Event()
-        self.want(address, known.set)
-        while not known.wait(0.5):
-            if self._closed:
-                raise InputProblem(Cause.INPUT_UNREACHABLE, "the run ended before it was fetched")
+        self.wait(address)
         outcome = self._outcomes[address.identity]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def wait(self, address: InputAddress) -> None:
+        """Wait until `get` would return at once.
+
+        Raises:
+            InputProblem: the collector was closed meanwhile.
+        """
+        known = threading.Event()
+        self.want(address, known.set)
+        while not known.wait(TICK_S):
+            if self._closed:
+                raise InputProblem(Cause.INPUT_UNREACHABLE, "the run ended before it was fetched")
 
     def close(self) -> None:
         """End the fetches and write the index.

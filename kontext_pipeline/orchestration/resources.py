@@ -24,6 +24,8 @@ SECRET: Final = frozenset({"api_key", "ledger_url"})
 OF_THE_PIPELINE: Final = (
     *("manifests", "data_dir", "seed", "batch_size", "clamp_safety_tolerance"),
     *("budget_usd", "budget_period", "lease_s"),
+    *("keep_inputs", "private_inputs", "input_max_mb", "input_min_side", "input_max_ratio", "input_animated"),
+    "input_max_age_s",
 )
 """Settings that are fields of `KontextResource`; all others except secrets are fields of `SegmindResource`."""
 

@@ -44,9 +44,11 @@ from kontext_pipeline.segmind.outcomes import Call, Outcome
 from kontext_pipeline.segmind.request import GenerationRequest
 from tests.generation.clock import FakeClock
 from tests.generation.scripted_client import ScriptedClient
+from tests.inputs.collecting import collector
 
 BACKEND = "sandbox"
 PRICE = 100_000
+UPLOADS = "https://uploads.example"
 # In memory where there is such a folder: the order of things is tested here, not the disk.
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
@@ -120,14 +122,17 @@ class Stages:
             overdue=overdue,
             clock=clock,
         )
+        self.collector = self.exits.enter_context(collector(UPath(folder / "data")))
+        self.inputs = InputImages(client, ledger, self.collector, upload_address=UPLOADS)
         self.resolver = Resolver(
             run=run,
             queue=queue,
             reserver=reserver,
+            settler=settler,
             overdue=overdue,
             ledger=ledger,
             store=store,
-            inputs=InputImages(client),
+            inputs=self.inputs,
         )
         self.sender = Sender(
             run=run,
@@ -173,14 +178,14 @@ class Stages:
             GenerationRequest(prompt=f"row {number}", seed=number, **request),
         )
 
-    def offer(self, *items: WorkItem, unavailable: Answer | None = None) -> None:
+    def offer(self, *items: WorkItem) -> None:
         """Give items to the reserver, as resolved requests."""
         for item in items:
-            assert self.reserver.offer(ResolvedRequest(item, None, unavailable))
+            assert self.reserver.offer(ResolvedRequest(item, None))
 
-    def reservation(self, item: WorkItem, *, unavailable: Answer | None = None) -> Reservation:
+    def reservation(self, item: WorkItem) -> Reservation:
         """Return an item's reservation, for which no slot is taken."""
-        self.offer(item, unavailable=unavailable)
+        self.offer(item)
         self.reserver.step()
         (reservation,) = self.slots.withdraw()
         return reservation

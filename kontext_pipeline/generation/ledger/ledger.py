@@ -6,10 +6,14 @@ request, in one transaction too. Amounts are whole millionths of a USD.
 """
 
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements
+from kontext_pipeline.generation.ledger.database import Transaction
 from kontext_pipeline.generation.ledger.leases import FailureDetector, Lease
 from kontext_pipeline.generation.ledger.records import (
     Orphan,
@@ -20,6 +24,10 @@ from kontext_pipeline.generation.ledger.records import (
     Stored,
 )
 from kontext_pipeline.generation.ledger.views import LedgerViews
+from kontext_pipeline.inputs.input_store import KeptInput
+
+UPLOAD_LIFE_S: Final = 6 * 24 * 3600.0
+"""Seconds for which an upload is used again. The provider keeps files for 7 days; clocks may differ by hours."""
 
 
 class Ledger(LedgerViews):
@@ -67,7 +75,12 @@ class Ledger(LedgerViews):
         finally:
             self.database.close()
 
-    def reserve(self, claims: Sequence[tuple[str, str]], terms: ReservationTerms) -> list[ReserveResult]:
+    def reserve(
+        self,
+        claims: Sequence[tuple[str, str]],
+        terms: ReservationTerms,
+        inputs: Mapping[str, KeptInput] = MappingProxyType({}),
+    ) -> list[ReserveResult]:
         """Reserve requests: claim each, hold its price against every cap and take a permit of the rate limit.
 
         All claims share one transaction and so one commit. Money and permits are counted within it: ten claims where
@@ -76,6 +89,7 @@ class Ledger(LedgerViews):
         Args:
             claims: A fingerprint and a batch for each request.
             terms: The terms that all of them share.
+            inputs: By fingerprint, the kept input picture that the request is made from.
 
         Returns:
             One result for each claim, in order. A `Reserved` attempt is on the disk. After the first `RetryLater`, no
@@ -84,7 +98,7 @@ class Ledger(LedgerViews):
         Raises:
             LeaseLost: Another run has taken over the claims of this process.
         """
-        return self.database.write(attempts.ReserveCall(self.lease, claims, terms).run)
+        return self.database.write(attempts.ReserveCall(self.lease, claims, terms, inputs).run)
 
     def release(self, unsent: Sequence[int]) -> None:
         """Settle attempts that were not sent and will not be, in one transaction. Their requests are pending again."""
@@ -138,6 +152,20 @@ class Ledger(LedgerViews):
         self.database.write(
             lambda transaction: attempts.adopt_picture(transaction, self.backend, fingerprint, batch, picture)
         )
+
+    def find_upload(self, sha256: str, address: str) -> str | None:
+        """Return the URL of a picture that was uploaded to `address`, by any run, and has not expired yet."""
+        parameters = {"sha256": sha256, "address": address}
+        with self.database.read() as connection:
+            row = Transaction(connection).row(statements.FIND_UPLOAD, parameters)
+        # On another machine's clock an upload may lie in the future.
+        fresh = row is not None and abs(time.time() - row["uploaded_at"] / 1_000_000) < UPLOAD_LIFE_S
+        return str(row["url"]) if fresh else None
+
+    def note_upload(self, sha256: str, address: str, url: str) -> None:
+        """Note that a picture was uploaded to `address` and can be read at `url`."""
+        parameters = {"sha256": sha256, "address": address, "url": url, "now": int(time.time() * 1e6)}
+        self.database.write(lambda transaction: transaction.execute(statements.SET_UPLOAD, parameters))
 
     def reclaim_orphans(self) -> list[Orphan]:
         """Adopt every open attempt whose run has ended, and release those that were provably never sent.
