@@ -41,7 +41,8 @@ PROBLEMS_SHOWN: Final = 50
     description="The input pictures of the plan, each fetched, checked and kept once. Materializing it costs nothing and "
     "sends nothing to the API. It may be left out: `images` keeps what its batches need.",
 )
-def inputs(context: AssetExecutionContext, kontext: KontextResource) -> MaterializeResult[Any]:
+# Dagster takes no MaterializeResult[...] from an asset with checks.
+def inputs(context: AssetExecutionContext, kontext: KontextResource) -> MaterializeResult:  # type: ignore[type-arg]
     """Fetch, check and keep every input picture of the plan."""
     from kontext_pipeline.input_collection import collect, open_collector
 
