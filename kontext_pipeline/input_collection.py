@@ -18,6 +18,7 @@ from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.image_store import DISK_RESERVE
 from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.ledger.uploads import RememberedUploads
 from kontext_pipeline.inputs.input_addresses import InputAddress
 from kontext_pipeline.inputs.input_collector import THREADS, InputCollector
 from kontext_pipeline.inputs.input_index import InputIndex
@@ -63,8 +64,8 @@ def close_collector(collector: InputCollector) -> None:
 def input_images(settings: Settings, client: SegmindClient, ledger: Ledger, collector: InputCollector) -> InputImages:
     """Return the input images of a run."""
     # A sandbox forgets its files when it ends.
-    upload_address = settings.resolved_upload_url if settings.paid else None
-    return InputImages(client, ledger, collector, upload_address=upload_address, pass_on=not settings.keeps_inputs)
+    remembered = RememberedUploads(ledger.database, settings.resolved_upload_url) if settings.paid else None
+    return InputImages(client, collector, remembered=remembered, pass_on=not settings.keeps_inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,9 @@ class Collection:
             try:
                 kept = get(address).kept
             except InputProblem as problem:
-                self.missing_by_cause[problem.cause] += 1
-                listed = self.missing.setdefault(problem.cause, [])
+                cause = problem.cause.value
+                self.missing_by_cause[cause] += 1
+                listed = self.missing.setdefault(cause, [])
                 if len(listed) < SHOWN:
                     listed.append(MissingInput(address.shown(), str(problem), row))
             except Exception as error:  # noqa: BLE001  raised again by `check`

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.ledger.uploads import RememberedUploads
 from kontext_pipeline.inputs.input_addresses import InputAddress
 from kontext_pipeline.inputs.input_collector import InputCollector
 from kontext_pipeline.inputs.input_problems import InputProblem
@@ -45,21 +45,19 @@ class InputImages:
     def __init__(
         self,
         client: SegmindClient,
-        ledger: Ledger,
         collector: InputCollector,
         *,
-        upload_address: str | None = None,
+        remembered: RememberedUploads | None = None,
         pass_on: bool = False,
     ) -> None:
         """`client` uploads pictures of the `collector`.
 
-        `upload_address`: the name under which the ledger remembers uploads; None: they are forgotten after the run.
-        `pass_on`: send public URLs and data URIs without looking at them.
+        `remembered`: uploads of all runs; None: those of this run are forgotten at its end. `pass_on`: send public URLs
+        and data URIs without looking at them.
         """
         self._client = client
-        self._ledger = ledger
         self._collector = collector
-        self._upload_address = upload_address
+        self._remembered = remembered
         self._pass_on = pass_on
         self._uploads: dict[str, Future[str | None]] = {}
         self._lock = threading.Lock()
@@ -119,9 +117,8 @@ class InputImages:
 
     def _upload(self, kept: KeptInput) -> str | None:
         """Return the URL of the upload of a picture, which may be an earlier run's; None where the API takes none."""
-        address = self._upload_address
-        known = None if address is None else self._ledger.find_upload(kept.sha256, address)
-        if known is not None:
+        remembered = self._remembered
+        if remembered is not None and (known := remembered.find(kept.sha256)) is not None:
             return known
         try:
             url = self._client.upload(self._read(kept), kept.media_type)
@@ -133,8 +130,8 @@ class InputImages:
                 # An upload costs nothing, so a lost answer is like a server's error: try again.
                 answer = replace(answer, outcome=Outcome.SERVER_ERROR)
             raise InputUnavailable(answer) from None
-        if address is not None:
-            self._ledger.note_upload(kept.sha256, address, url)
+        if remembered is not None:
+            remembered.note(kept.sha256, url)
         return url
 
     def _read(self, kept: KeptInput) -> bytes:

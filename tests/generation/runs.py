@@ -67,7 +67,6 @@ class RunSpec:
     rescue: str | None = None
     input_image: str | None = None
     input_sha256: str | None = None
-    upload_address: str | None = None
     result: str = ""
     """File for the report of a run in its own process."""
 
@@ -126,7 +125,7 @@ def perform(spec: RunSpec, *, source: Iterator[WorkItem] | None = None, client: 
             ledger=ledger,
             store=store,
             client=client,
-            inputs=InputImages(client, ledger, inputs, upload_address=spec.upload_address),
+            inputs=InputImages(client, inputs),
             options=Options(
                 api_version=spec.api_version,
                 concurrency=spec.concurrency,

@@ -19,6 +19,7 @@ from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.job_poller import JobPoller
 from kontext_pipeline.generation.ledger import Ledger, ReservationTerms, Reserved, Status
 from kontext_pipeline.generation.ledger.report import spending_differs
+from kontext_pipeline.generation.ledger.uploads import RememberedUploads
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.orphan_reaper import OrphanReaper
 from kontext_pipeline.generation.overdue_jobs import OverdueJobs
@@ -123,7 +124,7 @@ class Stages:
             clock=clock,
         )
         self.collector = self.exits.enter_context(collector(UPath(folder / "data")))
-        self.inputs = InputImages(client, ledger, self.collector, upload_address=UPLOADS)
+        self.inputs = InputImages(client, self.collector, remembered=RememberedUploads(ledger.database, UPLOADS))
         self.resolver = Resolver(
             run=run,
             queue=queue,

@@ -37,7 +37,7 @@ class Web:
 
 def stage_of(s: Stages, web: Web, **options: int) -> InputStage:
     inputs = s.exits.enter_context(collector(Path(s.folder) / "data", web=web))
-    stage = InputStage(run=s.run, queue=s.queue, inputs=InputImages(s.client, s.ledger, inputs), **options)  # type: ignore[arg-type]
+    stage = InputStage(run=s.run, queue=s.queue, inputs=InputImages(s.client, inputs), **options)  # type: ignore[arg-type]
     threading.Thread(target=stage.work, daemon=True).start()
     return stage
 

@@ -13,8 +13,8 @@ from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.image_store import StoreFull
 from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.ledger import Stored
-from kontext_pipeline.generation.ledger.ledger import UPLOAD_LIFE_S
 from kontext_pipeline.generation.ledger.money import Cap
+from kontext_pipeline.generation.ledger.uploads import UPLOAD_LIFE_S, RememberedUploads
 from kontext_pipeline.generation.work import ResolvedRequest, SentRequest, WorkItem
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.client import SegmindClient
@@ -187,7 +187,8 @@ def test_an_upload_is_remembered_over_runs_until_it_expires(
     first = s.resolver.resolve(with_input(s, 1))
 
     def of_another_run() -> str | None:
-        images = InputImages(cast(SegmindClient, s.client), s.ledger, s.collector, upload_address=UPLOADS)
+        remembered = RememberedUploads(s.ledger.database, UPLOADS)
+        images = InputImages(cast(SegmindClient, s.client), s.collector, remembered=remembered)
         return images.resolve(with_input(s, 2).request).uri
 
     assert first is not None

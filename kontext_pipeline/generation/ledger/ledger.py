@@ -6,14 +6,11 @@ request, in one transaction too. Amounts are whole millionths of a USD.
 """
 
 import contextlib
-import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements
-from kontext_pipeline.generation.ledger.database import Transaction
 from kontext_pipeline.generation.ledger.leases import FailureDetector, Lease
 from kontext_pipeline.generation.ledger.records import (
     Orphan,
@@ -25,9 +22,6 @@ from kontext_pipeline.generation.ledger.records import (
 )
 from kontext_pipeline.generation.ledger.views import LedgerViews
 from kontext_pipeline.inputs.input_store import KeptInput
-
-UPLOAD_LIFE_S: Final = 6 * 24 * 3600.0
-"""Seconds for which an upload is used again. The provider keeps files for 7 days; clocks may differ by hours."""
 
 
 class Ledger(LedgerViews):
@@ -152,20 +146,6 @@ class Ledger(LedgerViews):
         self.database.write(
             lambda transaction: attempts.adopt_picture(transaction, self.backend, fingerprint, batch, picture)
         )
-
-    def find_upload(self, sha256: str, address: str) -> str | None:
-        """Return the URL of a picture that was uploaded to `address`, by any run, and has not expired yet."""
-        parameters = {"sha256": sha256, "address": address}
-        with self.database.read() as connection:
-            row = Transaction(connection).row(statements.FIND_UPLOAD, parameters)
-        # On another machine's clock an upload may lie in the future.
-        fresh = row is not None and abs(time.time() - row["uploaded_at"] / 1_000_000) < UPLOAD_LIFE_S
-        return str(row["url"]) if fresh else None
-
-    def note_upload(self, sha256: str, address: str, url: str) -> None:
-        """Note that a picture was uploaded to `address` and can be read at `url`."""
-        parameters = {"sha256": sha256, "address": address, "url": url, "now": int(time.time() * 1e6)}
-        self.database.write(lambda transaction: transaction.execute(statements.SET_UPLOAD, parameters))
 
     def reclaim_orphans(self) -> list[Orphan]:
         """Adopt every open attempt whose run has ended, and release those that were provably never sent.
