@@ -25,7 +25,7 @@ def test_inputs_are_kept_shown_and_checked_for_nothing(project: Project, monkeyp
     assert len(list(project.data_dir.glob("inputs/??/*.png"))) == 1
     check = checks(result)["every_input_is_there"]
     assert not check.passed
-    [missing] = check.metadata["what_is_missing"].records  # type: ignore[union-attr]
+    [missing] = check.metadata["what_is_missing"].records
     assert missing.data["row"] == "photos row 3"
     assert "3 x 2 pixels" in missing.data["why"]
     assert project.posts() == 0
