@@ -19,7 +19,7 @@ from kontext_pipeline.generation.image_store import DISK_RESERVE
 from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.ledger.uploads import RememberedUploads
-from kontext_pipeline.inputs.input_addresses import InputAddress
+from kontext_pipeline.inputs.input_address import InputAddress
 from kontext_pipeline.inputs.input_collector import THREADS, InputCollector
 from kontext_pipeline.inputs.input_index import InputIndex
 from kontext_pipeline.inputs.input_keeper import FoundInput, InputKeeper

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from kontext_pipeline.generation.ledger.uploads import RememberedUploads
-from kontext_pipeline.inputs.input_addresses import InputAddress
+from kontext_pipeline.inputs.input_address import InputAddress
 from kontext_pipeline.inputs.input_collector import InputCollector
 from kontext_pipeline.inputs.input_problems import InputProblem
 from kontext_pipeline.inputs.input_store import KeptInput

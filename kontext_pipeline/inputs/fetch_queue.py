@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-from kontext_pipeline.inputs.input_addresses import InputAddress
+from kontext_pipeline.inputs.input_address import InputAddress
 
 
 class FetchQueue:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from kontext_pipeline.inputs.fetch_queue import FetchQueue
-from kontext_pipeline.inputs.input_addresses import InputAddress
+from kontext_pipeline.inputs.input_address import InputAddress
 from kontext_pipeline.inputs.input_keeper import FoundInput, InputKeeper
 from kontext_pipeline.inputs.input_problems import InputProblem
 from kontext_pipeline.segmind.outcomes import Cause
@@ -140,7 +140,10 @@ class InputCollector:
                 raise InputProblem(Cause.INPUT_UNREACHABLE, words)
             found = self.keeper.look(address)
         except InputProblem as problem:
-            if problem.transient and not self._closed:
+            if self._closed:
+                # The end of the run ended the fetch: that says nothing about the picture.
+                return
+            if problem.transient:
                 self._tries[address.identity] += 1
                 if self._tries[address.identity] < TRIES:
                     self._queue.put(address, problem.retry_after_s or self._pause(self._tries[address.identity]))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from kontext_pipeline.inputs.file_fetcher import read_data_uri, read_local, read_remote
-from kontext_pipeline.inputs.input_addresses import InputAddress
+from kontext_pipeline.inputs.input_address import InputAddress
 from kontext_pipeline.inputs.input_index import IndexEntry, InputIndex
 from kontext_pipeline.inputs.input_problems import InputProblem
 from kontext_pipeline.inputs.input_store import InputStore, KeptInput

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from kontext_pipeline.inputs.fetch_queue import FetchQueue
-from kontext_pipeline.inputs.input_addresses import InputAddress
+from kontext_pipeline.inputs.input_address import InputAddress
 from tests.generation.clock import FakeClock
 
 pytestmark = pytest.mark.timeout(20)

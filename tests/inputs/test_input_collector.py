@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from kontext_pipeline.inputs.input_addresses import InputAddress
+from kontext_pipeline.inputs.input_address import InputAddress
 from kontext_pipeline.inputs.input_collector import DEAD_HOST, TRIES
 from kontext_pipeline.inputs.input_problems import InputProblem
 from kontext_pipeline.inputs.input_store import InputStore, InputStoreFull

@@ -13,7 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from upath import UPath
 
-from kontext_pipeline.inputs.input_addresses import InputAddress
+from kontext_pipeline.inputs.input_address import InputAddress
 from kontext_pipeline.inputs.input_index import LEAST_MERGED, IndexEntry, InputIndex
 from kontext_pipeline.inputs.input_store import InputStore, KeptInput, kept_path
 from tests.inputs.collecting import collector, picture
