@@ -67,6 +67,9 @@ def delays(progress: "Progress", now: float) -> str:
     reasons = []
     if progress.paused_until > now:
         reasons.append(f"paused {math.ceil(progress.paused_until - now):,} s: {progress.pause_reason}")
+    if progress.fetching and not progress.in_flight:
+        # Beside requests in flight it is no reason to wait: pictures are fetched ahead.
+        reasons.append(f"{progress.fetching:,} waiting for their input pictures")
     waiting = progress.waiting
     if waiting:
         names = [reason if len(waiting) == 1 else f"{reason} ({count:,})" for reason, count in waiting.items()]

@@ -52,6 +52,11 @@ class InputStage:
             if not self._queue.put(item):
                 self._run.let_go()
 
+    def fetching(self) -> int:
+        """Return how many items wait for their input pictures."""
+        with self._condition:
+            return 0 if self._closed else self._count - len(self._ready)
+
     def close(self) -> int:
         """Pass nothing more on. Return the number of items that the stage dropped."""
         with self._condition:

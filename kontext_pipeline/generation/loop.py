@@ -162,6 +162,7 @@ class GenerationLoop:
             paused_until=paused_until,
             pause_reason=reason,
             waiting=self._queue.waiting(),
+            fetching=self._stage.fetching(),
         )
 
     def stop(self, cause: Cause, message: str) -> None:

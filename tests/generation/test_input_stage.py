@@ -54,6 +54,7 @@ def test_a_slow_picture_holds_up_its_own_rows_alone(stages: StagesMaker) -> None
     for number, uri in enumerate(["https://slow.example/a", "https://quick.example/a", "https://slow.example/a", None]):
         assert stage.put(s.item(number, input_image=uri))
     assert taken(s) == 3
+    assert stage.fetching() == 3
     web.gates["quick"].set()
     assert taken(s) == 1
     web.gates["slow"].set()
