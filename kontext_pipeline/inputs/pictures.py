@@ -94,12 +94,19 @@ def _decoded(image: Image.Image) -> PictureFacts:
     multi = image.format == "MPO"
     kind = "JPEG" if multi else str(image.format)
     frames = 1 if multi else int(getattr(image, "n_frames", 1))
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in _ORIENTATIONS_ON_THE_SIDE:
+    if _orientation(image) in _ORIENTATIONS_ON_THE_SIDE:
         width, height = height, width
     # A JPEG is read whole, but takes a sixty-fourth of the memory at an eighth of its size; other formats ignore this.
     image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
     image.load()
     return PictureFacts(kind, width, height, frames)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  broken notes make no broken picture, and raise errors of many kinds
+        return 1
 
 
 def _looks_like(path: Path) -> str:

@@ -27,8 +27,10 @@ LONGEST_RETRY_AFTER_S: Final = 30.0
 """Longest pause that a server may ask for, seconds: the row is tried again by the next run."""
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_REFUSALS: Final = frozenset({401, 403, 406, 451})
+_LEAVE_IT: Final = "KONTEXT_KEEP_INPUTS=false leaves fetching to the provider"
 _PERMANENT: Final = frozenset({Cause.TLS, Cause.PROXY})
-_HEADERS: Final = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "kontext-pipeline"}
+_HEADERS: Final = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "kontext-pipeline"}
 _ADVICE: Final = "set KONTEXT_PRIVATE_INPUTS=true to fetch from this network"
 
 
@@ -80,9 +82,10 @@ class WebFetcher:
             return Fetched(None, private=private)
         if status != 200:
             transient = status in _TRANSIENT
+            refused = "" if private or status not in _REFUSALS else f" to this machine; {_LEAVE_IT}"
             raise InputProblem(
                 Cause.INPUT_UNREACHABLE if transient else Cause.INPUT_MISSING,
-                f"its server answered {status}",
+                f"its server answered {status}{refused}",
                 transient=transient,
                 retry_after_s=_retry_after(headers),
             )

@@ -30,6 +30,13 @@ def turned() -> bytes:
     return saved(Image.new("RGB", (640, 480)), "JPEG", exif=exif)
 
 
+def with_broken_notes() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(Image.new("RGB", (640, 480)), "JPEG", exif=exif)
+    return data.replace(b"Exif\0\0MM\0*", b"Exif\0\0XX\0*", 1).replace(b"Exif\0\0II*\0", b"Exif\0\0XX*\0", 1)
+
+
 def animated(kind: str) -> bytes:
     frames = [Image.new("RGB", (300, 300), colour) for colour in ("red", "green", "blue")]
     return saved(frames[0], kind, save_all=True, append_images=frames[1:])
@@ -55,6 +62,7 @@ def bomb(width: int, height: int) -> bytes:
 
 USABLE: dict[str, tuple[Callable[[], bytes], PictureFacts]] = {
     "turned by EXIF": (turned, PictureFacts("JPEG", 480, 640)),
+    "with broken EXIF": (with_broken_notes, PictureFacts("JPEG", 640, 480)),
     "CMYK": (lambda: saved(Image.new("CMYK", (300, 260)), "JPEG"), PictureFacts("JPEG", 300, 260)),
     "16 bit": (lambda: saved(Image.new("I;16", (300, 260)), "PNG"), PictureFacts("PNG", 300, 260)),
     "palette": (lambda: saved(Image.new("P", (300, 260)), "GIF"), PictureFacts("GIF", 300, 260)),

@@ -55,6 +55,7 @@ def test_the_bytes_and_the_version_arrive_and_nothing_of_ours_is_sent(server: Ga
     assert found == Fetched(SHA256, '"one"', headers["Last-Modified"], private=True)
     (request,) = server.seen("/plain")
     assert request.method == "GET"
+    # No key, no cookie, no referrer.
     assert set(request.headers) == {"host", "accept", "accept-encoding", "user-agent"}
     assert request.headers["user-agent"] == "kontext-pipeline"
 
