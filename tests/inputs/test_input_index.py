@@ -19,7 +19,7 @@ from kontext_pipeline.inputs.input_store import InputStore, KeptInput, kept_path
 from tests.inputs.collecting import collector, picture
 
 PROCESSES = 4
-SHARED, OWN = 12, 10
+SHARED, OWN = 8, 5
 _context = multiprocessing.get_context("forkserver")
 
 
