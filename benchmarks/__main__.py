@@ -1,6 +1,6 @@
 """One command that measures everything the product promises about speed, and prints it as tables.
 
-    python -m benchmarks [--quick] [--only fill cpu memory rate adapt resume startup planning]
+    python -m benchmarks [--quick] [--only fill cpu memory rate adapt resume startup planning inputs]
                          [--before CHECKOUT] [--postgres URL]
 
 Whatever is compared is measured in turns (A B A B A B) and given as the median, so that a drifting
@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import planning, resuming
+from benchmarks import input_pictures, planning, resuming
 from benchmarks.jobs import Job, Used, finish, in_own_process, start
 from benchmarks.server import Books, RunningServer, Settings, running_server
 
@@ -271,6 +271,24 @@ def plan(_server: RunningServer, *, quick: bool) -> None:
     subprocess.run([sys.executable, "-m", planning.__name__, "--rows", *counts], check=True)
 
 
+def inputs(server: RunningServer, *, quick: bool) -> None:
+    """What keeping input pictures takes."""
+    table("Input pictures: kept, and uploaded", ["command", "pictures", "MB kept", "peak RSS, MB", "s", "ms a picture"])
+    count = 1000 if quick else 10_000
+    server.set(Settings(latency_s=0.05))
+    for command in ("inputs", "run"):
+        kept = input_pictures.keep(server, command, count)
+        each = f"{kept.seconds / count * 1000:.1f}"
+        row(
+            f"`kontext {command}`",
+            f"{count:,}",
+            f"{kept.kept_mb:,.0f}",
+            f"{kept.peak_mb:.0f}",
+            f"{kept.seconds:.0f}",
+            each,
+        )
+
+
 MEASUREMENTS = {
     "fill": fill,
     "cpu": cpu,
@@ -280,6 +298,7 @@ MEASUREMENTS = {
     "resume": resume,
     "startup": startup,
     "planning": plan,
+    "inputs": inputs,
 }
 
 
@@ -302,6 +321,8 @@ def main() -> None:
     # As the command sets it.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    # The rows of the other jobs name pictures that nobody has.
+    os.environ.setdefault("KONTEXT_KEEP_INPUTS", "false")
     # Bytecode is kept, as it is where a product is installed.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="kontext-benchmark-") as folder, running_server() as server:

@@ -16,7 +16,7 @@ from benchmarks.server import RunningServer
 
 KEY = "SG_0123456789abcdef"
 LEFT = 100
-_WATCHED = """
+WATCHED = """
 import atexit, json, sys
 from pathlib import Path
 from kontext_pipeline.cli import main
@@ -57,7 +57,7 @@ def resume(server: RunningServer, count: int, *, batch_size: int = 1000) -> Resu
         subprocess.run([sys.executable, "-c", _PLANNED, name, str(batch_size)], check=True)
         _enter_as_done(folder, count - LEFT)
         command = [
-            *(sys.executable, "-c", _WATCHED, "run", str(folder / "rows.parquet"), "--data-dir", name),
+            *(sys.executable, "-c", WATCHED, "run", str(folder / "rows.parquet"), "--data-dir", name),
             *("--batch-size", str(batch_size), "--concurrency", "16", "--yes", str(folder / "peak.json")),
         ]
         environment = {**os.environ, "SEGMIND_API_KEY": KEY, "SEGMIND_BASE_URL": server.url}

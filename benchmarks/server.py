@@ -27,6 +27,8 @@ from PIL import Image
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _JSON = "application/json"
+INPUT_SIDE = 1400
+"""Pixels of an input picture, which then has about 1 MB."""
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ class _Server:
     settings: Settings = field(default_factory=Settings)
     books: Books = field(default_factory=Books)
     picture: bytes = b""
+    input: bytes = b""
     jobs: dict[str, _Job] = field(default_factory=dict)
     window: deque[float] = field(default_factory=deque)
     in_flight: int = 0
@@ -83,6 +86,7 @@ class _Server:
         self.window.clear()
         self.in_flight = 0
         self.picture = _png(settings.picture_bytes)
+        self.input = self.input or _jpeg(INPUT_SIDE)
 
     def refusal(self) -> str | None:
         """When the limit resets, where it is reached; else count one request."""
@@ -139,6 +143,11 @@ class _Server:
             if method == "POST":
                 self.set(Settings(**json.loads(body)))
             await _send(sock, 200, _JSON, json.dumps(asdict(self.books)).encode())
+        elif path.startswith("/inputs/"):
+            # What follows the end of a picture is ignored, and makes it another one.
+            await _send(sock, 200, "image/jpeg", self.input + path.encode())
+        elif path == "/upload-asset":
+            await _send(sock, 200, _JSON, b'{"file_urls": ["https://uploads.example/input.jpg"]}')
         elif path == "/v1/get-user-credits":
             await _send(sock, 200, _JSON, b'{"credits": 1000000.0, "free-credits": 0.0}')
         elif method == "POST" and (resets := self.refusal()) is not None:
@@ -209,6 +218,13 @@ def _png(size: int) -> bytes:
     image = Image.frombytes("RGB", (side, side), os.urandom(side * side * 3))
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=0)
+    return file.getvalue()
+
+
+def _jpeg(side: int) -> bytes:
+    """A JPEG of grey noise, of about 0.6 bytes for each pixel."""
+    file = io.BytesIO()
+    Image.effect_noise((side, side), 60).convert("RGB").save(file, "JPEG", quality=75)
     return file.getvalue()
 
 

@@ -142,6 +142,30 @@ def _agreed(settings: "Settings", estimate: "Estimate", *, yes: bool) -> bool:
     return click.confirm(f"Spend {estimate.cost_usd:.2f} USD?", default=False)
 
 
+@main.command(settings=PLANNING)
+def inputs(**options: Any) -> None:
+    """Fetch, check and keep every input picture of a manifest. Costs nothing and sends nothing to the API.
+
+    Exit status: 0 every input picture is there; 1 some can't be had and are listed; 2 the manifest or the settings
+    are wrong; 3 stopped early, start again to go on.
+    """
+    from kontext_pipeline import console
+    from kontext_pipeline.input_collection import collect, open_collector
+    from kontext_pipeline.inputs.input_store import InputStoreFull
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _pipeline(options) as pipeline:
+        planned = pipeline.plan()
+        try:
+            with open_collector(pipeline.settings, pipeline.data_dir) as collector, console.collecting() as watch:
+                found = collect(planned, collector, watch=watch)
+        except InputStoreFull as error:
+            console.complain(f"Stopped: {error}")
+            sys.exit(Exit.STOPPED)
+        console.show_collection(pipeline, found)
+        sys.exit(Exit.SOME_FAILED if found.missing_count else Exit.DONE)
+
+
 @main.command(settings=("data_dir",))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def status(*, as_json: bool, data_dir: str | None) -> None:

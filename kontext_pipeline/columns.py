@@ -117,6 +117,10 @@ COLUMNS: Final = (
     _ledger("started_at", _TIMESTAMP, "when the first attempt started"),
     _ledger("finished_at", _TIMESTAMP, "when the last attempt ended"),
     Column("variants", pa.int32(), Source.MANIFEST, "pictures that the row requests", Position.ABSENT),
+    _ledger("input_path", _STRING, "kept input picture, relative to the data directory", position=_LAST),
+    _ledger("input_kept_sha256", _STRING, "sha256 of the kept input picture's file", position=_LAST),
+    _ledger("input_width", pa.int32(), "pixels of the kept input picture, turned upright", position=_LAST),
+    _ledger("input_height", pa.int32(), "pixels of the kept input picture, turned upright", position=_LAST),
 )
 """Every column. The plan and the ledger's result have theirs in this order."""
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
     from kontext_pipeline.generation.ledger.report import BackendBooks, Books
     from kontext_pipeline.generation.progress import Progress
+    from kontext_pipeline.input_collection import Collection
     from kontext_pipeline.pipeline import Pipeline
     from kontext_pipeline.planning.estimate import Estimate
     from kontext_pipeline.planning.plan import Plan
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+MISSING_SHOWN = 5
+"""Input pictures that can't be had and are named, for each cause."""
 LINE_EVERY_S = 10.0
 """Time between two lines of progress where there is no terminal, seconds."""
 
@@ -86,7 +89,7 @@ class _Bar(Bar):
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[Watcher]:
+def progress(total: int) -> Iterator["Watcher[Progress]"]:
     """Show a run's progress while the block runs: a bar on a terminal, otherwise a line every `LINE_EVERY_S`."""
     bar = _Bar(
         TextColumn("generating"),
@@ -111,6 +114,50 @@ def progress(total: int) -> Iterator[Watcher]:
 
     with bar, Watcher(show, repeat(0.2 if out.is_terminal else LINE_EVERY_S)) as watcher:
         yield watcher
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[Callable[[Callable[[], "Collection"]], None]]:
+    """Show the progress of a collection of input pictures while the block runs, whose reader the block is given."""
+    bar = Bar(
+        TextColumn("input pictures"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[details]}"),
+        console=out,
+        disable=not out.is_terminal,
+        redirect_stderr=err.is_terminal,
+    )
+    task = bar.add_task("inputs", total=None, details="")
+
+    def show(found: "Collection") -> None:
+        done = found.kept + found.missing_count
+        words = f"{found.bytes / 2**20:,.1f} MB, {found.missing_count:,} can't be had"
+        bar.update(task, completed=done, total=found.wanted, details=words)
+        if not out.is_terminal:
+            say(f"{done:,}/{found.wanted:,} input pictures, {words}")
+
+    with bar, Watcher(show, repeat(0.2 if out.is_terminal else LINE_EVERY_S)) as watcher:
+        yield watcher.watch
+
+
+def show_collection(pipeline: "Pipeline", found: "Collection") -> None:
+    """Print what was collected, and what can't be had: by cause, the first few of each."""
+    table = _table()
+    table.add_row("input pictures", f"{found.kept:,} of {found.wanted:,}", f"{found.bytes / 2**20:,.1f} MB")
+    table.add_row("kept in", _shown(pipeline, "inputs"))
+    if found.changed:
+        table.add_row("changed", f"{found.changed:,}", "since they were kept; both are kept")
+    if found.dead:
+        table.add_row("dead", f"{found.dead:,}", "addresses without a picture by now; the kept ones are used")
+    out.print(table)
+    for cause, listed in found.missing.items():
+        count = found.missing_by_cause[cause]
+        complain(f"{_many(count, 'input picture')} can't be had: {cause.replace('_', ' ')}")
+        for one in listed[:MISSING_SHOWN]:
+            complain(f"  {one.row}: {one.address}: {one.reason}")
+        if count > MISSING_SHOWN:
+            complain(f"  ... and {count - MISSING_SHOWN:,} more")
 
 
 def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None") -> "BatchSummary":

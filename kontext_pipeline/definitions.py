@@ -11,7 +11,7 @@ def defs() -> Definitions:
     with warnings.catch_warnings():
         # Dagster warns at every load that backfill policies are beta. Its version is pinned, and the tests use them.
         warnings.simplefilter("ignore", BetaWarning)
-        from kontext_pipeline.orchestration import asset_checks, assets, automation
+        from kontext_pipeline.orchestration import asset_checks, assets, automation, input_asset
         from kontext_pipeline.orchestration.io_managers import MetadataIOManager
         from kontext_pipeline.orchestration.resources import KontextResource, SegmindResource
 
@@ -19,7 +19,7 @@ def defs() -> Definitions:
     segmind = SegmindResource.configure_at_launch()
     kontext = KontextResource.configure_at_launch(segmind=segmind)
     return Definitions(
-        assets=[assets.plan, assets.images, assets.metadata],
+        assets=[assets.plan, input_asset.inputs, assets.images, assets.metadata],
         asset_checks=[asset_checks.check_metadata],
         jobs=[automation.plan_job, automation.augment_job],
         schedules=[automation.unfinished_batches],

@@ -24,6 +24,11 @@ def is_local(path: "AnyPath | str") -> bool:
     return protocol in {"", "file", "local"}
 
 
+def local_path(path: AnyPath) -> Path:
+    """Return a path on a local disk as a `Path`, which is faster than a `UPath`."""
+    return Path(path.path) if hasattr(path, "path") else path
+
+
 def write_atomically(path: AnyPath, write: Callable[[Path], object], *, temporary_folder: Path | None = None) -> None:
     """Create or replace the file at `path`, so that a crash at any moment leaves the old file or the new one.
 
@@ -46,7 +51,7 @@ def write_atomically(path: AnyPath, write: Callable[[Path], object], *, temporar
             write(temporary)
             path.fs.put_file(str(temporary), path.path)  # type: ignore[union-attr]
         return
-    target = path if isinstance(path, Path) else Path(path.path)
+    target = local_path(path)
     _make_folder(target.parent)
     temporary = (temporary_folder or target.parent) / f".{target.name}.{secrets.token_hex(8)}.tmp"
     try:

@@ -27,6 +27,7 @@ from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.retries import RetryPolicy
+from kontext_pipeline.input_collection import close_collector, input_images, open_collector
 from kontext_pipeline.planning.estimate import Estimate, Settled, estimate
 from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.manifests import read_manifests
@@ -213,10 +214,12 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             read_settled=lambda: self.settled(requests, retry_failed=retry_failed),
             write_table=lambda key: self.write_tables(plan, [key]),
         )
+        collector = open_collector(settings, self.data_dir)
         loop = GenerationLoop(
             ledger=self.ledger,
             store=store,
             client=client,
+            inputs=input_images(settings, client, self.ledger, collector),
             options=self._options(budget_usd=budget_usd, retry_failed=retry_failed),
             on_outcome=tracker.has_outcome,
         )
@@ -227,6 +230,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             loop.run(tracker.work_items())
         finally:
             self.ledger.deregister()
+            close_collector(collector)
             tracker.close()
         progress, stopped = loop.progress, loop.stopped
         if stopped is None and tracker.left:

@@ -3,29 +3,31 @@
 import math
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
     from kontext_pipeline.generation.progress import Progress
 
+T = TypeVar("T")
 
-class Watcher:
+
+class Watcher(Generic[T]):
     """Shows a run's progress now and then while its `with` block runs, and once at the end of the block."""
 
-    def __init__(self, show: "Callable[[Progress], None]", pauses: Iterable[float]) -> None:
+    def __init__(self, show: Callable[[T], None], pauses: Iterable[float]) -> None:
         """`show` is called in a thread, after each of the endless `pauses` (seconds)."""
         self._show = show
         self._pauses = pauses
-        self._read: Callable[[], Progress] | None = None
+        self._read: Callable[[], T] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
-    def watch(self, read: "Callable[[], Progress]") -> None:
+    def watch(self, read: Callable[[], T]) -> None:
         """Show the run whose progress `read` returns: this is the `watch` of `Pipeline.run`."""
         self._read = read
 
     @property
-    def progress(self) -> "Progress | None":
+    def progress(self) -> T | None:
         """The progress at this moment; None until the run starts."""
         return self._read() if self._read else None
 
@@ -65,6 +67,9 @@ def delays(progress: "Progress", now: float) -> str:
     reasons = []
     if progress.paused_until > now:
         reasons.append(f"paused {math.ceil(progress.paused_until - now):,} s: {progress.pause_reason}")
+    if progress.fetching and not progress.in_flight:
+        # Beside requests in flight it is no reason to wait: pictures are fetched ahead.
+        reasons.append(f"{progress.fetching:,} waiting for their input pictures")
     waiting = progress.waiting
     if waiting:
         names = [reason if len(waiting) == 1 else f"{reason} ({count:,})" for reason, count in waiting.items()]

@@ -149,7 +149,9 @@ class Settings(BaseSettings):
         "local manifest is always allowed.",
     )
     private_inputs: bool = Field(
-        False, description="Allow input pictures at addresses of private networks, localhost among them."
+        False,
+        description="Allow input pictures at addresses of private networks, localhost among them; they are fetched here "
+        "and uploaded.",
     )
     max_rows: int = Field(
         10_000_000,
@@ -189,6 +191,25 @@ class Settings(BaseSettings):
     clamp_safety_tolerance: bool = Field(
         False, description="Send 2 where a row with an input picture asks for more; the table records both values."
     )
+    keep_inputs: Annotated[bool | None, Optionally] = Field(
+        None,
+        description="Keep a copy of every input picture in `inputs/` before its row is paid for, and check it; `false` "
+        "passes public URLs and data URIs on unseen. Default: `true` for the paid API, `false` for the sandbox.",
+    )
+    input_max_mb: float = Field(20.0, gt=0, le=1024, description="Largest input picture, MB.")
+    input_min_side: int = Field(256, ge=1, le=10_000, description="Least width and height of an input picture, pixels.")
+    input_max_ratio: float = Field(
+        8.0, ge=1, le=10_000, description="Most that the longer side of an input picture is, by the shorter one."
+    )
+    input_animated: bool = Field(
+        False, description="Allow input pictures with more than one frame or page; the provider uses the first."
+    )
+    input_max_age_s: float = Field(
+        3600.0,
+        ge=0,
+        description="Time after which the address of a kept input picture is asked whether the picture has changed, "
+        "before a row uses it, seconds.",
+    )
     server_error_retries: int = Field(
         6, ge=0, le=100, description="Times a row is tried again in a run after 500, 502 or 503."
     )
@@ -223,6 +244,11 @@ class Settings(BaseSettings):
     def paid(self) -> bool:
         """Whether generations cost real money."""
         return self.backend == "segmind"
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether public input pictures are kept before a row is paid for."""
+        return self.paid if self.keep_inputs is None else self.keep_inputs
 
     @property
     def resolved_base_url(self) -> str:

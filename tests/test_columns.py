@@ -60,7 +60,11 @@ started_at: timestamp[us, tz=UTC]
 finished_at: timestamp[us, tz=UTC]
 manifest: string
 row: int64
-input_sha256: string"""
+input_sha256: string
+input_path: string
+input_kept_sha256: string
+input_width: int32
+input_height: int32"""
 FROM_A_MANIFEST = {
     *("id", "prompt", "input_image", "aspect_ratio"),
     *("output_format", "safety_tolerance", "seed", "variants"),

@@ -17,8 +17,9 @@ SCRIPTS = Path(sys.executable).parent
 def test_the_definitions_are_whole() -> None:
     definitions = defs()
     graph = definitions.resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {"plan", "images", "metadata"}
-    assert {key.name for key in graph.asset_check_keys} == {"books_balance", "every_row_has_its_picture"}
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {"plan", "inputs", "images", "metadata"}
+    checks = {"books_balance", "every_row_has_its_picture", "every_input_is_there"}
+    assert {key.name for key in graph.asset_check_keys} == checks
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description

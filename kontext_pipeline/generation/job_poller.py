@@ -1,13 +1,12 @@
 """Jobs (v2): poll each submitted job until it has finished, fetch its image and hand the answer on."""
 
-import heapq
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
 from kontext_pipeline.generation.attempt_log import log_transition
+from kontext_pipeline.generation.due_jobs import DueJobs
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.options import Options
@@ -27,10 +26,6 @@ UNUSABLE_FETCHES: Final = 8
 FETCH_DELAY_S: Final = 0.1
 """Pause between the poll that finds a job completed and the fetch of its image, seconds. Jobs that finish together are
 replaced by new ones first, as that keeps the slots full."""
-FEW_THREADS: Final = 2
-"""Threads that ask for jobs without a look at each other."""
-NETWORK_WAIT_S: Final = 0.01
-"""Time without a new exchange after which all busy threads are taken to wait for the network, seconds."""
 LONGEST_FETCH_PAUSE_S: Final = 10.0
 """Longest pause between two fetches of an image that is ready, seconds."""
 
@@ -66,15 +61,7 @@ class JobPoller:
         self._overdue = overdue
         self._clock = clock
         self._schedule = PollSchedule()
-        self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._next_due = threading.Condition(self._lock)
-        """One thread waits here for the time of the next job; the others would all wake up with it."""
-        self._heap: list[tuple[float, int, PendingJob]] = []
-        self._waited_for = False
-        self._busy = 0
-        self._taken_at = float("-inf")
-        self._closed = False
+        self._due = DueJobs(clock)
 
     # --- for the other stages -------------------------------------------------------------------
 
@@ -91,7 +78,7 @@ class JobPoller:
         except Exception as error:  # noqa: BLE001  whatever it is, the job must be collected
             self._run.stop_for(error)
         log_transition("submitted", sent)
-        self._ask_later(pending, self._schedule.next_poll(self._clock() - pending.submitted, len(self._heap)))
+        self._ask_later(pending, self._schedule.next_poll(self._clock() - pending.submitted, len(self._due)))
 
     def adopt(self, sent: SentRequest, job: Job, age_s: float) -> None:
         """Poll a job that an earlier run submitted `age_s` seconds ago."""
@@ -106,7 +93,7 @@ class JobPoller:
     def work(self) -> None:
         """Ask for jobs when they are due, until the stage is closed. The body of each of its threads."""
         asked = False
-        while (pending := self._take(asked=asked)) is not None:
+        while (pending := self._due.take(asked=asked)) is not None:
             asked = True
             try:
                 self.ask(pending)
@@ -116,13 +103,7 @@ class JobPoller:
 
     def close(self) -> None:
         """End the stage's threads. Jobs that are not collected stay in the ledger for a later run."""
-        with self._lock:
-            self._closed = True
-            dropped = [pending for _, _, pending in self._heap]
-            self._heap.clear()
-            self._idle.notify_all()
-            self._next_due.notify()
-        for pending in dropped:
+        for pending in self._due.close():
             self._let_go(pending)
 
     def ask(self, pending: PendingJob) -> None:
@@ -132,52 +113,9 @@ class JobPoller:
         else:
             self._fetch(pending, pending.completed)
 
-    def _take(self, *, asked: bool) -> PendingJob | None:
-        """Return the next job that is due, as soon as one is; None where the stage is closed.
-
-        `asked`: the thread has just asked for a job. Such a thread goes on at once. One that was idle joins
-        `FEW_THREADS` busy ones only when all of them wait for the network: threads that compute take the interpreter
-        from each other, which costs more than they gain.
-        """
-        with self._lock:
-            self._busy -= asked
-            while not self._closed:
-                wait_s = None
-                if self._heap:
-                    due = self._heap[0][0]
-                    if not asked and self._busy >= FEW_THREADS:
-                        due = max(due, self._taken_at + NETWORK_WAIT_S)
-                    wait_s = due - self._clock()
-                if wait_s is not None and wait_s <= 0:
-                    pending = heapq.heappop(self._heap)[2]
-                    self._busy += 1
-                    self._taken_at = self._clock()
-                    if self._heap and not self._waited_for:
-                        self._idle.notify()
-                    return pending
-                asked = False
-                if wait_s is None or self._waited_for:
-                    self._idle.wait()
-                    continue
-                self._waited_for = True
-                self._next_due.wait(wait_s)
-                self._waited_for = False
-            return None
-
     def _ask_later(self, pending: PendingJob, pause_s: float) -> None:
-        with self._lock:
-            closed = self._closed
-            if not closed:
-                due = self._clock() + pause_s
-                first = not self._heap or due < self._heap[0][0]
-                heapq.heappush(self._heap, (due, pending.sent.attempt, pending))
-                if first:
-                    self._wake_one()
-        if closed:
+        if not self._due.add(pending, pause_s):
             self._let_go(pending)
-
-    def _wake_one(self) -> None:
-        (self._next_due if self._waited_for else self._idle).notify()
 
     # --- one job --------------------------------------------------------------------------------
 
@@ -198,7 +136,7 @@ class JobPoller:
             case Outcome.PENDING:
                 pending.failures = 0
                 pending.last_unfinished = asked
-                self._ask_later(pending, self._schedule.next_poll(age, len(self._heap)))
+                self._ask_later(pending, self._schedule.next_poll(age, len(self._due)))
             case _:
                 pending.failures += 1
                 pause = answer.retry_after_s or self._options.retries.pause(pending.failures)
@@ -250,10 +188,7 @@ class JobPoller:
             forecast = job.submitted + expected_s
             return min(due, forecast) if job.last_unfinished else forecast
 
-        with self._lock:
-            self._heap = [(rescheduled(due, job), attempt, job) for due, attempt, job in self._heap]
-            heapq.heapify(self._heap)
-            self._wake_one()
+        self._due.reschedule(rescheduled)
 
     def _collect(self, pending: PendingJob, answer: Answer) -> None:
         """Hand on the answer that ends a job."""
@@ -293,7 +228,7 @@ class JobPoller:
             )
             self._let_go(pending)
             pending.overdue = True
-        pause = max(self._schedule.next_poll(age_s, len(self._heap)), self._options.retries.base_s)
+        pause = max(self._schedule.next_poll(age_s, len(self._due)), self._options.retries.base_s)
         self._ask_later(pending, pause)
 
     def _release_slot(self, pending: PendingJob) -> None:

@@ -1,8 +1,8 @@
 """The generation loop: stages joined by queues, from work items to settled attempts.
 
-    source → WorkQueue → Resolver → Reserver → Slots → Sender ─────────────→ Settler
-                 ↑                                        └→ JobPoller (v2) ─┘  │
-                 └──────────────────── retries ─────────────────────────────────┘
+    source → InputStage → WorkQueue → Resolver → Reserver → Slots → Sender ─────────────→ Settler
+                              ↑                                        └→ JobPoller (v2) ─┘  │
+                              └──────────────────── retries ─────────────────────────────────┘
 
 Each stage is a class with threads of its own and is tested alone; `docs/architecture.md` has the table of
 states. This module builds the stages, runs them, and ends them: when all work is done, or, after a stop,
@@ -18,6 +18,7 @@ from typing import Final
 
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.input_images import InputImages
+from kontext_pipeline.generation.input_stage import InputStage
 from kontext_pipeline.generation.job_poller import JobPoller
 from kontext_pipeline.generation.ledger import Ledger, Status
 from kontext_pipeline.generation.ledger.money import micros
@@ -71,6 +72,7 @@ class GenerationLoop:
         ledger: Ledger,
         store: ImageStore,
         client: SegmindClient,
+        inputs: InputImages,
         options: Options,
         on_outcome: Callable[[WorkItem, Status], None] = lambda _item, _status: None,
     ) -> None:
@@ -86,6 +88,7 @@ class GenerationLoop:
         ahead = ahead if ledger.lease.tells_sent and options.rpm is None else 0
         self._run = run = RunState(on_outcome)
         self._queue = queue = WorkQueue(max(ITEMS_AHEAD, options.concurrency))
+        self._stage = InputStage(run=run, queue=queue, inputs=inputs)
         self._slots = slots = Slots(options.concurrency, ahead=ahead)
         pause = SharedPause(ledger, slots)
         overdue = OverdueJobs()
@@ -126,10 +129,11 @@ class GenerationLoop:
             run=run,
             queue=queue,
             reserver=reserver,
+            settler=settler,
             overdue=overdue,
             ledger=ledger,
             store=store,
-            inputs=InputImages(client),
+            inputs=inputs,
         )
         self._sender = Sender(
             run=run,
@@ -161,6 +165,7 @@ class GenerationLoop:
             paused_until=paused_until,
             pause_reason=reason,
             waiting=self._queue.waiting(),
+            fetching=self._stage.fetching(),
         )
 
     def stop(self, cause: Cause, message: str) -> None:
@@ -211,6 +216,7 @@ class GenerationLoop:
         self._start_threads("sender", concurrency if v1 else min(SUBMITTERS, concurrency), self._sender.work)
         self._start_threads("reserver", 1, self._reserver.work)
         self._start_threads("resolver", min(RESOLVERS, concurrency), self._resolver.work)
+        self._start_threads("input", 1, self._stage.work)
         # Not among the threads that the run waits for: the source may block for ever.
         threading.Thread(target=self._feed, args=(items,), name="source", daemon=True).start()
 
@@ -224,7 +230,7 @@ class GenerationLoop:
         try:
             for item in items:
                 self._run.take_in_hand()
-                if not self._queue.put(item):
+                if not self._stage.put(item):
                     self._run.let_go()
                     break
         except BaseException as error:  # noqa: BLE001  `run` raises it again
@@ -233,6 +239,7 @@ class GenerationLoop:
             self._run.source_exhausted()
 
     def _stop_sending(self) -> None:
+        self._run.let_go(self._stage.close())
         self._run.let_go(self._queue.close())
         self._slots.close()
         self._reserver.close()

@@ -33,3 +33,5 @@ class Progress:
     pause_reason: str = ""
     waiting: Mapping[str, int] = field(default_factory=dict)
     """Requests that wait to be tried again, by reason, such as `{"503": 7}`."""
+    fetching: int = 0
+    """Requests that wait for their input pictures."""

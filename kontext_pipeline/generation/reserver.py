@@ -5,10 +5,9 @@ crash, a request that was sent from one that was not (`Lease.tells_sent`), and o
 which counts requests when they are reserved. Elsewhere a reservation is made when a slot is free.
 """
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from kontext_pipeline.generation.attempt_log import log_transition
@@ -25,10 +24,11 @@ from kontext_pipeline.generation.ledger import (
 )
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.overdue_jobs import OverdueJobs
+from kontext_pipeline.generation.resolved_requests import ResolvedRequests
 from kontext_pipeline.generation.run_state import RunState
 from kontext_pipeline.generation.shared_pause import SharedPause
 from kontext_pipeline.generation.slots import Slots
-from kontext_pipeline.generation.work import Reservation, ResolvedRequest, today
+from kontext_pipeline.generation.work import Reservation, ResolvedRequest, WorkItem, today
 from kontext_pipeline.generation.work_queue import WorkQueue
 from kontext_pipeline.segmind.outcomes import Cause
 
@@ -66,34 +66,20 @@ class Reserver:
         self._options = options
         self._price = price
         self._overdue = overdue
-        self._capacity = capacity
         self._clock = clock
-        self._lock = threading.Lock()
-        # Two conditions of one lock: room for a request must not wake every thread that resolves.
-        self._ready = threading.Condition(self._lock)
-        self._room = threading.Condition(self._lock)
-        self._resolved: deque[ResolvedRequest] = deque()
-        self._closed = False
+        self._resolved = ResolvedRequests(capacity)
         self._not_before = 0.0
-        slots.call_when_wanted(self._wake)
+        slots.call_when_wanted(self._resolved.wake)
 
     # --- for the other stages -------------------------------------------------------------------
 
     def offer(self, request: ResolvedRequest) -> bool:
         """Add a resolved request, as soon as there is room. Return False where the run is over."""
-        with self._lock:
-            self._room.wait_for(lambda: len(self._resolved) < self._capacity or self._closed)
-            if not self._closed:
-                self._resolved.append(request)
-                self._ready.notify()
-            return not self._closed
+        return self._resolved.offer(request)
 
     def close(self) -> None:
         """Reserve nothing more. The stage's thread then releases what was not sent."""
-        with self._lock:
-            self._closed = True
-            self._ready.notify()
-            self._room.notify_all()
+        self._resolved.close()
 
     def raise_price(self, cost: int) -> None:
         """Hold at least `cost` (millionths of a USD) for every request from now on."""
@@ -114,12 +100,41 @@ class Reserver:
         if not self._queue.retry(reservation.item, 0.0, "reservation expired"):
             self._run.let_go()
 
+    def claim_unsent(self, item: WorkItem) -> Reservation | None:
+        """Claim a request that won't be sent, at no price, so that its attempt can be settled.
+
+        Return None where that is not needed, or not possible now: the item is finished, or queued again.
+
+        Raises:
+            LeaseLost: another run has taken over this run's claims.
+            LedgerError: the ledger can't be written.
+        """
+        terms = replace(self._terms(0), caps=(), rpm=None)
+        (result,) = self._ledger.reserve([(item.fingerprint, item.batch)], terms)
+        request, day = ResolvedRequest(item, None), today()
+        if isinstance(result, Reserved):
+            return Reservation(request, result.attempt, 0, day)
+        if not self._accept(request, result, 0, day) and not self._queue.retry(item, ASK_AGAIN_S, "rate limit"):
+            self._run.let_go()
+        return None
+
+    def _terms(self, price: int) -> ReservationTerms:
+        options = self._options
+        return ReservationTerms(
+            api_version=options.api_version,
+            price=price,
+            caps=options.caps,
+            rpm=options.rpm,
+            unknown_retries=options.retries.unknown_retries,
+            retry_failed=options.retry_failed,
+        )
+
     # --- the stage ------------------------------------------------------------------------------
 
     def work(self) -> None:
         """Reserve until the stage is closed, then release what was not sent. The body of the stage's thread."""
         try:
-            while self._wait():
+            while self._resolved.wait(self._pause_s):
                 self.step()
         except Exception as error:  # noqa: BLE001  the run stops, the other threads end in order
             self._run.stop_for(error)
@@ -128,20 +143,9 @@ class Reserver:
         except Exception as error:  # noqa: BLE001
             self._run.stop_for(error)
 
-    def _wake(self) -> None:
-        with self._lock:
-            self._ready.notify()
-
-    def _wait(self) -> bool:
-        """Wait until a step may have something to do; return False where the stage is closed."""
-        with self._lock:
-            while not self._closed:
-                pause_s = self._not_before - self._clock()
-                ready = self._resolved and self._slots.wanted()
-                if ready and pause_s <= 0:
-                    return True
-                self._ready.wait(pause_s if ready else None)
-            return False
+    def _pause_s(self) -> float | None:
+        """Return the seconds until a request may be reserved; None where no slot wants one."""
+        return self._not_before - self._clock() if self._slots.wanted() else None
 
     def step(self) -> None:
         """Reserve as many requests as the slots want, in one transaction.
@@ -151,22 +155,16 @@ class Reserver:
             LedgerError: the ledger can't be written.
             StoreFull: the disk has no room for more images.
         """
-        requests = self._take(min(self._slots.wanted(), LARGEST_BATCH))
+        requests = self._resolved.take(min(self._slots.wanted(), LARGEST_BATCH))
         if not requests:
             return
         try:
             self._store.check_room(max(1, self._slots.in_flight))
-            options, price, day = self._options, self._price, today()
+            price, day = self._price, today()
             results = self._ledger.reserve(
                 [(request.item.fingerprint, request.item.batch) for request in requests],
-                ReservationTerms(
-                    api_version=options.api_version,
-                    price=price,
-                    caps=options.caps,
-                    rpm=options.rpm,
-                    unknown_retries=options.retries.unknown_retries,
-                    retry_failed=options.retry_failed,
-                ),
+                self._terms(price),
+                {request.item.fingerprint: request.kept for request in requests if request.kept is not None},
             )
         except BaseException:
             self._run.let_go(len(requests))
@@ -179,14 +177,7 @@ class Reserver:
             except Exception as error:  # noqa: BLE001  the other requests have their results, too
                 self._run.stop_for(error)
                 self._run.let_go()
-        with self._lock:
-            self._resolved.extendleft(reversed(back))
-
-    def _take(self, count: int) -> list[ResolvedRequest]:
-        with self._lock:
-            taken = [self._resolved.popleft() for _ in range(min(count, len(self._resolved)))]
-            self._room.notify(len(taken))
-            return taken
+        self._resolved.put_back(back)
 
     def _accept(self, request: ResolvedRequest, result: ReserveResult, price: int, day: int) -> bool:
         """Act on one result. Return False where the request waits here until it can be reserved."""
@@ -230,11 +221,8 @@ class Reserver:
 
     def _shut_down(self) -> None:
         reservations = self._slots.withdraw()
-        with self._lock:
-            self._closed = True
-            dropped = len(self._resolved) + len(reservations)
-            self._resolved.clear()
-            self._room.notify_all()
+        self._resolved.close()
+        dropped = len(reservations) + len(self._resolved.take(len(self._resolved)))
         try:
             self._release(reservations)
         finally:

@@ -6,7 +6,8 @@ from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.overdue_jobs import OverdueJobs
 from kontext_pipeline.generation.reserver import Reserver
 from kontext_pipeline.generation.run_state import RunState
-from kontext_pipeline.generation.work import ResolvedRequest, WorkItem
+from kontext_pipeline.generation.settler import Settler
+from kontext_pipeline.generation.work import ResolvedRequest, SentRequest, WorkItem
 from kontext_pipeline.generation.work_queue import WorkQueue
 
 
@@ -19,6 +20,7 @@ class Resolver:
         run: RunState,
         queue: WorkQueue,
         reserver: Reserver,
+        settler: Settler,
         overdue: OverdueJobs,
         ledger: Ledger,
         store: ImageStore,
@@ -28,6 +30,7 @@ class Resolver:
         self._run = run
         self._queue = queue
         self._reserver = reserver
+        self._settler = settler
         self._overdue = overdue
         self._ledger = ledger
         self._store = store
@@ -50,6 +53,7 @@ class Resolver:
 
         Raises:
             StoreFull: the image is in the rescue folder and the store still can't take it.
+            InputStoreFull: the input picture can't be kept.
             LedgerError: the ledger can't be written.
         """
         if self._overdue.park(item):
@@ -61,6 +65,11 @@ class Resolver:
             self._run.finish(item, "succeeded", found=True)
             return None
         try:
-            return ResolvedRequest(item, self._inputs.uri(item.request))
+            found = self._inputs.resolve(item.request)
         except InputUnavailable as error:
-            return ResolvedRequest(item, None, error.answer)
+            # Nothing was sent and nothing will be: no slot, no price and no permit are taken for it.
+            reservation = self._reserver.claim_unsent(item)
+            if reservation is not None:
+                self._settler.settle(SentRequest.now(reservation), error.answer)
+            return None
+        return ResolvedRequest(item, found.uri, found.kept)

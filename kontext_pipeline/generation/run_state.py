@@ -10,6 +10,7 @@ from kontext_pipeline.generation.image_store import StoreFull
 from kontext_pipeline.generation.ledger import Status
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.work import WorkItem
+from kontext_pipeline.inputs.input_store import InputStoreFull
 from kontext_pipeline.segmind.outcomes import Cause
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class RunState:
     def stop_for(self, error: Exception) -> None:
         """Stop because of an error: of the disk, of the ledger, or a defect of ours."""
         if isinstance(error, KontextError):
-            self.stop(Cause.DISK_FULL if isinstance(error, StoreFull) else Cause.LEDGER, str(error))
+            full = isinstance(error, StoreFull | InputStoreFull)
+            self.stop(Cause.DISK_FULL if full else Cause.LEDGER, str(error))
             return
         log.error("a defect stops the run", exc_info=error)
         self._keep_error(error)

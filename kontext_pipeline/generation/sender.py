@@ -68,9 +68,6 @@ class Sender:
         if not self._may_send(reservation):
             return False
         sent = SentRequest.now(reservation)
-        if reservation.request.unavailable is not None:
-            self._settler.settle(sent, reservation.request.unavailable)
-            return False
         self._ledger.lease.sending(sent.attempt)
         self._run.count_attempt()
         log_transition("sent", sent)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from kontext_pipeline.generation.poll_schedule import JobDuration
-from kontext_pipeline.segmind.answers import Answer, Job
+from kontext_pipeline.inputs.input_store import KeptInput
+from kontext_pipeline.segmind.answers import Job
 from kontext_pipeline.segmind.request import GenerationRequest
 
 SECONDS_A_DAY: Final = 86_400
@@ -28,8 +29,8 @@ class ResolvedRequest:
 
     item: WorkItem
     input_uri: str | None
-    unavailable: Answer | None = None
-    """Why the input picture has no URI: the answer of the upload that failed."""
+    kept: KeptInput | None = None
+    """The kept picture that the URI stands for."""
 
 
 @dataclass(frozen=True, slots=True)

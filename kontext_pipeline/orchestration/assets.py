@@ -1,4 +1,4 @@
-"""The assets: the plan, and for each batch its images and its metadata table.
+"""The assets: the plan, and for each batch its images and its metadata table. `input_asset` has the one of the inputs.
 
 One step generates all batches of a run. Pictures that exist are never requested again, so materializing a batch again
 costs nothing.
@@ -6,10 +6,11 @@ costs nothing.
 
 from typing import Any
 
-from dagster import AssetExecutionContext, AutomationCondition, BackfillPolicy, MaterializeResult, asset
+from dagster import AssetExecutionContext, AssetSelection, AutomationCondition, BackfillPolicy, MaterializeResult, asset
 
 from kontext_pipeline.orchestration.event_metadata import batch_metadata, plan_metadata, table_metadata, thumbnails_for
 from kontext_pipeline.orchestration.image_step import GenerationConfig, generate_missing
+from kontext_pipeline.orchestration.input_asset import inputs
 from kontext_pipeline.orchestration.partitions import batches, register
 from kontext_pipeline.orchestration.resources import KontextResource
 from kontext_pipeline.orchestration.step_failures import RETRIES
@@ -17,8 +18,9 @@ from kontext_pipeline.orchestration.step_failures import RETRIES
 GROUP = "dataset"
 POOL = "segmind_api"
 """Steps that call the API count against this pool's limit, if one is set."""
-NEW_BATCHES = AutomationCondition.on_missing()
-"""Condition of automation: batches that were never materialized, once each. A new plan alone doesn't meet it."""
+NEW_BATCHES = AutomationCondition.on_missing().ignore(AssetSelection.assets("inputs"))
+"""Condition of automation: batches that were never materialized, once each. A new plan alone doesn't meet it, and nobody
+has to materialize `inputs`."""
 
 
 @asset(
@@ -47,7 +49,7 @@ def plan(context: AssetExecutionContext, kontext: KontextResource) -> Materializ
 @asset(
     partitions_def=batches,
     backfill_policy=BackfillPolicy.single_run(),
-    deps=[plan],
+    deps=[plan, inputs],
     group_name=GROUP,
     kinds={"segmind", "png"},
     tags={"kontext/costs": "money"},

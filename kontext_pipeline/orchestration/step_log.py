@@ -67,7 +67,7 @@ class _RunLog(logging.Handler):
         self._log.log(record.levelno, logs.line_of(record))
 
 
-def progress_lines(log: "DagsterLogManager", to_generate: int) -> Watcher:
+def progress_lines(log: "DagsterLogManager", to_generate: int) -> "Watcher[Progress]":
     """Return a watcher that logs a run's progress now and then, and once at its end."""
     doubled = accumulate(repeat(FIRST_LINE_S), lambda pause, _: min(2 * pause, LONGEST_PAUSE_S))
     return Watcher(lambda progress: log.info(progress_line(progress, to_generate)), doubled)

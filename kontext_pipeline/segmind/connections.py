@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class OpenCall:
     ended: Cause = Cause.NONE
     """Why this program ended the call, if it did."""
     sock: Any = None
+    check_peer: Callable[[str, str], None] | None = None
+    """Called with the host and the address of each new connection, before anything is sent on it."""
 
     def sending(self, sock: Any) -> None:
         """Record that bytes of the request are about to leave through `sock`.
@@ -84,13 +87,30 @@ current_call: ContextVar[OpenCall | None] = ContextVar("current_call", default=N
 """The call that this thread is sending. `requests` passes no parameter of ours on to a connection."""
 
 
+class ForbiddenAddressError(ConnectionError):
+    """The connection leads to an address that the caller does not allow. Nothing was sent on it."""
+
+
 class _CallConnection:
     """Mixin for urllib3's connections: reports to the call that uses the connection, and measures idleness."""
 
     sock: Any
+    host: str
+    proxy: Any
     timeout: float | None
     _call: OpenCall | None = None
     _idle_since: float | None = None
+
+    def _new_conn(self) -> socket.socket:
+        connected: socket.socket = super()._new_conn()  # type: ignore[misc]
+        call = current_call.get()
+        if call is not None and call.check_peer is not None and self.proxy is None:
+            try:
+                call.check_peer(self.host, connected.getpeername()[0])
+            except BaseException:
+                connected.close()
+                raise
+        return connected
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
         # Connect before the call is known: what a proxy is told while connecting is not the request.

@@ -72,6 +72,7 @@ class Cause(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     CONNECTION_REFUSED = "connection_refused"
     DNS = "dns"
+    FORBIDDEN_ADDRESS = "forbidden_address"
     NO_CONNECTION = "no_connection"
     PROXY = "proxy"
     TLS = "tls"
@@ -124,6 +125,10 @@ class Cause(StrEnum):
     # An attempt ended without a call, or its run died.
     INPUT_CHANGED = "input_changed"
     INPUT_MISSING = "input_missing"
+    INPUT_NOT_A_PICTURE = "input_not_a_picture"
+    INPUT_REFUSED = "input_refused"
+    INPUT_UNREACHABLE = "input_unreachable"
+    INPUT_UNSUITABLE = "input_unsuitable"
     NOT_SENT = "not_sent"
     RUN_DIED = "run_died"
 

@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError, ProxyError
 from urllib3.exceptions import SSLError as WrappedSSLError
 
-from kontext_pipeline.segmind.connections import OpenCall, Session, current_call
+from kontext_pipeline.segmind.connections import ForbiddenAddressError, OpenCall, Session, current_call
 from kontext_pipeline.segmind.outcomes import Cause
 
 CHUNK_BYTES: Final = 256 * 1024
@@ -42,9 +42,20 @@ class DisconnectedError(Exception):
 class Transport:
     """Sends requests of any thread. Proxies and certificates come from the environment."""
 
-    def __init__(self, *, connect_timeout_s: float, pool_size: int) -> None:
-        """Configure the connections. `connect_timeout_s`: seconds. `pool_size` and errors: those of `Session`."""
+    def __init__(
+        self,
+        *,
+        connect_timeout_s: float,
+        pool_size: int,
+        check_peer: Callable[[str, str], None] | None = None,
+    ) -> None:
+        """Configure the connections. `connect_timeout_s`: seconds. `pool_size` and errors: those of `Session`.
+
+        `check_peer` is called with the host and the IP address of each new connection that uses no proxy, before
+        anything is sent; it raises `ForbiddenAddressError` where the address is not allowed.
+        """
         self._connect_timeout_s = connect_timeout_s
+        self._check_peer = check_peer
         self._session = Session(pool_size)
         self._proxies = lru_cache(maxsize=1000)(get_environ_proxies)
         self._lock = threading.Lock()
@@ -63,7 +74,7 @@ class Transport:
         Raises:
             DisconnectedError: no status and headers came.
         """
-        call = OpenCall(timeout_s, time.monotonic() + timeout_s, self._lock)
+        call = OpenCall(timeout_s, time.monotonic() + timeout_s, self._lock, check_peer=self._check_peer)
         self._register(call)
         try:
             response = self._respond(call, _prepared(method, url, headers, body))
@@ -204,6 +215,7 @@ def _words(chain: list[BaseException]) -> str:
 
 def _cause_of_no_connection(chain: list[BaseException]) -> Cause:
     kinds: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
+        (ForbiddenAddressError, Cause.FORBIDDEN_ADDRESS),
         ((ProxyError, requests.exceptions.ProxyError, requests.exceptions.InvalidProxyURL), Cause.PROXY),
         ((ssl.SSLError, WrappedSSLError), Cause.TLS),
         (socket.gaierror, Cause.DNS),

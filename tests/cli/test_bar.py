@@ -17,7 +17,7 @@ from kontext_pipeline import console, logs
 logs.configure()
 run = SimpleNamespace(
     succeeded=3, found=0, failed=0, unknown=0, in_flight=8, spent=300_000, possibly_charged=0,
-    paused_until=time.monotonic() + 1000, pause_reason="rate limit", waiting={"503": 7},
+    paused_until=time.monotonic() + 1000, pause_reason="rate limit", waiting={"503": 7}, fetching=0,
 )
 with console.progress(200) as show:
     show.watch(lambda: run)

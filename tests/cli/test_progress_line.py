@@ -12,6 +12,8 @@ from kontext_pipeline.progress_line import Watcher, delays, details
 @pytest.mark.parametrize(
     ("progress", "line"),
     [
+        (Progress(fetching=1200), "1,200 waiting for their input pictures"),
+        (Progress(fetching=1200, in_flight=1), ""),
         (Progress(), ""),
         (Progress(paused_until=111.2, pause_reason="rate limit"), "paused 12 s: rate limit"),
         (Progress(paused_until=100.0, pause_reason="rate limit"), ""),

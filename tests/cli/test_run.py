@@ -174,7 +174,7 @@ def test_input_pictures_reach_the_api_as_uris(
 ) -> None:
     from PIL import Image
 
-    Image.new("RGB", (16, 16), "olive").save(tmp_path / "here.png")
+    Image.new("RGB", (256, 256), "olive").save(tmp_path / "here.png")
     url = "https://images.example/cat.webp"
     manifest(
         [
@@ -184,7 +184,7 @@ def test_input_pictures_reach_the_api_as_uris(
             {"prompt": "d", "input_image": ""},
         ]
     )
-    assert kontext("run", "rows.csv", *PAID).returncode == 0
+    assert kontext("run", "rows.csv", *PAID, KONTEXT_KEEP_INPUTS="false").returncode == 0
     sent = {body["prompt"]: body.get("input_image") for body in provider.billed}
     assert sent["a"] == url
     assert str(sent["b"]).startswith("data:image/png;base64,"), "a server without uploads gets the file itself"

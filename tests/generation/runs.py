@@ -21,6 +21,7 @@ from sqlalchemy import text
 from upath import UPath
 
 from kontext_pipeline.generation.image_store import ImageStore
+from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.money import Cap, micros
@@ -32,6 +33,7 @@ from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.images import inspect
 from kontext_pipeline.segmind.request import GenerationRequest
+from tests.inputs.collecting import collector
 from tests.sandbox.running import TEST_KEY, Sandbox
 
 BACKEND = "sandbox"
@@ -115,6 +117,7 @@ def perform(spec: RunSpec, *, source: Iterator[WorkItem] | None = None, client: 
         spill=rescue,
     )
     started = time.monotonic()
+    inputs = collector(UPath(spec.data_dir))
     try:
         store = ImageStore(UPath(spec.data_dir), rescue=rescue)
         ledger.register(run_id=spec.run_id, lease_s=spec.lease_s)
@@ -122,6 +125,7 @@ def perform(spec: RunSpec, *, source: Iterator[WorkItem] | None = None, client: 
             ledger=ledger,
             store=store,
             client=client,
+            inputs=InputImages(client, inputs),
             options=Options(
                 api_version=spec.api_version,
                 concurrency=spec.concurrency,
@@ -148,6 +152,7 @@ def perform(spec: RunSpec, *, source: Iterator[WorkItem] | None = None, client: 
     finally:
         ledger.close()
         client.close()
+        inputs.close()
     result.seconds = time.monotonic() - started
     return result
 

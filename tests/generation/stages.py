@@ -19,6 +19,7 @@ from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.job_poller import JobPoller
 from kontext_pipeline.generation.ledger import Ledger, ReservationTerms, Reserved, Status
 from kontext_pipeline.generation.ledger.report import spending_differs
+from kontext_pipeline.generation.ledger.uploads import RememberedUploads
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.orphan_reaper import OrphanReaper
 from kontext_pipeline.generation.overdue_jobs import OverdueJobs
@@ -44,9 +45,11 @@ from kontext_pipeline.segmind.outcomes import Call, Outcome
 from kontext_pipeline.segmind.request import GenerationRequest
 from tests.generation.clock import FakeClock
 from tests.generation.scripted_client import ScriptedClient
+from tests.inputs.collecting import collector
 
 BACKEND = "sandbox"
 PRICE = 100_000
+UPLOADS = "https://uploads.example"
 # In memory where there is such a folder: the order of things is tested here, not the disk.
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
@@ -120,14 +123,17 @@ class Stages:
             overdue=overdue,
             clock=clock,
         )
+        self.collector = self.exits.enter_context(collector(UPath(folder / "data")))
+        self.inputs = InputImages(client, self.collector, remembered=RememberedUploads(ledger.database, UPLOADS))
         self.resolver = Resolver(
             run=run,
             queue=queue,
             reserver=reserver,
+            settler=settler,
             overdue=overdue,
             ledger=ledger,
             store=store,
-            inputs=InputImages(client),
+            inputs=self.inputs,
         )
         self.sender = Sender(
             run=run,
@@ -173,14 +179,14 @@ class Stages:
             GenerationRequest(prompt=f"row {number}", seed=number, **request),
         )
 
-    def offer(self, *items: WorkItem, unavailable: Answer | None = None) -> None:
+    def offer(self, *items: WorkItem) -> None:
         """Give items to the reserver, as resolved requests."""
         for item in items:
-            assert self.reserver.offer(ResolvedRequest(item, None, unavailable))
+            assert self.reserver.offer(ResolvedRequest(item, None))
 
-    def reservation(self, item: WorkItem, *, unavailable: Answer | None = None) -> Reservation:
+    def reservation(self, item: WorkItem) -> Reservation:
         """Return an item's reservation, for which no slot is taken."""
-        self.offer(item, unavailable=unavailable)
+        self.offer(item)
         self.reserver.step()
         (reservation,) = self.slots.withdraw()
         return reservation
@@ -213,14 +219,15 @@ class Stages:
     @property
     def next_ask_s(self) -> float | None:
         """The seconds until a job is asked for; None where no job waits."""
-        return self.jobs._heap[0][0] - self.clock() if self.jobs._heap else None
+        due = self.jobs._due.next_time
+        return None if due is None else due - self.clock()
 
     def take_job(self) -> PendingJob:
         """Turn the clock to the time when the next job is due, and take it as a thread of the poller does."""
         assert self.next_ask_s is not None, "no job waits"
         self.clock.forward(max(0.0, self.next_ask_s))
         # The same thread as before, so that no other one is busy.
-        pending = self.jobs._take(asked=self.jobs._busy > 0)
+        pending = self.jobs._due.take(asked=self.jobs._due._busy > 0)
         assert pending is not None
         return pending
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kontext_pipeline.inputs.input_store import InputStore, InputStoreFull
 from tests.generation.conftest import SpecMaker
 from tests.generation.runs import Ledgerbook, Run, RunSpec, fingerprint_of, perform, running, wait_for_posts
+from tests.inputs.collecting import picture
 from tests.sandbox.running import Sandbox
 
 A_SECOND = {"speed": 24.0, "latency_spread": 0.0}
@@ -69,6 +71,20 @@ def test_a_disk_with_no_room_buys_nothing(spec: SpecMaker, kontext_sandbox: Sand
     assert kontext_sandbox.books()["totals"]["posts"] == 0
     filler.unlink()
     assert set(perform(dataclasses.replace(one, concurrency=4)).outcomes.values()) == {"succeeded"}
+
+
+def test_an_input_picture_that_does_not_fit_is_kept_when_there_is_room(small_disk: Path) -> None:
+    store = InputStore(small_disk)
+    data = picture("BMP", (300, 300))
+    first = store.keep(data)
+    filler = fill(small_disk)
+    other = picture("BMP", (300, 300), "red")
+    with pytest.raises(InputStoreFull, match=r"can't be written: No space left on device\. Make room"):
+        store.keep(other)
+    assert list((small_disk / "inputs" / ".incoming").iterdir()) == []
+    filler.unlink()
+    assert store.read(store.keep(other)) == other
+    assert store.read(first) == data
 
 
 @pytest.mark.parametrize("kontext_sandbox", [A_SECOND], indirect=True)

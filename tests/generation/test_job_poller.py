@@ -6,11 +6,10 @@ import threading
 import pytest
 
 from kontext_pipeline.errors import LedgerError
+from kontext_pipeline.generation.due_jobs import FEW_THREADS, NETWORK_WAIT_S
 from kontext_pipeline.generation.job_poller import (
     FETCH_DELAY_S,
-    FEW_THREADS,
     LONGEST_FETCH_PAUSE_S,
-    NETWORK_WAIT_S,
     UNUSABLE_FETCHES,
 )
 from kontext_pipeline.generation.retries import RetryPolicy
@@ -365,13 +364,13 @@ def test_the_duration_of_an_adopted_job_is_not_learned(stages: StagesMaker) -> N
     s = v2(stages)
     adopt(s, 1, 200.0)
     s.submit(2)
-    due = max(entry[0] for entry in s.jobs._heap)
+    due = max(s.jobs._due.times)
     adopted = s.take_job()
     s.client.on(Call.POLL, answer(Outcome.COMPLETED, Call.POLL, total_time_s=200.0))
     s.jobs.ask(adopted)
     s.client.on(Call.FETCH, answer(Outcome.SUCCEEDED, Call.FETCH, total_time_s=200.0))
     s.jobs.ask(adopted)
-    assert due in [entry[0] for entry in s.jobs._heap]
+    assert due in s.jobs._due.times
 
 
 # --- the forecast -------------------------------------------------------------------------------
@@ -397,7 +396,7 @@ def test_a_finished_job_tells_when_to_poll_the_others(stages: StagesMaker) -> No
     s.poll(Outcome.REJECTED)
     assert s.client.calls[-1] == (Call.POLL, "job-2")
     assert s.next_ask_s == pytest.approx(5.0, abs=0.2)
-    assert len({due for due, _, _ in s.jobs._heap}) == 1
+    assert len(set(s.jobs._due.times)) == 1
 
 
 def test_a_job_that_failed_to_answer_keeps_its_pause_when_the_forecast_changes(stages: StagesMaker) -> None:
@@ -512,12 +511,12 @@ def test_an_idle_thread_joins_busy_ones_only_while_they_wait_for_the_network(sta
         s.submit(number)
     s.clock.forward(60.0)
     for _ in range(FEW_THREADS):
-        assert s.jobs._take(asked=False) is not None
+        assert s.jobs._due.take(asked=False) is not None
     joined: list[PendingJob | None] = []
-    idle = threading.Thread(target=lambda: joined.append(s.jobs._take(asked=False)), daemon=True)
+    idle = threading.Thread(target=lambda: joined.append(s.jobs._due.take(asked=False)), daemon=True)
     idle.start()
     # A thread that has just asked goes on at once, and so the idle one waits on.
-    assert s.jobs._take(asked=True) is not None
+    assert s.jobs._due.take(asked=True) is not None
     assert joined == []
     s.clock.forward(NETWORK_WAIT_S)
     idle.join()

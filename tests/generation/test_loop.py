@@ -17,7 +17,7 @@ from tests.generation.stages import StagesMaker, answer
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.mark.parametrize("started", range(6))
+@pytest.mark.parametrize("started", range(7))
 def test_an_interruption_while_the_threads_start_leaves_no_answer_unsettled(
     stages: StagesMaker, monkeypatch: pytest.MonkeyPatch, started: int
 ) -> None:
@@ -33,6 +33,7 @@ def test_an_interruption_while_the_threads_start_leaves_no_answer_unsettled(
         ledger=s.ledger,
         store=s.store,
         client=cast(SegmindClient, s.client),
+        inputs=s.inputs,
         options=Options(concurrency=3, drain_s=2.0),
     )
     start_threads, calls = loop._start_threads, itertools.count()

@@ -42,7 +42,7 @@ def offer(s: Stages, *numbers: int) -> None:
 
 def scripted(s: Stages, monkeypatch: pytest.MonkeyPatch, *results: object) -> None:
     """Let the ledger's next `reserve` return these."""
-    monkeypatch.setattr(s.ledger, "reserve", lambda _claims, _terms: list(results))
+    monkeypatch.setattr(s.ledger, "reserve", lambda *_values: list(results))
 
 
 def offer_during(s: Stages, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -318,7 +318,9 @@ def test_a_failure_between_two_results_lets_all_work_go(stages: StagesMaker, mon
     # The run is stopped by another thread while the ledger reserves.
     reserve = s.ledger.reserve
 
-    def reserve_and_close(claims: Sequence[tuple[str, str]], terms: ReservationTerms) -> list[ReserveResult]:
+    def reserve_and_close(
+        claims: Sequence[tuple[str, str]], terms: ReservationTerms, _inputs: object
+    ) -> list[ReserveResult]:
         results = reserve(claims, terms)
         s.slots.close()
         return results

@@ -1,18 +1,26 @@
 """The resolver: what is there already needs no request, and an input picture gets its URI."""
 
+import base64
 import hashlib
 import threading
+import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.image_store import StoreFull
+from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.ledger import Stored
-from kontext_pipeline.generation.work import ResolvedRequest, WorkItem
+from kontext_pipeline.generation.ledger.money import Cap
+from kontext_pipeline.generation.ledger.uploads import UPLOAD_LIFE_S, RememberedUploads
+from kontext_pipeline.generation.work import ResolvedRequest, SentRequest, WorkItem
+from kontext_pipeline.segmind.answers import Answer
+from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Call, Outcome
 from tests.generation.scripted_client import PNG, picture_in
-from tests.generation.stages import Stages, StagesMaker, answer, fingerprint
+from tests.generation.stages import UPLOADS, Stages, StagesMaker, answer, fingerprint
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -38,10 +46,12 @@ def test_a_new_request_is_passed_on(stages: StagesMaker) -> None:
     assert s.outcomes == []
 
 
-def test_a_uri_is_passed_on_as_it_is(stages: StagesMaker) -> None:
+def test_a_data_uri_is_kept_and_passed_on_as_it_is(stages: StagesMaker) -> None:
     s = stages()
-    item = s.item(1, input_image="https://pictures.example/fox.png")
-    assert s.resolver.resolve(item) == ResolvedRequest(item, "https://pictures.example/fox.png")
+    uri = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    request = s.resolver.resolve(s.item(1, input_image=uri))
+    assert request is not None
+    assert (request.input_uri, request.kept) == (uri, s.collector.keeper.store.keep(PNG))
     assert s.client.calls == []
 
 
@@ -105,32 +115,106 @@ def test_without_uploads_the_picture_travels_in_the_request(stages: StagesMaker)
 
 
 @pytest.mark.parametrize(
-    ("met", "passed_on"),
-    [
-        (Outcome.REJECTED, Outcome.REJECTED),
-        (Outcome.STOPPED, Outcome.STOPPED),
-        # An upload costs nothing, so one whose answer was lost is simply made again.
-        (Outcome.LOST, Outcome.SERVER_ERROR),
-    ],
+    ("met", "status"),
+    [(Outcome.REJECTED, "failed"), (Outcome.STOPPED, "pending")],
 )
-def test_a_failed_upload_is_passed_on_with_the_request(stages: StagesMaker, met: Outcome, passed_on: Outcome) -> None:
+def test_a_request_without_its_upload_is_settled_without_slot_price_and_post(
+    stages: StagesMaker, met: Outcome, status: str
+) -> None:
+    # The cap has no room for a picture, and nothing is held against it.
+    s = stages(caps=[Cap(0, "run")])
+    s.client.on(Call.UPLOAD, answer(met, Call.UPLOAD, cause="too_large", error="too large"))
+    held: list[object] = []
+    settle = s.settler.settle
+
+    def watched(sent: SentRequest, answer: Answer) -> None:
+        held.append(s.held())
+        settle(sent, answer)
+
+    s.settler.settle = watched  # type: ignore[method-assign]
+    assert s.resolver.resolve(with_input(s, 1)) is None
+    assert held == [(0, 0, 0)]
+    assert s.client.calls == [(Call.UPLOAD, "image/png")]
+    (attempt,) = s.attempts()
+    assert (attempt.state, attempt.cause, attempt.cost, attempt.error) == ("released", "too_large", 0, "too large")
+    # Another run tries again.
+    assert s.generation(1) == (status, True, False)
+    assert s.run.progress().attempts == 0
+    assert s.idle
+
+
+def test_an_upload_whose_answer_was_lost_is_made_again_after_a_pause(stages: StagesMaker) -> None:
     s = stages()
-    s.client.on(Call.UPLOAD, answer(met, Call.UPLOAD, error="too large"))
-    request = s.resolver.resolve(with_input(s, 1))
-    assert request is not None
-    assert request.input_uri is None
-    assert request.unavailable == answer(passed_on, Call.UPLOAD, error="too large")
+    # It costs nothing, so a lost answer is like a server's error.
+    s.client.on(Call.UPLOAD, answer(Outcome.LOST, Call.UPLOAD, status_code=503), Outcome.SUCCEEDED)
+    item = with_input(s, 1)
+    assert s.resolver.resolve(item) is None
+    assert s.generation(1) == ("pending", True, True)
+    assert s.queue.waiting() == {"503": 1}
+    s.clock.forward(1.0)
+    assert s.queue.take() is item
+    assert s.resolver.resolve(item) is not None
 
 
-def test_a_file_that_is_gone_is_passed_on_as_unavailable(stages: StagesMaker) -> None:
+def test_a_file_that_is_gone_fails_its_row_in_plain_words(stages: StagesMaker) -> None:
     s = stages()
     item = with_input(s, 1)
     Path(str(item.request.input_image)).unlink()
-    request = s.resolver.resolve(item)
-    assert request is not None
-    assert request.unavailable is not None
-    assert (request.unavailable.outcome, request.unavailable.cause) == (Outcome.REJECTED, "input_missing")
+    assert s.resolver.resolve(item) is None
+    (attempt,) = s.attempts()
+    assert (attempt.state, attempt.cause) == ("released", "input_missing")
+    assert attempt.error == f"input picture {item.request.input_image}: it can't be read: No such file or directory"
+    assert s.outcomes == [(1, "failed")]
     assert s.client.calls == []
+
+
+def test_a_request_that_another_run_has_claimed_is_asked_about_again(stages: StagesMaker) -> None:
+    s = stages()
+    other = s.open_ledger("other")
+    s.other_attempt(other, 1)
+    item = with_input(s, 1)
+    Path(str(item.request.input_image)).unlink()
+    assert s.resolver.resolve(item) is None
+    assert s.queue.waiting() == {"claimed by another run": 1}
+    assert s.outcomes == []
+
+
+def test_an_upload_is_remembered_over_runs_until_it_expires(
+    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = stages()
+    s.client.on(Call.UPLOAD, Outcome.SUCCEEDED, Outcome.SUCCEEDED)
+    first = s.resolver.resolve(with_input(s, 1))
+
+    def of_another_run() -> str | None:
+        remembered = RememberedUploads(s.ledger.database, UPLOADS)
+        images = InputImages(cast(SegmindClient, s.client), s.collector, remembered=remembered)
+        return images.resolve(with_input(s, 2).request).uri
+
+    assert first is not None
+    assert of_another_run() == first.input_uri
+    assert s.client.count(Call.UPLOAD) == 1
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + UPLOAD_LIFE_S + 60)
+    of_another_run()
+    assert s.client.count(Call.UPLOAD) == 2
+    of_another_run()
+    assert s.client.count(Call.UPLOAD) == 2
+
+
+def test_the_ledger_knows_the_input_before_the_post(stages: StagesMaker) -> None:
+    s = stages()
+    s.client.on(Call.UPLOAD, Outcome.SUCCEEDED)
+    request = s.resolver.resolve(with_input(s, 1))
+    assert request is not None
+    assert request.kept is not None
+    assert s.reserver.offer(request)
+    s.reserver.step()
+    (attempt,) = s.attempts()
+    assert (attempt.state, attempt.input_sha256) == ("open", request.kept.sha256)
+    (row,) = s.ledger.generations([fingerprint(1)]).to_pylist()
+    assert (row["input_kept_sha256"], row["input_path"]) == (request.kept.sha256, request.kept.path)
+    assert (row["input_width"], row["input_height"]) == (2, 1)
 
 
 def test_the_stage_passes_items_on_until_the_queue_is_closed(stages: StagesMaker) -> None:

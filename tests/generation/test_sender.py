@@ -1,5 +1,6 @@
 """The sender: nothing is sent that the ledger doesn't hold, and a slot is free when its answer has had its effect."""
 
+import base64
 import threading
 
 import pytest
@@ -11,22 +12,24 @@ from kontext_pipeline.generation.ledger.sent_log import uptime_id
 from kontext_pipeline.generation.work import Reservation
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
+from tests.generation.scripted_client import PNG
 from tests.generation.stages import PRICE, Stages, StagesMaker, answer, job
 
 pytestmark = pytest.mark.timeout(20)
 
+DATA_URI = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 ACCEPTED = answer(Outcome.ACCEPTED, Call.SUBMIT, job=job(1), request_id="job-1")
 
 
-def in_slots(s: Stages, *numbers: int, unavailable: Answer | None = None) -> None:
+def in_slots(s: Stages, *numbers: int) -> None:
     """Let reservations wait for a slot."""
-    s.offer(*(s.item(number) for number in numbers), unavailable=unavailable)
+    s.offer(*(s.item(number) for number in numbers))
     s.reserver.step()
 
 
-def taken(s: Stages, number: int = 1, *, unavailable: Answer | None = None) -> Reservation:
+def taken(s: Stages, number: int = 1) -> Reservation:
     """A reservation that has a slot."""
-    in_slots(s, number, unavailable=unavailable)
+    in_slots(s, number)
     reservation = s.slots.take()
     assert reservation is not None
     return reservation
@@ -69,7 +72,7 @@ def test_an_attempt_is_in_the_ledger_and_in_the_sent_log_when_it_is_sent(stages:
     assert s.idle
 
 
-@pytest.mark.parametrize("uri", [None, "https://pictures.example/fox.png"])
+@pytest.mark.parametrize("uri", [None, DATA_URI])
 def test_the_body_is_the_request_s(stages: StagesMaker, uri: str | None) -> None:
     s = stages()
     s.client.on(Call.GENERATE, Outcome.SUCCEEDED)
@@ -192,30 +195,6 @@ def test_without_room_nothing_is_sent_and_the_reservation_is_released(
     assert s.held() == (0, 0, 0)
     assert s.idle
     assert s.slots.in_flight == 0
-
-
-@pytest.mark.parametrize(("outcome", "status"), [(Outcome.REJECTED, "failed"), (Outcome.STOPPED, "pending")])
-def test_a_request_without_its_input_picture_is_settled_without_a_post(
-    stages: StagesMaker, outcome: Outcome, status: str
-) -> None:
-    s = stages()
-    unavailable = answer(outcome, Call.UPLOAD, cause="input_missing", error="fox.png: No such file")
-    assert s.sender.send(taken(s, unavailable=unavailable)) is False
-    assert s.client.calls == []
-    (attempt,) = s.attempts()
-    assert (attempt.state, attempt.cause, attempt.cost) == ("released", "input_missing", 0)
-    # Another run tries again: the file may be there then.
-    assert s.generation(1) == (status, True, False)
-    assert s.run.progress().attempts == 0
-    assert s.idle
-
-
-def test_a_failed_upload_is_made_again_after_a_pause(stages: StagesMaker) -> None:
-    s = stages()
-    s.sender.send(taken(s, unavailable=answer(Outcome.SERVER_ERROR, Call.UPLOAD, status_code=503)))
-    assert s.client.calls == []
-    assert s.generation(1) == ("pending", True, True)
-    assert s.queue.waiting() == {"503": 1}
 
 
 # --- slots --------------------------------------------------------------------------------------

@@ -30,4 +30,4 @@ def test_a_picture_is_kept_once_under_its_digest(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotAnImage, match="no picture of a known format"):
         InputStore(tmp_path).keep(b"<html>not found</html>")
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -25,16 +25,24 @@ from kontext_pipeline.generation.ledger.records import (
     Stored,
 )
 from kontext_pipeline.generation.ledger.sent_log import SentAttempts
+from kontext_pipeline.inputs.input_store import KeptInput
 
 
 class ReserveCall:
     """One call of `Ledger.reserve`. Its transaction may run several times; the call remembers what it added."""
 
-    def __init__(self, lease: Lease, claims: Sequence[tuple[str, str]], terms: ReservationTerms) -> None:
-        """`claims` are pairs of fingerprint and batch."""
+    def __init__(
+        self,
+        lease: Lease,
+        claims: Sequence[tuple[str, str]],
+        terms: ReservationTerms,
+        inputs: Mapping[str, KeptInput],
+    ) -> None:
+        """`claims` are pairs of fingerprint and batch, `inputs` their kept input pictures by fingerprint."""
         self._lease = lease
         self._claims = claims
         self._terms = terms
+        self._inputs = inputs
         self._added: dict[int, int] = {}
 
     def run(self, transaction: Transaction) -> list[ReserveResult]:
@@ -106,7 +114,7 @@ class ReserveCall:
     def _open(self, transaction: Transaction, accepted: Mapping[str, int], found: Mapping[str, Any]) -> dict[str, int]:
         """Claim the accepted requests, open their attempts and hold their prices. Return the ids, by fingerprint."""
         lease, terms = self._lease, self._terms
-        claims = [
+        claims: list[dict[str, Any]] = [
             {"fingerprint": fingerprint, "backend": lease.backend, "batch": batch, "claimant": lease.id}
             for fingerprint, batch in (self._claims[number] for number in accepted.values())
         ]
@@ -116,9 +124,21 @@ class ReserveCall:
                 transaction.execute(statements.CLAIM_GENERATION, claim)
                 # The batch that first asked for a request bears its costs.
                 claim["batch"] = known["batch"]
-        common = {"run_id": lease.run_id, "api_version": terms.api_version, "price": terms.price, "day": self._day}
-        now = time.time_ns() // 1000
-        rows = transaction.insert(statements.ADD_ATTEMPT, [{**claim, **common, "now": now} for claim in claims])
+        common: dict[str, Any] = {
+            "run_id": lease.run_id,
+            "api_version": terms.api_version,
+            "price": terms.price,
+            "day": self._day,
+        }
+        common["now"] = time.time_ns() // 1000
+        inputs = {fingerprint: self._inputs.get(fingerprint) for fingerprint in accepted}
+        for sha256, kept in {kept.sha256: kept for kept in inputs.values() if kept is not None}.items():
+            facts = {"sha256": sha256, "path": kept.path, "width": kept.width, "height": kept.height}
+            transaction.execute(statements.ADD_INPUT, facts)
+        for claim in claims:
+            made_from = inputs[claim["fingerprint"]]
+            claim["input_sha256"] = None if made_from is None else made_from.sha256
+        rows = transaction.insert(statements.ADD_ATTEMPT, [{**claim, **common} for claim in claims])
         if rows:
             opened = {"open": len(rows) * terms.price}
             add_spending(transaction, lease.backend, self._day, lease.run_id, opened)

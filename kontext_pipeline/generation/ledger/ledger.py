@@ -6,7 +6,8 @@ request, in one transaction too. Amounts are whole millionths of a USD.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements
@@ -21,6 +22,7 @@ from kontext_pipeline.generation.ledger.records import (
     Stored,
 )
 from kontext_pipeline.generation.ledger.views import LedgerViews
+from kontext_pipeline.inputs.input_store import KeptInput
 
 
 class Ledger(LedgerViews):
@@ -68,7 +70,12 @@ class Ledger(LedgerViews):
         finally:
             self.database.close()
 
-    def reserve(self, claims: Sequence[tuple[str, str]], terms: ReservationTerms) -> list[ReserveResult]:
+    def reserve(
+        self,
+        claims: Sequence[tuple[str, str]],
+        terms: ReservationTerms,
+        inputs: Mapping[str, KeptInput] = MappingProxyType({}),
+    ) -> list[ReserveResult]:
         """Reserve requests: claim each, hold its price against every cap and take a permit of the rate limit.
 
         All claims share one transaction and so one commit. Money and permits are counted within it: ten claims where
@@ -77,6 +84,7 @@ class Ledger(LedgerViews):
         Args:
             claims: A fingerprint and a batch for each request.
             terms: The terms that all of them share.
+            inputs: By fingerprint, the kept input picture that the request is made from.
 
         Returns:
             One result for each claim, in order. A `Reserved` attempt is on the disk. After the first `RetryLater`, no
@@ -85,7 +93,7 @@ class Ledger(LedgerViews):
         Raises:
             LeaseLost: Another run has taken over the claims of this process.
         """
-        return self.database.write(attempts.ReserveCall(self.lease, claims, terms).run, urgent=True)
+        return self.database.write(attempts.ReserveCall(self.lease, claims, terms, inputs).run, urgent=True)
 
     def release(self, unsent: Sequence[int]) -> None:
         """Settle attempts that were not sent and will not be, in one transaction. Their requests are pending again."""

@@ -56,9 +56,14 @@ GIVE_UP_GENERATION: Final = """
 # Open attempts, which hold their prices.
 ADD_ATTEMPT: Final = """
     INSERT INTO attempts (fingerprint, batch, backend, run_id, claimant, api_version, state, price, cost,
-        cost_estimated, day, started_at)
-    VALUES (:fingerprint, :batch, :backend, :run_id, :claimant, :api_version, 'open', :price, 0, FALSE, :day, :now)
+        cost_estimated, day, started_at, input_sha256)
+    VALUES (:fingerprint, :batch, :backend, :run_id, :claimant, :api_version, 'open', :price, 0, FALSE, :day, :now,
+        :input_sha256)
     RETURNING id, fingerprint"""
+# Enter the kept input pictures that attempts are made from.
+ADD_INPUT: Final = """
+    INSERT INTO inputs (sha256, path, width, height) VALUES (:sha256, :path, :width, :height)
+    ON CONFLICT (sha256) DO NOTHING"""
 # How often a request met the most frequent kind of answer that may have cost money without a picture.
 COUNT_WASTED: Final = """
     SELECT COUNT(*) AS times FROM attempts
@@ -89,6 +94,15 @@ SETTLE_GENERATION: Final = """
         image_path = :path, image_sha256 = :sha256, width = :width, height = :height, bytes = :bytes
     WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:path IS NOT NULL OR NOT EXISTS (
         SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND state = 'open'))"""
+
+# --- uploads
+
+# The latest upload of an input picture to an address.
+FIND_UPLOAD: Final = "SELECT url, uploaded_at FROM uploads WHERE sha256 = :sha256 AND address = :address"
+# Note an upload.
+SET_UPLOAD: Final = """
+    INSERT INTO uploads (sha256, address, url, uploaded_at) VALUES (:sha256, :address, :url, :now)
+    ON CONFLICT (sha256, address) DO UPDATE SET url = excluded.url, uploaded_at = excluded.uploaded_at"""
 
 # --- recovery
 
@@ -152,14 +166,16 @@ GENERATIONS: Final = """
     SELECT g.fingerprint, g.batch, g.status, g.image_path, g.image_sha256, g.width, g.height, g.bytes,
         COALESCE(s.attempts, 0) AS attempts, COALESCE(s.cost, 0) AS cost, s.cost_estimated, s.started_at,
         COALESCE(s.possibly_charged, 0) AS possibly_charged, t.status_code, t.latency_s, t.request_id, t.run_id,
-        t.finished_at, CASE WHEN g.status <> 'succeeded' THEN t.error END AS error
+        t.finished_at, CASE WHEN g.status <> 'succeeded' THEN t.error END AS error,
+        t.input_sha256 AS input_kept_sha256, i.path AS input_path, i.width AS input_width, i.height AS input_height
     FROM generations g LEFT JOIN (
         SELECT fingerprint, COUNT(*) AS attempts, SUM(cost) AS cost, MIN(started_at) AS started_at,
             SUM(CASE WHEN state = 'unknown' THEN price ELSE 0 END) AS possibly_charged,
             MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS cost_estimated,
             COALESCE(MAX(CASE WHEN outcome = 'succeeded' THEN id END), MAX(id)) AS telling
         FROM attempts WHERE fingerprint IN :keys AND COALESCE(outcome, '') <> 'not_sent' GROUP BY fingerprint
-    ) s ON s.fingerprint = g.fingerprint LEFT JOIN attempts t ON t.id = s.telling WHERE g.fingerprint IN :keys"""
+    ) s ON s.fingerprint = g.fingerprint LEFT JOIN attempts t ON t.id = s.telling
+    LEFT JOIN inputs i ON i.sha256 = t.input_sha256 WHERE g.fingerprint IN :keys"""
 
 # --- report for people
 
