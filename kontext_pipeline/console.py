@@ -21,6 +21,7 @@ from kontext_pipeline.progress_line import Watcher, delays, details
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
+    from kontext_pipeline.generation.ledger.reconciliation import Questionable, Reconciled
     from kontext_pipeline.generation.ledger.report import BackendBooks, Books
     from kontext_pipeline.generation.progress import Progress
     from kontext_pipeline.pipeline import Pipeline
@@ -33,6 +34,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 LINE_EVERY_S = 10.0
 """Time between two lines of progress where there is no terminal, seconds."""
+QUESTIONS_SHOWN = 100
+"""Attempts of unknown cost that are listed."""
 
 
 def say(text: str) -> None:
@@ -177,6 +180,41 @@ def _show_backend(books: "BackendBooks") -> None:
     out.print(days)
     for job in books.jobs_out_there[:20]:
         say(f"unfinished job {job.request_id}, since {job.started_at}, picture {job.fingerprint[:12]}")
+
+
+def show_reconciliation(done: "Reconciled | None", left: "list[Questionable]") -> None:
+    """Print what a reconciliation changed (None: nothing was to change), and the attempts whose cost is not known."""
+    if done is not None:
+        say(f"{_many(done.charged, 'attempt')} charged {done.charged_usd:,.2f} USD, {done.released:,} not billed")
+        if done.unused:
+            say(
+                f"{_many(done.unused, 'row')} of the usage file not needed: their cost is known, or the attempt is not here"
+            )
+    if not left:
+        say("The cost of every attempt is known.")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("attempt", "backend", "started (UTC)", "picture", "request id", "state", "USD", "why"):
+        table.add_column(name, justify="right" if name in ("attempt", "USD") else "left")
+    for one in left[:QUESTIONS_SHOWN]:
+        why = "not believed" if one.state == "charged" else one.cause or ""
+        cells = (
+            one.backend,
+            one.started_at,
+            one.fingerprint[:12],
+            one.request_id or "",
+            one.state,
+            f"{one.usd:,.2f}",
+            why,
+        )
+        table.add_row(str(one.attempt), *map(escape, cells))
+    out.print(table)
+    if len(left) > QUESTIONS_SHOWN:
+        say(f"... and {len(left) - QUESTIONS_SHOWN:,} more")
+    say(
+        f"The cost of {_many(len(left), 'attempt')} is not known. Ask the provider, and settle them with --usage FILE: "
+        "a CSV file with the columns attempt (or request_id) and cost, 0 for what was not billed."
+    )
 
 
 def _table() -> Table:

@@ -21,12 +21,14 @@ from kontext_pipeline.dataset.own_columns import own_schema
 from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
 from kontext_pipeline.dataset.summary import SUMMED_UP, BatchSummary, summarize
 from kontext_pipeline.generation.image_store import ImageStore
-from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.ledger import Ledger, Status
 from kontext_pipeline.generation.ledger.money import Cap, micros, usd
 from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
+from kontext_pipeline.generation.picture_check import PictureCheck
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.retries import RetryPolicy
+from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.planning.estimate import Estimate, Settled, estimate
 from kontext_pipeline.planning.manifests import read_manifests
 from kontext_pipeline.planning.plan import Plan, load_plan
@@ -203,19 +205,30 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         store.sweep(SPOOL_KEPT_S)
         self.ledger.register(run_id=run_id, lease_s=settings.lease_s)
         wanted = set(keys)
+        pictures = PictureCheck(self.ledger, store)
+
+        def finish_batch(key: str) -> None:
+            pictures.finish(key)
+            self.write_tables(plan, [key])
+
         requests = sum(batch.rows for batch in plan.batches if batch.key in wanted)
         tracker = BatchTracker(
             plan,
             keys,
             read_settled=lambda: self.settled(requests, retry_failed=retry_failed),
-            write_table=lambda key: self.write_tables(plan, [key]),
+            write_table=finish_batch,
         )
+
+        def has_outcome(item: WorkItem, status: Status) -> None:
+            pictures.add(item, status)
+            tracker.has_outcome(item, status)
+
         loop = GenerationLoop(
             ledger=self.ledger,
             store=store,
             client=client,
             options=self._options(budget_usd=budget_usd, retry_failed=retry_failed),
-            on_outcome=tracker.has_outcome,
+            on_outcome=has_outcome,
         )
         if watch is not None:
             watch(lambda: loop.progress)
@@ -224,7 +237,10 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             loop.run(tracker.work_items())
         finally:
             self.ledger.deregister()
-            tracker.close()
+            try:
+                tracker.close()
+            finally:
+                pictures.close()
         progress, stopped = loop.progress, loop.stopped
         if stopped is None and tracker.left:
             message = f"{tracker.left:,} jobs are not finished; start again to collect their pictures."
