@@ -180,6 +180,7 @@ def reconcile(*, usage: str | None, data_dir: str | None) -> None:
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Answer requests for this host name, too.")
 @click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Inject the faults of a named profile.")
 @click.option(
     "--faults", "fault_files", multiple=True, metavar="FILE", help="Inject faults of a file: docs/sandbox.md."

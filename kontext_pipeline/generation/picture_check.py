@@ -9,6 +9,7 @@ from typing import Final
 
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.ledger import Ledger, Status
+from kontext_pipeline.generation.ledger.withdrawal import pictures_of, withdraw_picture
 from kontext_pipeline.generation.work import WorkItem
 
 GROUP: Final = 32
@@ -21,7 +22,7 @@ class PictureCheck:
 
     def __init__(self, ledger: Ledger, store: ImageStore) -> None:
         """Start without pictures."""
-        self._ledger = ledger
+        self._database = ledger.database
         self._store = store
         self._lock = threading.Lock()
         self._waiting: defaultdict[str, list[str]] = defaultdict(list)
@@ -60,12 +61,12 @@ class PictureCheck:
             self._begun[batch].append(self._thread.submit(self._check, batch, fingerprints))
 
     def _check(self, batch: str, fingerprints: Sequence[str]) -> None:
-        for fingerprint, (path, sha256) in self._ledger.pictures(fingerprints).items():
+        for fingerprint, (path, sha256) in pictures_of(self._database, fingerprints).items():
             damage = self._store.damage(path)
             if damage is None:
                 continue
             # The ledger first: where the process dies in between, the next run finds the file and checks it again.
-            attempt = self._ledger.withdraw_picture(fingerprint, sha256, damage)
+            attempt = withdraw_picture(self._database, fingerprint, sha256, damage)
             kept = self._store.withdraw(path, fingerprint, attempt or 0)
             log.warning(
                 "the picture %s is damaged (%s). It is charged, and kept as %s; a later run asks for it again",

@@ -24,7 +24,6 @@ from kontext_pipeline.generation.ledger.records import (
     Stored,
 )
 from kontext_pipeline.generation.ledger.sent_log import SentAttempts
-from kontext_pipeline.segmind.outcomes import Cause
 
 
 class ReserveCall:
@@ -181,17 +180,6 @@ def adopt_picture(transaction: Transaction, backend: str, fingerprint: str, batc
         transaction.insert(statements.ADD_GENERATION, [request])
     outcome = {**request, "status": "succeeded", "retryable": False, **_values_of(picture, Stored)}
     transaction.execute(statements.SETTLE_GENERATION, outcome)
-
-
-def withdraw_picture(transaction: Transaction, fingerprint: str, sha256: str, damage: str) -> int | None:
-    """Do what `Ledger.withdraw_picture` does."""
-    here = {"fingerprint": fingerprint, "sha256": sha256}
-    row = transaction.row(statements.FIND_PICTURES_ATTEMPT, here)
-    attempt = None if row is None or row["id"] is None else int(row["id"])
-    if transaction.execute(statements.WITHDRAW_PICTURE, here) and attempt is not None:
-        why = {"id": attempt, "cause": Cause.DAMAGED_PICTURE.value, "error": damage}
-        transaction.execute(statements.MARK_UNUSABLE, why)
-    return attempt
 
 
 def count_wasted(transaction: Transaction, fingerprint: str) -> int:

@@ -139,16 +139,6 @@ class Ledger(LedgerViews):
             lambda transaction: attempts.adopt_picture(transaction, self.backend, fingerprint, batch, picture)
         )
 
-    def withdraw_picture(self, fingerprint: str, sha256: str, damage: str) -> int | None:
-        """Take a picture that can't be decoded from its request, which is `unknown` from now on.
-
-        The attempt that brought it stays charged, without a picture. Return that attempt; None where no attempt of this
-        ledger did. `sha256`: of the damaged picture; another one is left alone.
-        """
-        return self.database.write(
-            lambda transaction: attempts.withdraw_picture(transaction, fingerprint, sha256, damage)
-        )
-
     def reclaim_orphans(self) -> list[Orphan]:
         """Adopt every open attempt whose run has ended, and release those that were provably never sent.
 

@@ -84,12 +84,6 @@ class LedgerViews:
                     others.append(key)
         return frozenset(succeeded), frozenset(others)
 
-    def pictures(self, fingerprints: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """Return path (relative to the data directory) and sha256 of the picture of each request that has one."""
-        with self.database.read() as connection:
-            rows = Transaction(connection).rows_of(statements.PICTURES, fingerprints)
-            return {row["fingerprint"]: (row["image_path"], row["image_sha256"]) for row in rows}
-
     def generations(self, fingerprints: Sequence[str]) -> pa.Table:
         """Return the outcome of each request that the ledger knows, one row each (schema `GENERATION_SCHEMA`).
 
