@@ -6,6 +6,7 @@ pass. `decode` reads every pixel, and takes ten times as long.
 """
 
 import io
+import re
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -21,13 +22,11 @@ MAX_PIXELS: Final = 50_000_000
 about 200 MB."""
 _MAX_CHUNKS: Final = 100_000
 """Chunks of a PNG that are read, so that a hostile file takes no more than 0.1 s."""
-_TAIL: Final = 65_536
-"""Bytes of padding that are tolerated after the end of a JPEG."""
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8\xff"
 _JPEG_END: Final = b"\xff\xd9"
-_JPEG_SCAN: Final = b"\xda"
-_JPEG_PADDING: Final = b"\x00\xff\r\n\t "
+_JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""A segment's start. Within pixels, FF is followed by 00 or by a restart mark, which are none."""
 
 
 # `inspect` refuses large pictures itself.
@@ -124,7 +123,7 @@ def _end_of_png(data: bytes) -> int:
     """Return the length of the PNG that `data` starts with, 0 where it is cut.
 
     Raises:
-        NotAPicture: a part of it that is needed has a wrong checksum.
+        NotAPicture: a part of it has a wrong checksum.
     """
     view = memoryview(data)
     offset = len(_PNG)
@@ -135,9 +134,8 @@ def _end_of_png(data: bytes) -> int:
         end = offset + 12 + int.from_bytes(data[offset : offset + 4], "big")
         if end > len(data) or not kind.isalpha():
             return 0
-        # Parts that a decoder needs have a capital letter.
-        if kind[:1].isupper() and zlib.crc32(view[offset + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise NotAPicture(f"the png is damaged: its {kind.decode('ascii')} has a wrong checksum", cut=True)
+        if zlib.crc32(view[offset + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise NotAPicture(f"the png is damaged: its {kind.decode('ascii')} chunk has a wrong checksum", cut=True)
         if kind == b"IEND":
             return end if pixels else 0
         pixels = pixels or kind == b"IDAT"
@@ -147,25 +145,14 @@ def _end_of_png(data: bytes) -> int:
 
 def _end_of_jpeg(data: bytes) -> int:
     """Return the length of the JPEG that `data` starts with, 0 where it is cut."""
-    # FF D9 can't occur within a scan, where FF is followed by 00. After the start of a scan it is the end.
-    start = max(0, len(data) - _TAIL)
-    tail = data[start:]
-    end = tail.rfind(_JPEG_END)
-    if end >= 0 and not tail[end + 2 :].strip(_JPEG_PADDING):
-        return start + end + 2
-    # Something else follows the end.
-    scan = _first_scan(data)
-    return data.find(_JPEG_END, scan) + 2 if scan and data.find(_JPEG_END, scan) >= 0 else 0
-
-
-def _first_scan(data: bytes) -> int:
-    """Return where the first scan of a JPEG starts, 0 where there is none."""
     offset = 2
     for _ in range(_MAX_CHUNKS):
-        # FF and the kind come before a length of 2 bytes, which counts itself.
-        if data[offset : offset + 1] != b"\xff":
-            return 0
-        if data[offset + 1 : offset + 2] == _JPEG_SCAN:
+        marker = _JPEG_MARKER.search(data, offset)
+        if marker is None:
+            break
+        offset = marker.end()
+        if marker.group() == _JPEG_END:
             return offset
-        offset += 2 + int.from_bytes(data[offset + 2 : offset + 4], "big")
+        # A length of 2 bytes, which counts itself. The pixels of a scan follow without a length.
+        offset += int.from_bytes(data[offset : offset + 2], "big")
     return 0

@@ -59,10 +59,17 @@ PRIVATE = [
     "[64:ff9b::a00:1]",
     "[64:ff9b:1::808:808]",
     "[2001:0:a00:1::]",
+    "[::ffff:0:127.0.0.1]",
+    "[64:ff9b:1::7f00:1]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[fec0::1]",
+    "[2606:4700::5efe:127.0.0.1]",
+    "[2606:4700::200:5efe:7f00:1]",
+    "[3fff::1]",
 ]
 
 
-@pytest.mark.parametrize("host", [*PRIVATE, ""])
+@pytest.mark.parametrize("host", [*PRIVATE, "", "１２７.0.0.1", "127。0。0。1"])
 def test_private_hosts(host: str) -> None:
     assert not is_public_host(host)
     assert not is_public_host(host.strip("[]"))
