@@ -193,22 +193,15 @@ def show_reconciliation(done: "Reconciled | None", left: "list[Questionable]") -
     if not left:
         say("The cost of every attempt is known.")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("attempt", "backend", "started (UTC)", "picture", "request id", "state", "USD", "why"):
-        table.add_column(name, justify="right" if name in ("attempt", "USD") else "left")
     for one in left[:QUESTIONS_SHOWN]:
-        why = "not believed" if one.state == "charged" else one.cause or ""
-        cells = (
-            one.backend,
-            one.started_at,
-            one.fingerprint[:12],
-            one.request_id or "",
-            one.state,
-            f"{one.usd:,.2f}",
-            why,
+        why = (
+            "a cost that is not believed" if one.state == "charged" else f"possibly charged, {one.cause or 'no answer'}"
         )
-        table.add_row(str(one.attempt), *map(escape, cells))
-    out.print(table)
+        request = f", request {one.request_id}" if one.request_id else ""
+        say(
+            f"attempt {one.attempt} ({one.backend}, {one.started_at}, picture {one.fingerprint[:12]}{request}): {why}, "
+            f"{one.usd:,.2f} USD"
+        )
     if len(left) > QUESTIONS_SHOWN:
         say(f"... and {len(left) - QUESTIONS_SHOWN:,} more")
     say(
