@@ -180,9 +180,31 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
         console.show_books(read_books(database), as_json=as_json)
 
 
+@main.command(settings=("data_dir",))
+@click.option("--usage", metavar="FILE", help="Settle attempts by this file, CSV or JSON: docs/money.md.")
+def reconcile(*, usage: str | None, data_dir: str | None) -> None:
+    """Show attempts whose cost is not known, and settle those that the provider's usage export names.
+
+    Exit status: 0 every cost is known; 1 some are not, and are listed; 2 the file or the settings are wrong.
+    """
+    from kontext_pipeline import console
+    from kontext_pipeline.generation.ledger import reconciliation
+    from kontext_pipeline.generation.ledger.database import Database
+    from kontext_pipeline.settings import load_settings
+
+    url = load_settings(data_dir=data_dir).resolved_ledger_url
+    usages = None if usage is None else reconciliation.read_usage(Path(usage))
+    with contextlib.closing(Database(url, make=False)) as database:
+        done = None if usages is None else reconciliation.reconcile(database, usages)
+        left = reconciliation.questionable(database)
+    console.show_reconciliation(done, left)
+    sys.exit(Exit.SOME_FAILED if left else Exit.DONE)
+
+
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Answer requests for this host name, too.")
 @click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Inject the faults of a named profile.")
 @click.option(
     "--faults", "fault_files", multiple=True, metavar="FILE", help="Inject faults of a file: docs/sandbox.md."

@@ -21,6 +21,7 @@ from kontext_pipeline.progress_line import Watcher, delays, details
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
+    from kontext_pipeline.generation.ledger.reconciliation import Questionable, Reconciled
     from kontext_pipeline.generation.ledger.report import BackendBooks, Books
     from kontext_pipeline.generation.progress import Progress
     from kontext_pipeline.input_collection import Collection
@@ -36,6 +37,8 @@ MISSING_SHOWN = 5
 """Input pictures that can't be had and are named, for each cause."""
 LINE_EVERY_S = 10.0
 """Time between two lines of progress where there is no terminal, seconds."""
+QUESTIONS_SHOWN = 100
+"""Attempts of unknown cost that are listed."""
 
 
 def say(text: str) -> None:
@@ -226,6 +229,34 @@ def _show_backend(books: "BackendBooks") -> None:
     out.print(days)
     for job in books.jobs_out_there[:20]:
         say(f"unfinished job {job.request_id}, since {job.started_at}, picture {job.fingerprint[:12]}")
+
+
+def show_reconciliation(done: "Reconciled | None", left: "list[Questionable]") -> None:
+    """Print what a reconciliation changed (None: nothing was to change), and the attempts whose cost is not known."""
+    if done is not None:
+        say(f"{_many(done.charged, 'attempt')} charged {done.charged_usd:,.2f} USD, {done.released:,} not billed")
+        if done.unused:
+            say(
+                f"{_many(done.unused, 'row')} of the usage file not needed: their cost is known, or the attempt is not here"
+            )
+    if not left:
+        say("The cost of every attempt is known.")
+        return
+    for one in left[:QUESTIONS_SHOWN]:
+        why = (
+            "a cost that is not believed" if one.state == "charged" else f"possibly charged, {one.cause or 'no answer'}"
+        )
+        request = f", request {one.request_id}" if one.request_id else ""
+        say(
+            f"attempt {one.attempt} ({one.backend}, {one.started_at}, picture {one.fingerprint[:12]}{request}): {why}, "
+            f"{one.usd:,.2f} USD"
+        )
+    if len(left) > QUESTIONS_SHOWN:
+        say(f"... and {len(left) - QUESTIONS_SHOWN:,} more")
+    say(
+        f"The cost of {_many(len(left), 'attempt')} is not known. Ask the provider, and settle them with --usage FILE: "
+        "a CSV file with the columns attempt (or request_id) and cost, 0 for what was not billed."
+    )
 
 
 def _table() -> Table:

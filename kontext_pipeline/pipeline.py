@@ -7,7 +7,7 @@ their metadata tables.
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,12 +21,14 @@ from kontext_pipeline.dataset.own_columns import own_schema
 from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
 from kontext_pipeline.dataset.summary import SUMMED_UP, BatchSummary, summarize
 from kontext_pipeline.generation.image_store import ImageStore
-from kontext_pipeline.generation.ledger import Ledger
+from kontext_pipeline.generation.ledger import Ledger, Status
 from kontext_pipeline.generation.ledger.money import Cap, micros, usd
 from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
+from kontext_pipeline.generation.picture_check import PictureCheck
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.retries import RetryPolicy
+from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.input_collection import close_collector, input_images, open_collector
 from kontext_pipeline.planning.estimate import Estimate, Settled, estimate
 from kontext_pipeline.planning.manifest_options import ManifestOptions
@@ -207,31 +209,42 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         store.sweep(SPOOL_KEPT_S)
         self.ledger.register(run_id=run_id, lease_s=settings.lease_s)
         wanted = set(keys)
+        pictures = PictureCheck(self.ledger, store)
+
+        def finish_batch(key: str) -> None:
+            pictures.finish(key)
+            self.write_tables(plan, [key])
+
         requests = sum(batch.rows for batch in plan.batches if batch.key in wanted)
         tracker = BatchTracker(
             plan,
             keys,
             read_settled=lambda: self.settled(requests, retry_failed=retry_failed),
-            write_table=lambda key: self.write_tables(plan, [key]),
+            write_table=finish_batch,
         )
         collector = open_collector(settings, self.data_dir)
+
+        def has_outcome(item: WorkItem, status: Status) -> None:
+            pictures.add(item, status)
+            tracker.has_outcome(item, status)
+
         loop = GenerationLoop(
             ledger=self.ledger,
             store=store,
             client=client,
             inputs=input_images(settings, client, self.ledger, collector),
             options=self._options(budget_usd=budget_usd, retry_failed=retry_failed),
-            on_outcome=tracker.has_outcome,
+            on_outcome=has_outcome,
         )
         if watch is not None:
             watch(lambda: loop.progress)
         log.info("Run %s starts: batches %d, requests %d.", run_id, len(keys), requests)
-        try:
+        with ExitStack() as closing:
+            closing.callback(pictures.close)
+            closing.callback(tracker.close)
+            closing.callback(close_collector, collector)
+            closing.callback(self.ledger.deregister)
             loop.run(tracker.work_items())
-        finally:
-            self.ledger.deregister()
-            close_collector(collector)
-            tracker.close()
         progress, stopped = loop.progress, loop.stopped
         if stopped is None and tracker.left:
             message = f"{tracker.left:,} jobs are not finished; start again to collect their pictures."

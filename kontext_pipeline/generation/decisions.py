@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from kontext_pipeline.generation.ledger import Settlement, Status
-from kontext_pipeline.generation.ledger.money import micros
+from kontext_pipeline.generation.ledger.money import estimated_cost, micros
 from kontext_pipeline.generation.work import SentRequest
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.outcomes import Call, Charge, Outcome
@@ -99,7 +99,7 @@ def settlement_of(sent: SentRequest, answer: Answer) -> Settlement:
     match answer.charge:
         case Charge.YES:
             state: Literal["charged", "released", "unknown"] = "charged"
-            cost = sent.price if answer.cost_usd is None else micros(answer.cost_usd)
+            cost = estimated_cost(sent.price) if answer.cost_usd is None else micros(answer.cost_usd)
         case Charge.NO:
             state, cost = "released", 0
         case _:

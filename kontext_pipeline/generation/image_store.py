@@ -21,7 +21,7 @@ from kontext_pipeline.files import is_local, write_atomically
 from kontext_pipeline.generation.ledger import Stored
 from kontext_pipeline.generation.rescue_folder import EXTENSIONS, RescueFolder, whole_pictures, write_data
 from kontext_pipeline.segmind.answers import Picture
-from kontext_pipeline.segmind.images import NotAPicture, inspect
+from kontext_pipeline.segmind.images import NotAPicture, decode, inspect
 
 DISK_RESERVE: Final = 8 * 2**20
 """Free bytes that the disk must have for each picture in flight. The largest answers seen are under 4 MiB."""
@@ -127,6 +127,30 @@ class ImageStore:
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
             remains.replace(folder / f"{fingerprint}.{attempt}")
+
+    def damage(self, path: str) -> str | None:
+        """Decode the picture at `path`, relative to the data directory. Return what is wrong with it, None if nothing.
+
+        A file that is gone, or can't be read, is not damaged.
+        """
+        try:
+            with self._local_copy(path) as local:
+                decode(local)
+        except NotAPicture as error:
+            return str(error)
+        except OSError:
+            return None
+        return None
+
+    def withdraw(self, path: str, fingerprint: str, attempt: int) -> str:
+        """Set aside a damaged picture of the store. Return where it is now."""
+        with contextlib.suppress(FileNotFoundError):
+            with self._local_copy(path) as local:
+                aside = self.spool / f"{fingerprint}.{attempt}.damaged"
+                shutil.copyfile(local, aside)
+            self.set_aside(aside, fingerprint, attempt)
+            (self.root / path).unlink()
+        return str(self.spool.parent / ".unusable" / f"{fingerprint}.{attempt}")
 
     def sweep(self, older_than_s: float) -> None:
         """Remove the incomplete files that dead processes left in the spool."""

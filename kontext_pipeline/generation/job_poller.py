@@ -11,7 +11,7 @@ from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.overdue_jobs import OverdueJobs
-from kontext_pipeline.generation.poll_schedule import PollSchedule
+from kontext_pipeline.generation.poll_schedule import SHORTEST_S, PollSchedule
 from kontext_pipeline.generation.run_state import RunState
 from kontext_pipeline.generation.settler import Settler
 from kontext_pipeline.generation.slots import Slots
@@ -139,8 +139,8 @@ class JobPoller:
                 self._ask_later(pending, self._schedule.next_poll(age, len(self._due)))
             case _:
                 pending.failures += 1
-                pause = answer.retry_after_s or self._options.retries.pause(pending.failures)
-                self._ask_later(pending, pause)
+                pause = self._options.retries.pause(pending.failures, answer.retry_after_s)
+                self._ask_later(pending, min(pause, max(self._options.job_timeout_s - age, SHORTEST_S)))
 
     def _completed(self, pending: PendingJob, answer: Answer, asked: float) -> None:
         if pending.sent.item is not None:
@@ -171,7 +171,7 @@ class JobPoller:
             self._leave(pending, age)
             return
         pending.failures += 1
-        pause = answer.retry_after_s or self._options.retries.pause(pending.failures)
+        pause = self._options.retries.pause(pending.failures, answer.retry_after_s)
         self._ask_later(pending, min(pause, LONGEST_FETCH_PAUSE_S))
 
     def _learn(self, pending: PendingJob, answer: Answer) -> None:

@@ -10,6 +10,7 @@ from kontext_pipeline.generation.attempt_log import log_transition
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.job_poller import JobPoller
 from kontext_pipeline.generation.ledger import Ledger, Orphan, Settlement
+from kontext_pipeline.generation.ledger.money import estimated_cost
 from kontext_pipeline.generation.run_state import RunState
 from kontext_pipeline.generation.work import SentRequest
 from kontext_pipeline.segmind.answers import Job
@@ -65,7 +66,7 @@ class OrphanReaper:
         stored = None if orphan.accounted_for else self._store.recover(orphan.fingerprint)
         if stored is not None:
             # The run died between storing the image and settling the attempt. Nobody knows the exact cost.
-            settlement = Settlement("charged", "succeeded", cost=orphan.price, cost_estimated=True)
+            settlement = Settlement("charged", "succeeded", cost=estimated_cost(orphan.price), cost_estimated=True)
             self._ledger.settle(orphan.attempt, settlement, status="succeeded", picture=stored, retryable=False)
         elif orphan.job is not None:
             self._jobs.adopt(sent, Job.from_json(orphan.job), time.time() - orphan.started_at.timestamp())

@@ -20,7 +20,12 @@ class RetryPolicy:
     cap_s: float = 60.0
     jitter: float = 0.5
 
-    def pause(self, failures: int) -> float:
-        """Return the seconds to wait after `failures` failures in a row (1 or more)."""
+    def pause(self, failures: int, told_s: float | None = None) -> float:
+        """Return the seconds to wait after `failures` failures in a row (1 or more).
+
+        `told_s`: the pause that the server asks for. It is kept, up to `cap_s`.
+        """
+        if told_s:
+            return min(told_s, self.cap_s)
         full: float = min(self.cap_s, self.base_s * 2 ** min(failures - 1, 32))
         return full * (1 - self.jitter * random.random())  # noqa: S311  it spreads load, it keeps no secret

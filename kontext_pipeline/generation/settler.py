@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Sequence
 from queue import Empty, Queue
-from typing import Final
+from typing import Any, Final
 
+from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.attempt_log import log_transition
 from kontext_pipeline.generation.decisions import Decision, NextStep, counts_as_try, decide, settlement_of
 from kontext_pipeline.generation.image_store import ImageStore, StoreFull
 from kontext_pipeline.generation.ledger import Ledger, SettledImage, Settlement
-from kontext_pipeline.generation.ledger.money import micros
+from kontext_pipeline.generation.ledger.money import estimated_cost, micros
 from kontext_pipeline.generation.reserver import Reserver
 from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.generation.run_state import RunState
@@ -56,6 +57,7 @@ class Settler:
         self._retries = retries
         self._answers: Queue[_Answered | None] = Queue(capacity)
         self._exhausted_in_a_row = 0
+        self._faults_in_a_row = 0
 
     def put(self, sent: SentRequest, answer: Answer) -> None:
         """Add an answer with an image."""
@@ -125,19 +127,29 @@ class Settler:
             else:
                 kept.append((sent, answer, image))
         try:
-            self._ledger.settle_images([image for _, _, image in kept])
+            self._write_images(kept)
         except Exception as error:  # noqa: BLE001  the threads end in order
             self._run.stop_for(error)
             self._run.let_go(len(kept))
             return
         for sent, answer, image in kept:
             self._record(sent, answer, image.settlement)
-            self._exhausted_in_a_row = 0
+            self._exhausted_in_a_row = self._faults_in_a_row = 0
             self._slots.increase()
             if sent.item is None:
                 self._run.let_go()
             else:
                 self._run.finish(sent.item, "succeeded")
+
+    def _write_images(self, kept: Sequence[tuple[SentRequest, Answer, SettledImage]]) -> None:
+        """Settle attempts whose images are kept: together, or one by one where the ledger can't take one of them."""
+        try:
+            self._ledger.settle_images([image for _, _, image in kept])
+        except (KontextError, OSError, MemoryError):
+            raise
+        except Exception:  # noqa: BLE001  `_write` says which one it is
+            for sent, _, image in kept:
+                self._write(sent, image.settlement, status="succeeded", picture=image.picture, retryable=False)
 
     def _keep(self, sent: SentRequest, answer: Answer) -> SettledImage | None:
         """Keep an image. Return None where the store can't take it: it was paid for and is in the rescue folder."""
@@ -148,7 +160,7 @@ class Settler:
             return SettledImage(sent.attempt, settlement, self._store.keep(sent.fingerprint, answer.picture))
         except StoreFull as error:
             self._run.stop_for(error)
-            self._ledger.settle(sent.attempt, settlement, status="pending")
+            self._write(sent, settlement, status="pending")
             self._record(sent, answer, settlement)
             return None
 
@@ -164,8 +176,8 @@ class Settler:
             item.failures += 1
         used_up = item is None or item.failures > self._retries.server_error_retries
         decision = decide(answer, tries_used_up=used_up)
-        claim_kept = self._ledger.settle(
-            sent.attempt,
+        claim_kept = self._write(
+            sent,
             settlement,
             status=decision.status,
             retryable=decision.retryable,
@@ -194,12 +206,14 @@ class Settler:
                 self._retry(item, 0.0, "rate limit")
             # Where the ledger gave up a claim on a request that is pending, the reserver learns the reason.
             case NextStep.RETRY if claim_kept or decision.status == "pending":
-                pause = answer.retry_after_s or self._retries.pause(max(1, item.failures))
+                pause = self._retries.pause(max(1, item.failures), answer.retry_after_s)
                 self._retry(item, pause, _reason(answer))
             case _:
                 self._run.finish(item, decision.status)
                 if decision.counts:
                     self._note_exhausted(answer)
+        if answer.cause is Cause.FAULT:
+            self._note_fault(answer)
 
     def _retry(self, item: WorkItem, pause_s: float, reason: str) -> None:
         if not self._queue.retry(item, pause_s, reason):
@@ -221,6 +235,15 @@ class Settler:
                 f"{answer.error}). The provider seems to be down; start again later to continue.",
             )
 
+    def _note_fault(self, answer: Answer) -> None:
+        self._faults_in_a_row += 1
+        if self._faults_in_a_row >= OUTAGE_ROWS:
+            self._run.stop(
+                Cause.FAULT,
+                f"{OUTAGE_ROWS} answers in a row could not be handled (the latest: {answer.error}), and each may have been "
+                "charged. This is a defect of kontext_pipeline; the log has the details.",
+            )
+
     # --- both -----------------------------------------------------------------------------------
 
     def _stop_if_spilled(self, answer: Answer) -> None:
@@ -229,6 +252,30 @@ class Settler:
                 Cause.DISK_FULL,
                 f"{self._store.spool} can't be written. Make room and start again to continue.",
             )
+
+    def _write(self, sent: SentRequest, settlement: Settlement, **outcome: Any) -> bool:
+        """Settle an attempt in the ledger; `outcome` and the result are those of `Ledger.settle`.
+
+        Something in the answer that the ledger can't take is left out. It must not end the run, nor every later one.
+        """
+        try:
+            return self._ledger.settle(sent.attempt, settlement, **outcome)
+        except (KontextError, OSError, MemoryError):
+            # Not about this answer: the machine.
+            raise
+        except Exception:
+            log.exception("attempt %d can't be settled with all that its answer says", sent.attempt)
+            charged = settlement.state == "charged"
+            plain = Settlement(
+                settlement.state,
+                settlement.outcome,
+                cost=estimated_cost(sent.price) if charged else 0,
+                cost_estimated=charged,
+                cause=Cause.FAULT,
+                error="the answer holds something that can't be written to the ledger",
+                sent_at=settlement.sent_at,
+            )
+            return self._ledger.settle(sent.attempt, plain, **outcome)
 
     def _raise_price(self, answer: Answer) -> None:
         if answer.charge is Charge.YES and answer.cost_usd is not None:

@@ -82,7 +82,7 @@ async def books(gateway: Gateway, request: Request) -> Response:
 async def faults(gateway: Gateway, request: Request) -> Response:
     """GET or PUT /sandbox/faults: the faults in force, and how often each has struck."""
     if request.method == "PUT":
-        wanted = validated(models.SetFaults, (await read_json(request, MAX_BODY_BYTES))[0])
+        wanted = validated(models.SetFaults, (await read_json(gateway, request, MAX_BODY_BYTES))[0])
         try:
             shipped = [fault for name in wanted.profiles for fault in load_profile(name).fault]
         except SettingsError as unknown:
@@ -98,7 +98,7 @@ async def account(gateway: Gateway, request: Request) -> Response:
     """GET or PUT /sandbox/account: balance and limits. A PUT sets the fields that it names."""
     state = gateway.session.account
     if request.method == "PUT":
-        wanted = validated(models.SetAccount, (await read_json(request, MAX_BODY_BYTES))[0])
+        wanted = validated(models.SetAccount, (await read_json(gateway, request, MAX_BODY_BYTES))[0])
         for name in wanted.model_fields_set:
             value = getattr(wanted, name)
             if value is not None or name != "balance":
@@ -110,7 +110,7 @@ async def reset(gateway: Gateway, request: Request) -> Response:
     """POST /sandbox/reset with `{}`: full balance, empty log, no jobs, the faults of the start."""
     # A page in a browser can send a form to loopback, but no JSON unless it is allowed to.
     require_json_type(request)
-    body, _ = await read_json(request, MAX_BODY_BYTES)
+    body, _ = await read_json(gateway, request, MAX_BODY_BYTES)
     if not isinstance(body, dict):
         raise Refusal(error(400, "the body must be a JSON object"))
     gateway.reset()

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from kontext_pipeline.sandbox.api_models import Generation
-from kontext_pipeline.sandbox.config import KEY_FORM
+from kontext_pipeline.sandbox.config import KEY_FORM, SandboxConfig
 from kontext_pipeline.sandbox.faults import describe
 from kontext_pipeline.sandbox.input_resolver import BadInput, InputImage
 from kontext_pipeline.sandbox.renderer import PictureSpec
@@ -22,6 +22,9 @@ from kontext_pipeline.sandbox.session import Gateway, Job, Session
 from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE, MODEL
 
 Model = TypeVar("Model", bound=BaseModel)
+MAX_STRANGERS: Final = 16
+"""Bodies of requests without an accepted key that are read at once."""
+_CLOSE: Final = {"connection": "close"}
 LARGE_BODY: Final = 256 * 1024
 """Bodies beyond this many bytes are parsed in a thread, so that other requests need not wait."""
 
@@ -34,7 +37,7 @@ async def admit(gateway: Gateway, request: Request, api: Literal["v1", "v2"]) ->
         ClientDisconnect: the body did not arrive whole. Such a request is not logged.
     """
     session = gateway.session
-    body, body_sha256 = await read_json(request, gateway.config.max_body_bytes)
+    body, body_sha256 = await read_json(gateway, request, gateway.config.max_body_bytes)
     entry = LogEntry(len(session.log) + 1, api, body_sha256)
     session.log.append(entry)
     try:
@@ -135,9 +138,13 @@ def check_key(gateway: Gateway, request: Request) -> str:
         raise Refusal(error(401, "Missing API key: send it in the x-api-key header"))
     if key in config.forbidden_keys:
         raise Refusal(error(403, "Insufficient permissions for this resource"))
-    if key not in config.keys if config.keys else not re.fullmatch(KEY_FORM, key):
+    if not _is_known(config, key):
         raise Refusal(error(401, "Invalid API key"))
     return key
+
+
+def _is_known(config: SandboxConfig, key: str) -> bool:
+    return key in config.keys if config.keys else re.fullmatch(KEY_FORM, key) is not None
 
 
 def require_json_type(request: Request) -> None:
@@ -150,18 +157,37 @@ def require_json_type(request: Request) -> None:
         raise Refusal(error(406, MESSAGES_406["content-type"]))
 
 
-async def read_json(request: Request, max_bytes: int) -> tuple[Any, str]:
+async def read_json(gateway: Gateway, request: Request, max_bytes: int) -> tuple[Any, str]:
     """Return the JSON value of the body (None if it is not JSON), and the sha256 by which the request log knows it.
 
     Raises:
-        Refusal: the body is larger than `max_bytes`.
+        Refusal: the body is larger than `max_bytes`, or there is no accepted key and the body takes too long or comes
+            beside too many others.
     """
+    if _is_known(gateway.config, request.headers.get("x-api-key", "")):
+        raw = await _read(request, max_bytes)
+    else:
+        if gateway.strangers >= MAX_STRANGERS:
+            raise Refusal(error(503, f"{MAX_STRANGERS} requests without a key are being read", _CLOSE))
+        gateway.strangers += 1
+        try:
+            async with asyncio.timeout(gateway.config.stranger_s):
+                raw = await _read(request, max_bytes)
+        except TimeoutError:
+            text = f"The request body did not arrive within {gateway.config.stranger_s:g} s"
+            raise Refusal(error(408, text, _CLOSE)) from None
+        finally:
+            gateway.strangers -= 1
+    return await asyncio.to_thread(_parse, raw) if len(raw) > LARGE_BODY else _parse(raw)
+
+
+async def _read(request: Request, max_bytes: int) -> bytearray:
     raw = bytearray()
     async for chunk in request.stream():
         raw += chunk
         if len(raw) > max_bytes:
             raise Refusal(error(413, f"The request body is larger than {max_bytes:,} bytes"))
-    return await asyncio.to_thread(_parse, raw) if len(raw) > LARGE_BODY else _parse(raw)
+    return raw
 
 
 def _parse(raw: bytearray) -> tuple[Any, str]:
@@ -169,6 +195,7 @@ def _parse(raw: bytearray) -> tuple[Any, str]:
         body = json.loads(raw)
         return body, canonical_sha256(body)
     except (ValueError, RecursionError):
+        # Also a lone surrogate, which is no text: neither an answer nor a page could show it.
         return None, hashlib.sha256(raw).hexdigest()
 
 

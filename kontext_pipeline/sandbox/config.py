@@ -56,6 +56,10 @@ class SandboxConfig(AccountSettings):
     """Seconds for which uploads and outputs are served (real time)."""
     max_body_bytes: Bytes = 32 * 1024 * 1024
     """Largest request body. A larger one is answered 413."""
+    stranger_s: Positive = 10.0
+    """Seconds in which the body of a request without an accepted key must arrive."""
+    hosts: tuple[str, ...] = ()
+    """Names by which the sandbox may be asked for, besides those of loopback and the address that it listens on."""
     max_input_bytes: Bytes = 20 * 1024 * 1024
     """Largest input image, as a file."""
     max_input_pixels: AtLeastOne = 60_000_000

@@ -177,7 +177,7 @@ async def output(gateway: Gateway, request: Request) -> Response:
 async def upload(gateway: Gateway, request: Request) -> Response:
     """POST /upload-asset: keep images and return their URLs."""
     session = gateway.session
-    body, body_sha256 = await read_json(request, gateway.config.max_body_bytes)
+    body, body_sha256 = await read_json(gateway, request, gateway.config.max_body_bytes)
     check_key(gateway, request)
     await gateway.strike(session, "upload", body_sha256)
     require_json_type(request)

@@ -14,9 +14,13 @@ from pydantic import ConfigDict, Field
 
 
 def canonical_sha256(body: object) -> str:
-    """Return the sha256 of a JSON value's canonical form: sorted keys, no spaces, no escapes."""
+    """Return the sha256 of a JSON value's canonical form: sorted keys, no spaces, no escapes.
+
+    Raises:
+        ValueError: a text has a lone surrogate, which UTF-8 can't have.
+    """
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(slots=True)

@@ -50,9 +50,11 @@ class _ResettableProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self.app = app
 
 
-def _build_server(config: SandboxConfig, *, shutdown_s: int = SHUTDOWN_S, log_level: str = "warning") -> uvicorn.Server:
+def _build_server(
+    config: SandboxConfig, *, host: str = "127.0.0.1", shutdown_s: int = SHUTDOWN_S, log_level: str = "warning"
+) -> uvicorn.Server:
     settings = uvicorn.Config(
-        create_app(config),
+        create_app(config, host=host),
         http=_ResettableProtocol,
         ws="none",
         lifespan="on",
@@ -96,7 +98,7 @@ def serve(
     with _listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
         if announce is not None:
             announce(_url(listener))
-        _build_server(config).run(sockets=[listener])
+        _build_server(config, host=host).run(sockets=[listener])
 
 
 @contextlib.contextmanager

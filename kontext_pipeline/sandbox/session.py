@@ -151,6 +151,8 @@ class Gateway:
         self.in_flight: set[asyncio.Task[Response]] = set()
         """v1 generations. The event loop itself keeps no reference to them."""
         self.started = time.time()
+        self.strangers = 0
+        """Requests without an accepted key whose bodies are being read."""
 
     def reset(self) -> None:
         """Start a new session: full balance, empty log, no jobs, the configured faults."""

@@ -7,6 +7,7 @@ and a server on the public internet must not send this program to an address of 
 import ipaddress
 import re
 import socket
+import unicodedata
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -14,9 +15,15 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 import requests
 
 from kontext_pipeline.segmind.answers import Job
+from kontext_pipeline.segmind.contradictions import Contradictions
 from kontext_pipeline.segmind.payloads import request_id
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_WITHDRAWN: Final = tuple(
+    map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "3fff::/20"))
+)
+_ISATAP: Final = (b"\0\0\x5e\xfe", b"\2\0\x5e\xfe")
+"""The bytes before the IPv4 address in the interface's part of the address."""
 _UNSAFE_IN_URL: Final = re.compile(r"[^!-~]|[\\@]")
 
 
@@ -26,7 +33,7 @@ def is_public_host(host: str) -> bool:
     No name server is asked: pass the addresses that a name resolves to as well. IPv6 addresses that stand for a
     private IPv4 address are private.
     """
-    host = host.strip("[]").lower().rstrip(".")
+    host = _plain_host(host)
     if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
         return False
     try:
@@ -40,26 +47,42 @@ def is_public_host(host: str) -> bool:
         return bool(host)
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether `host`, a name or an IP address as in a URL, is this machine."""
+    host = _plain_host(host)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _plain_host(host: str) -> str:
+    # Digits and dots of other scripts mean the same in a host name.
+    return unicodedata.normalize("NFKC", host).replace("\u3002", ".").strip("[]").lower().rstrip(".")
+
+
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return _is_public(address.ipv4_mapped)
         if address in _NAT64:
             return _is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        if address.sixtofour is not None:
-            # Withdrawn, and Python's versions differ on it.
+        # Withdrawn, or of this network's own: 6to4 and Teredo, site-local, ISATAP, NAT64 with a local prefix, and
+        # addresses that stand for an IPv4 one without being mapped. Python's versions differ on them.
+        if address.is_site_local or address.packed[8:12] in _ISATAP or any(address in some for some in _WITHDRAWN):
             return False
-    # `is_reserved` covers IPv4-compatible addresses and NAT64 for local use.
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 class ApiAddresses:
     """The URLs of the API at one base URL, and the checks of those that its answers name."""
 
-    def __init__(self, base_url: str, key: str) -> None:
+    def __init__(self, base_url: str, key: str, contradictions: Contradictions) -> None:
         """`base_url`: checked by the settings, without a slash at its end. `key`: refused in every URL."""
         self.base_url = base_url
         self._key = key
+        self._contradictions = contradictions
         self._base = urlsplit(base_url)
         self._private_allowed = not is_public_host(self._base.hostname or "")
         # A job is polled several times, and its URLs stay the same.
@@ -72,8 +95,17 @@ class ApiAddresses:
         named = request_id(document.get("request_id"), self._key)
         if named is None:
             return None
-        status_url = document.get("status_url") or document.get("poll_url") or ""
-        return self.checked_job(Job(named, str(status_url), str(document.get("response_url") or "")))
+        status_url = self._url(document, "status_url") or self._url(document, "poll_url")
+        return self.checked_job(Job(named, status_url, self._url(document, "response_url")))
+
+    def _url(self, document: dict[str, Any], name: str) -> str:
+        """Return the URL that `document` has under `name`, or nothing where it has none."""
+        url = document.get(name) or ""
+        if isinstance(url, str):
+            return url
+        # The job exists and may be billed, so it is asked for all the same, at the documented URL.
+        self._contradictions.note(name, f"an answer has a {name} that is no text; the documented URL is used")
+        return ""
 
     def _checked_job(self, job: Job) -> Job:
         """Return `job` with URLs that the key may be sent to; other URLs are replaced by documented ones."""

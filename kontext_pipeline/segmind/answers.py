@@ -53,6 +53,8 @@ class Answer:
     counted from the answer by the server's own clock. `total_time_s` is the time of a v2 job with its wait in
     the queue; `latency_s` is the time of the whole call, spooling included.
 
+    `seed` is the one that the server says it has used.
+
     `remains` is the file of a success without a whole picture: its bytes may have been paid for, so the caller
     decides what happens to it. `spilled` means that the spool could not be written, most likely because its
     disk is full, and that the bytes are in the rescue folder or in memory: buy nothing more.
@@ -65,6 +67,7 @@ class Answer:
     error: str | None = None
     cost_usd: float | None = None
     request_id: str | None = None
+    seed: int | None = None
     total_time_s: float | None = None
     retry_after_s: float | None = None
     latency_s: float = 0.0

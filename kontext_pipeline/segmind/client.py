@@ -2,23 +2,33 @@
 
 import base64
 import json
+import logging
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from kontext_pipeline.errors import KontextError
-from kontext_pipeline.segmind.addresses import ApiAddresses
+from kontext_pipeline.segmind.addresses import ApiAddresses, is_loopback
 from kontext_pipeline.segmind.answers import Answer, Credits, Job
 from kontext_pipeline.segmind.exchange import Exchanger
 from kontext_pipeline.segmind.model import MODEL
-from kontext_pipeline.segmind.outcomes import Call, Outcome
+from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from kontext_pipeline.segmind.payloads import amount, job_state, parse_json
 from kontext_pipeline.segmind.received_pictures import PictureReader
 from kontext_pipeline.segmind.spool import Spool
 from kontext_pipeline.segmind.transport import Transport
+
+_HIGHEST_BALANCE_USD: Final = 1e9
+"""The highest balance that is believed, USD."""
+_RATIO_TOLERANCE: Final = 1.15
+"""Factor by which a picture's sides may differ from the ratio that was asked for: the model's sizes are rounded."""
+
+_logger = logging.getLogger(__name__)
 
 
 class UploadUnsupported(KontextError):
@@ -68,7 +78,6 @@ class SegmindClient:
         self._upload_url = upload_url or f"{base_url}/upload-asset"
         self._rescue = spill or Path(tempfile.gettempdir()) / "kontext-rescue"
         self._transport = Transport(connect_timeout_s=connect_timeout_s, pool_size=pool_size)
-        self._addresses = ApiAddresses(base_url, api_key)
         self._exchanger = Exchanger(
             self._transport,
             api_key,
@@ -76,6 +85,9 @@ class SegmindClient:
             poll_timeout_s=min(poll_timeout_s, answer_timeout_s),
             max_bytes=max_answer_bytes,
         )
+        self._contradictions = self._exchanger.contradictions
+        self._addresses = ApiAddresses(base_url, api_key, self._contradictions)
+        _warn_of_plain_http(base_url)
 
     def __enter__(self) -> "SegmindClient":
         return self
@@ -86,48 +98,57 @@ class SegmindClient:
     def close(self) -> None:
         """End every call in progress (`LOST`, cause `aborted`) and refuse later ones (`UNREACHABLE`)."""
         self._transport.close()
+        self._contradictions.close()
 
     def generate(self, body: dict[str, Any], spool: Path, name: str = "") -> Answer:
         """Request a picture with v1 and wait for it.
 
         The picture's file is created in the folder `spool`, and its name starts with `name`.
         """
-        started = time.monotonic()
-        new_spool = partial(Spool, spool, self._rescue, prefix=name)
-        url = f"{self._addresses.base_url}/v1/{MODEL}"
-        exchange = self._exchanger.send(Call.GENERATE, url, body=_json(body), spool=new_spool())
-        answer = PictureReader(self._exchanger, self._addresses, new_spool).read(exchange)
-        return replace(answer, latency_s=time.monotonic() - started)
+
+        def call() -> Answer:
+            new_spool = partial(Spool, spool, self._rescue, prefix=name)
+            url = f"{self._addresses.base_url}/v1/{MODEL}"
+            exchange = self._exchanger.send(Call.GENERATE, url, body=_json(body), spool=new_spool())
+            return PictureReader(self._exchanger, self._addresses, new_spool).read(exchange)
+
+        answer = self._answer(Call.GENERATE, call)
+        self._compare(answer, body)
+        return answer
 
     def submit(self, body: dict[str, Any]) -> Answer:
         """Request a picture with v2. `ACCEPTED` comes with the job, which belongs in the ledger at once."""
-        started = time.monotonic()
-        url = f"{self._addresses.base_url}/v2/{MODEL}"
-        exchange = self._exchanger.send(Call.SUBMIT, url, body=_json(body))
-        answer = exchange.answer
-        if answer.outcome is Outcome.SUCCEEDED:
+
+        def call() -> Answer:
+            url = f"{self._addresses.base_url}/v2/{MODEL}"
+            exchange = self._exchanger.send(Call.SUBMIT, url, body=_json(body))
+            answer = exchange.answer
+            if answer.outcome is not Outcome.SUCCEEDED:
+                return answer
             document = parse_json(exchange.content)
             job = self._addresses.job(document)
             if job_state(document) is Outcome.REJECTED:
-                answer = self._exchanger.job_answer(answer, document, exchange.content)
-            elif job is None:
-                answer = self._exchanger.unknown_json(answer, "request_id", exchange.content)
-            else:
-                answer = replace(answer, outcome=Outcome.ACCEPTED, job=job, request_id=job.request_id)
-        return replace(answer, latency_s=time.monotonic() - started)
+                return self._exchanger.job_answer(answer, document, exchange.content)
+            if job is None:
+                return self._exchanger.unknown_json(answer, "request_id", exchange.content)
+            return replace(answer, outcome=Outcome.ACCEPTED, job=job, request_id=job.request_id)
+
+        return self._answer(Call.SUBMIT, call)
 
     def poll(self, job: Job) -> Answer:
         """Return the state of `job`: `COMPLETED` (fetch it), `PENDING`, `REJECTED` (it failed) or `EXPIRED`.
 
         Any other outcome says nothing about the job. Poll again.
         """
-        started = time.monotonic()
-        job = self._addresses.checked_job(job)
-        exchange = self._exchanger.send(Call.POLL, job.status_url)
-        answer = exchange.answer
-        if answer.outcome is Outcome.SUCCEEDED:
-            answer = self._exchanger.job_answer(answer, parse_json(exchange.content), exchange.content)
-        return replace(answer, job=job, request_id=job.request_id, latency_s=time.monotonic() - started)
+
+        def call() -> Answer:
+            exchange = self._exchanger.send(Call.POLL, self._addresses.checked_job(job).status_url)
+            answer = exchange.answer
+            if answer.outcome is Outcome.SUCCEEDED:
+                answer = self._exchanger.job_answer(answer, parse_json(exchange.content), exchange.content)
+            return answer
+
+        return replace(self._answer(Call.POLL, call), job=job, request_id=job.request_id)
 
     def fetch(self, job: Job, spool: Path, name: str = "") -> Answer:
         """Get the picture and the cost of the completed `job`. Its file is created as in `generate`.
@@ -135,12 +156,14 @@ class SegmindClient:
         `SUCCEEDED`, `REJECTED` and `EXPIRED` are final, and `PENDING` means too early. After any other outcome,
         fetching again costs nothing. The picture's own URL is requested without the key.
         """
-        started = time.monotonic()
-        job = self._addresses.checked_job(job)
-        new_spool = partial(Spool, spool, self._rescue, prefix=name)
-        exchange = self._exchanger.send(Call.FETCH, job.response_url, spool=new_spool())
-        answer = PictureReader(self._exchanger, self._addresses, new_spool).read(exchange)
-        return replace(answer, job=job, request_id=job.request_id, latency_s=time.monotonic() - started)
+
+        def call() -> Answer:
+            new_spool = partial(Spool, spool, self._rescue, prefix=name)
+            url = self._addresses.checked_job(job).response_url
+            exchange = self._exchanger.send(Call.FETCH, url, spool=new_spool())
+            return PictureReader(self._exchanger, self._addresses, new_spool).read(exchange)
+
+        return replace(self._answer(Call.FETCH, call), job=job, request_id=job.request_id)
 
     def credits(self) -> Credits:
         """Return the balance. The call is free and shows whether the key is valid."""
@@ -151,7 +174,7 @@ class SegmindClient:
         if answer.outcome is Outcome.SUCCEEDED:
             document = parse_json(exchange.content)
             if isinstance(document, dict):
-                paid, free = amount(document.get("credits")), amount(document.get("free-credits"))
+                paid, free = (amount(document.get(name), _HIGHEST_BALANCE_USD) for name in ("credits", "free-credits"))
             if paid is None:
                 answer = self._exchanger.unknown_json(answer, "credits", exchange.content)
         return Credits(answer.outcome, answer.cause, answer.status_code, answer.error, paid, free)
@@ -178,6 +201,47 @@ class SegmindClient:
                 return url
             answer = self._exchanger.unknown_json(answer, "file_urls", exchange.content)
         raise UploadFailed(f"A picture could not be uploaded to {self._upload_url}: {answer.error}.", answer)
+
+    def _answer(self, call: Call, make: Callable[[], Answer]) -> Answer:
+        """Return the answer that `make` makes, with its latency.
+
+        An answer that this program can't handle is no reason to end a run, and may have been paid for.
+        """
+        started = time.monotonic()
+        try:
+            answer = make()
+        except (KontextError, OSError, MemoryError):
+            # Not about this answer: the machine.
+            raise
+        except Exception as error:
+            _logger.exception("an answer can't be handled")
+            answer = self._exchanger.fail(
+                Answer(call, Outcome.UNUSABLE), Outcome.UNUSABLE, Cause.FAULT, f"{type(error).__name__}: {error}"
+            )
+        return replace(answer, latency_s=time.monotonic() - started)
+
+    def _compare(self, answer: Answer, body: dict[str, Any]) -> None:
+        """Note where a picture contradicts the request that it answers. It is kept all the same."""
+        if answer.seed is not None and answer.seed != body.get("seed"):
+            text = f"an answer says that it used the seed {answer.seed}, and {body.get('seed')} was sent"
+            self._contradictions.note("seed", text)
+        width, _, height = str(body.get("aspect_ratio")).partition(":")
+        if answer.picture is not None and height:
+            asked, came = int(width) / int(height), answer.picture.width / answer.picture.height
+            if not 1 / _RATIO_TOLERANCE < came / asked < _RATIO_TOLERANCE:
+                size = f"{answer.picture.width} x {answer.picture.height} pixels"
+                self._contradictions.note("size", f"a picture of {size} came, and {width}:{height} was sent")
+
+
+@cache
+def _warn_of_plain_http(base_url: str) -> None:
+    parts = urlsplit(base_url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        _logger.warning(
+            "%s is not encrypted, so everybody on the way can read the API key and the pictures; use https:// unless "
+            "you trust that network",
+            base_url,
+        )
 
 
 def _json(body: dict[str, Any]) -> bytes:

@@ -6,14 +6,16 @@ pool classes, and connection classes of our own. There are no retries, redirects
 
 import os
 import queue
+import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Final
@@ -28,12 +30,18 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context
 
 from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.plain_text import plain_text
 from kontext_pipeline.segmind.outcomes import Cause
 
 IDLE_LIMIT_S: Final = 3.0
 """A kept connection that was idle for longer is not used again. Servers close idle connections after 5 s
 (uvicorn, Node.js) to 75 s (nginx), and a POST on a connection that the server is closing can't be told from a
 billed one."""
+_ANNOUNCEMENTS: Final = 100
+"""Answers 102 and 103 that are skipped before the final one."""
+_REST_PAUSE_S: Final = 0.5
+"""How long bytes behind an announced length are waited for, seconds."""
+_LENGTH: Final = re.compile(r"\s*[0-9]{1,18}\s*")
 _HOSTS: Final = 32
 """Hosts whose connections are kept: the API, the upload address and the file servers of outputs."""
 
@@ -76,11 +84,15 @@ class OpenCall:
         """Make the thread of the call stop waiting for the network."""
         self.ended = self.ended or cause
         if self.sock is not None:
-            # TLS inside TLS, through a proxy, is an object around the socket. The method of `socket.socket` is
-            # called, because that of a TLS socket discards the state that the waiting thread uses.
-            plain = self.sock if isinstance(self.sock, socket.socket) else self.sock.socket
-            with suppress(OSError):
-                socket.socket.shutdown(plain, socket.SHUT_RDWR)
+            _shut_down(self.sock)
+
+
+def _shut_down(sock: Any) -> None:
+    # TLS inside TLS, through a proxy, is an object around the socket. The method of `socket.socket` is
+    # called, because that of a TLS socket discards the state that a waiting thread uses.
+    plain = sock if isinstance(sock, socket.socket) else sock.socket
+    with suppress(OSError):
+        socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 current_call: ContextVar[OpenCall | None] = ContextVar("current_call", default=None)
@@ -91,9 +103,82 @@ class ForbiddenAddressError(ConnectionError):
     """The connection leads to an address that the caller does not allow. Nothing was sent on it."""
 
 
+class FinalResponse(HTTPResponse):
+    """An answer in HTTP/1: not one that only announces it (102, 103), and whole whatever length it announces.
+
+    Bytes behind the announced length end the connection, because they would be read as the next answer.
+    """
+
+    _sock: Any
+    _more_came = False
+    """Bytes came behind the announced length. The answer stays open, so the connection is closed with it."""
+
+    def __init__(self, sock: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self._sock = sock
+
+    def begin(self) -> None:
+        """Read status and headers."""
+        super().begin()
+        for _ in range(_ANNOUNCEMENTS):
+            if not 102 <= self.status < 200:
+                break
+            # `begin` reads nothing where there are headers.
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
+        lengths = set(self.headers.get_all("content-length", ()))
+        if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+            # Not a length: the body ends with the connection.
+            del self.headers["content-length"]
+            if not self.chunked:
+                self.length, self.will_close = None, True
+
+    def rest(self, size: int) -> Iterator[bytes]:
+        """Yield the bytes behind the announced length, in pieces of at most `size`, until none came for a moment."""
+        with suppress(OSError, ValueError):
+            while self._more_came:
+                self._sock.settimeout(_REST_PAUSE_S)
+                data = self.fp.read1(size)
+                if not data:
+                    return
+                yield data
+
+    def close(self) -> None:
+        """Close the answer."""
+        if not self._more_came:
+            super().close()
+
+    def _close_conn(self) -> None:
+        # http.client calls this when the body was read to its end.
+        if self._more_came:
+            return
+        if not self._is_followed():
+            super()._close_conn()  # type: ignore[misc]
+        elif self.chunked:
+            # Its pool takes the connection for dropped.
+            _shut_down(self._sock)
+            super()._close_conn()  # type: ignore[misc]
+        else:
+            self._more_came = True
+
+    def _is_followed(self) -> bool:
+        """Return whether there are bytes that belong to no answer."""
+        if self.will_close or self.fp is None:
+            return False
+        with suppress(OSError, ValueError):
+            timeout = self._sock.gettimeout()
+            self._sock.settimeout(0)
+            try:
+                return bool(self.fp.peek(1))
+            finally:
+                self._sock.settimeout(timeout)
+        return False
+
+
 class _CallConnection:
     """Mixin for urllib3's connections: reports to the call that uses the connection, and measures idleness."""
 
+    response_class: Any = FinalResponse
     sock: Any
     host: str
     proxy: Any
@@ -193,7 +278,7 @@ class _Adapter(HTTPAdapter):
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         """Return the answer without cookies and encodings, which nobody reads."""
         response = requests.Response()
-        response.status_code, response.headers, response.raw = resp.status, CaseInsensitiveDict(resp.headers), resp
+        response.status_code, response.headers, response.raw = resp.status, _gated(resp.headers), resp
         return response
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
@@ -220,6 +305,10 @@ class Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Return None: a redirect is an answer like any other, and its body is not read here."""
         return None
+
+
+def _gated(headers: Mapping[str, str]) -> CaseInsensitiveDict[str]:
+    return CaseInsensitiveDict({plain_text(name): plain_text(headers[name]) for name in headers})
 
 
 def _socket_options() -> list[tuple[int, int, int]]:

@@ -2,20 +2,31 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
 import requests
 
 from kontext_pipeline.segmind.answers import Answer
+from kontext_pipeline.segmind.contradictions import Contradictions
+from kontext_pipeline.segmind.model import HIGHEST_COST_USD, LIST_PRICE_USD
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome, meaning
 from kontext_pipeline.segmind.pacing import retry_after
-from kontext_pipeline.segmind.payloads import amount, error_text, job_state, metrics, one_line, request_id
+from kontext_pipeline.segmind.payloads import (
+    MAX_JSON_BYTES,
+    amount,
+    error_text,
+    job_state,
+    number,
+    one_line,
+    request_id,
+)
 from kontext_pipeline.segmind.spool import Received, Spool
 from kontext_pipeline.segmind.transport import DisconnectedError, Reply, Transport
 
 _USER_AGENT: Final = f"kontext-pipeline python-requests/{requests.__version__}"
-_MAX_TEXT_BYTES: Final = 1 << 20
-"""Of JSON that carries no picture, which takes some hundred bytes in practice."""
+_LONGEST_JOB_S: Final = 86_400.0
+"""Longest time of a job that is believed, seconds."""
 _MAX_ERROR_BYTES: Final = 1 << 16
 _QUICK_CALLS: Final = frozenset({Call.POLL, Call.CREDITS})
 """Calls that a server answers at once."""
@@ -42,6 +53,7 @@ class Exchanger:
     ) -> None:
         """The arguments are those of `SegmindClient`; `max_bytes` is its `max_answer_bytes`."""
         self.key = api_key
+        self.contradictions = Contradictions()
         self._transport = transport
         self._answer_timeout_s = answer_timeout_s
         self._poll_timeout_s = poll_timeout_s
@@ -67,9 +79,9 @@ class Exchanger:
                 if not _succeeded(status):
                     _copy(reply, content.extend, _MAX_ERROR_BYTES)
                 elif spool is None:
-                    _copy(reply, content.extend, _MAX_TEXT_BYTES)
+                    _copy(reply, content.extend, MAX_JSON_BYTES)
                 else:
-                    _copy(reply, spool.write, self._max_answer_bytes)
+                    _copy(reply, spool.write, self._max_answer_bytes, with_rest=not spool.holds_json)
         except DisconnectedError as error:
             failure = error
         except BaseException:
@@ -100,10 +112,33 @@ class Exchanger:
     def job_answer(self, answer: Answer, document: Any, content: bytes) -> Answer:
         """Return `answer` with state and costs of the job that the JSON `document`, parsed `content`, describes."""
         state = job_state(document)
-        answer = replace(answer, outcome=state or Outcome.UNUSABLE, **metrics(document))
+        answer = replace(answer, outcome=state or Outcome.UNUSABLE, **self.metrics(document))
         if state is Outcome.REJECTED:
             return self.fail(answer, state, Cause.JOB_FAILED, error_text(content, self.key))
         return answer if state else self.unknown_json(answer, "known status", content)
+
+    def metrics(self, document: Any) -> dict[str, Any]:
+        """Return the fields of `Answer` that the `metrics` of the JSON `document` name: USD and seconds."""
+        named = document.get("metrics") if isinstance(document, dict) else None
+        if not isinstance(named, dict):
+            return {}
+        found = {
+            "cost_usd": self._cost(named.get("cost")),
+            "total_time_s": amount(named.get("total_time"), _LONGEST_JOB_S),
+        }
+        return {field: value for field, value in found.items() if value is not None}
+
+    def _cost(self, named: Any) -> float | None:
+        """Return the cost that an answer names, USD, or None where it names none that can be true."""
+        cost = amount(named, HIGHEST_COST_USD)
+        if cost is None and named is not None:
+            words = one_line(str(named)[:100], self.key)
+            self.contradictions.note(
+                "cost",
+                f"an answer names a cost of {words!r}, and 0 to {HIGHEST_COST_USD:g} USD is believed: the price of "
+                f"{LIST_PRICE_USD:g} USD is taken, as an estimate",
+            )
+        return cost
 
     def _cut(self, answer: Answer, failure: DisconnectedError) -> Answer:
         # A POST may have been paid for. A GET can be repeated, but a file that is too large stays so.
@@ -119,8 +154,9 @@ class Exchanger:
             call,
             Outcome.SUCCEEDED,
             status_code=status,
-            cost_usd=amount(headers.get("x-cost")),
+            cost_usd=self._cost(headers.get("x-cost")),
             request_id=request_id(headers.get("x-request-id"), self.key),
+            seed=_integer(headers.get("x-seed-value")),
         )
         if _succeeded(status):
             return answer
@@ -136,14 +172,21 @@ def _succeeded(status: int | None) -> bool:
     return status is not None and 200 <= status < 300
 
 
-def _copy(reply: Reply, write: Callable[[bytes], Any], limit: int) -> None:
+def _integer(text: str | None) -> int | None:
+    found = number(text)
+    return int(found) if found is not None and found.is_integer() else None
+
+
+def _copy(reply: Reply, write: Callable[[bytes], Any], limit: int, *, with_rest: bool = False) -> None:
     """Read the body of `reply` and `write` at most `limit` bytes of it.
+
+    `with_rest`: what follows the announced length, too.
 
     Raises:
         DisconnectedError: the body is incomplete or larger.
     """
     size = 0
-    for chunk in reply.chunks():
+    for chunk in chain(reply.chunks(), reply.rest() if with_rest else ()):
         write(chunk[: limit - size])
         size += len(chunk)
         if size > limit:

@@ -8,6 +8,9 @@ from typing import Final
 MODEL: Final = "flux-kontext-max"
 LIST_PRICE_USD: Final = 0.10
 """USD for a generation. The actual cost of an attempt is the one that its answer names."""
+HIGHEST_COST_USD: Final = 100 * LIST_PRICE_USD
+"""The highest cost of a generation that is believed, USD: room for every change of the price, and none for a figure
+that would use up a budget at once."""
 TYPICAL_LATENCY_S: Final = 24.34
 """Seconds for a generation."""
 

@@ -85,6 +85,7 @@ class Cause(StrEnum):
     CUT = "cut"
 
     # A success holds something else than what it should.
+    DAMAGED_PICTURE = "damaged_picture"
     BAD_OUTPUT_URL = "bad_output_url"
     NO_IMAGE = "no_image"
     NOT_A_PICTURE = "not_a_picture"

@@ -1,11 +1,12 @@
 """How long a rate-limited account must wait: the moment that a 429 names, in seconds from now."""
 
-import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
+
+from kontext_pipeline.segmind.payloads import number
 
 RESET_HEADER: Final = "x-rate-limit-reset-at-utc"
 MAX_WAIT_S: Final = 3600.0
@@ -29,15 +30,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _span(text: str | None, date: str | None) -> float | None:
     text = (text or "").strip()
-    try:
-        number = float(text)
-    except ValueError:
+    named = number(text)
+    if named is None:
         then = _moment(text)
+    elif named < _UNIX_TIME_FROM:
+        return named
     else:
-        if number < _UNIX_TIME_FROM:
-            return number
-        then = number / (1000 if number >= _MILLISECONDS_FROM else 1)
-    if then is None or not math.isfinite(then):
+        then = named / (1000 if named >= _MILLISECONDS_FROM else 1)
+    if then is None:
         return None
     ours, theirs = time.time(), _moment(date or "")
     # The clocks may be hours apart. A Date is cut to the second: where our clock agrees, it is more precise.

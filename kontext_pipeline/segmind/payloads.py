@@ -1,6 +1,6 @@
 """Reading the text of answers: the fields of JSON, the picture that JSON carries, and error messages.
 
-An answer is judged by its bytes, not by its headers.
+An answer is judged by its bytes, not by its headers. JSON and its texts are bounded, and they pass `plain_text`.
 """
 
 import base64
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from kontext_pipeline.plain_text import MAX_CHARS, plain_text
 from kontext_pipeline.segmind.images import is_start_of_picture
 from kontext_pipeline.segmind.outcomes import Outcome
 
@@ -21,6 +22,10 @@ IMAGE_KEYS: Final = (
 """Keys under which JSON may carry an image or what holds it, at each level in this order."""
 MAX_DEPTH: Final = 6
 """Levels of lists and objects that are searched."""
+MAX_JSON_BYTES: Final = 1 << 20
+"""Of JSON beside the pictures in it. Answers take some hundred bytes; parsing this much takes about 0.1 s at worst."""
+MAX_JSON_DEPTH: Final = 32
+"""Levels of JSON that are kept. What is nested deeper is read as null."""
 MAX_ERROR_CHARS: Final = 500
 
 _PENDING: Final = ("QUEUED", "PENDING", "IN_QUEUE", "STARTING", "PROCESSING", "RUNNING", "IN_PROGRESS")
@@ -29,12 +34,12 @@ _STATES: Final = {
     **dict.fromkeys(("COMPLETED", "SUCCEEDED", "SUCCESS"), Outcome.COMPLETED),
     **dict.fromkeys(("FAILED", "ERROR", "CANCELLED", "CANCELED"), Outcome.REJECTED),
 }
-_METRICS: Final = {"cost": "cost_usd", "total_time": "total_time_s"}
+_NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?\s*", re.ASCII)
+_MAX_NUMBER_CHARS: Final = 64
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,200}")
 _ERROR_KEYS: Final = ("error", "error_description", "message", "detail", "details", "msg", "errors", "reason")
 _ERROR_BYTES: Final = 16_384
 _MARKUP: Final = re.compile(r"<(script|style)\b.*?(</\1[^<>]*>|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL)
-_NO_TEXT: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
 
 
 def starts_like_json(head: bytes) -> bool:
@@ -43,13 +48,41 @@ def starts_like_json(head: bytes) -> bool:
 
 
 def parse_json(content: bytes) -> Any | None:
-    """Return the JSON document in `content`, or None if `content` is not JSON."""
-    if not starts_like_json(content):
+    """Return the JSON document in `content`, or None if `content` is not JSON or too large.
+
+    Its texts have passed `plain_text`. A longer string of ASCII, which may be a picture, is `bytes` in the document.
+    """
+    if not starts_like_json(content) or _is_too_large(content):
         return None
     try:
-        return json.loads(content)
+        return _gated(json.loads(content), MAX_JSON_DEPTH)
     except (ValueError, RecursionError):
+        # Also an integer of more digits than Python converts.
         return None
+
+
+def _is_too_large(content: bytes) -> bool:
+    """Return whether JSON has more than `MAX_JSON_BYTES` beside its pictures: its long strings without structure."""
+    if len(content) <= MAX_JSON_BYTES:
+        return False
+    if content.count(b'"') > MAX_JSON_BYTES:
+        return True
+    pictures = (
+        len(part)
+        for part in content.split(b'"')
+        if len(part) > MAX_CHARS and b"[" not in part and b"{" not in part and part.count(b",") <= 1
+    )
+    return len(content) - sum(pictures) > MAX_JSON_BYTES
+
+
+def _gated(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return value.encode("ascii") if len(value) > MAX_CHARS and value.isascii() else plain_text(value)
+    if isinstance(value, dict):
+        return {plain_text(key): _gated(item, depth - 1) for key, item in value.items()} if depth else None
+    if isinstance(value, list):
+        return [_gated(item, depth - 1) for item in value] if depth else None
+    return value
 
 
 def job_state(document: Any) -> Outcome | None:
@@ -61,24 +94,26 @@ def job_state(document: Any) -> Outcome | None:
     return _STATES.get(state.upper()) if isinstance(state, str) else None
 
 
-def metrics(document: Any) -> dict[str, Any]:
-    """Return the fields of `Answer` that the `metrics` of the JSON `document` name: USD and seconds."""
-    named = document.get("metrics") if isinstance(document, dict) else None
-    if not isinstance(named, dict):
-        return {}
-    amounts = {field: amount(named.get(name)) for name, field in _METRICS.items()}
-    return {field: value for field, value in amounts.items() if value is not None}
+def number(value: Any) -> float | None:
+    """Return `value`, a number or its decimal text, if it is finite, otherwise None.
 
-
-def amount(value: Any) -> float | None:
-    """Return `value`, a number or its text, if it is finite and not negative, otherwise None."""
+    Python itself would also take `1_000`, `infinity` and the digits of other scripts.
+    """
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
+    if isinstance(value, str) and not (len(value) <= _MAX_NUMBER_CHARS and _NUMBER.fullmatch(value)):
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def amount(value: Any, limit: float) -> float | None:
+    """Return `value` as `number` does if it is 0 to `limit`, otherwise None."""
+    found = number(value)
+    return found if found is not None and 0 <= found <= limit else None
 
 
 def request_id(value: Any, key: str) -> str | None:
@@ -98,8 +133,8 @@ def find_image(document: Any) -> bytes | str | None:
 
 
 def _images(value: Any, depth: int) -> Iterator[bytes | str]:
-    if isinstance(value, str):
-        found = _image(value)
+    if isinstance(value, str | bytes):
+        found = _image(value if isinstance(value, str) else value.decode("ascii"))
         if found is not None:
             yield found
         return
@@ -138,8 +173,8 @@ def error_text(content: bytes, key: str) -> str:
 
 def one_line(text: str, key: str) -> str:
     """Return `text` on one line of at most `MAX_ERROR_CHARS` characters, with `***` instead of `key`."""
-    text = _NO_TEXT.sub(" ", text.replace(key, "***")).strip()
-    return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 3] + "..."
+    text = " ".join(plain_text(text.replace(key, "***")).split())
+    return plain_text(text, MAX_ERROR_CHARS)
 
 
 def _error_words(value: Any, depth: int) -> str:

@@ -14,7 +14,7 @@ from kontext_pipeline.segmind.answers import Answer, Picture
 from kontext_pipeline.segmind.exchange import Exchange, Exchanger
 from kontext_pipeline.segmind.images import NotAPicture, inspect, inspect_bytes
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
-from kontext_pipeline.segmind.payloads import error_text, find_image, job_state, metrics, one_line, parse_json
+from kontext_pipeline.segmind.payloads import error_text, find_image, job_state, one_line, parse_json
 from kontext_pipeline.segmind.spool import Received, Spool
 
 DOWNLOAD_PAUSES_S: Final = (0.0, 0.5, 2.0)
@@ -49,7 +49,7 @@ class PictureReader:
             content = received.start(received.size)
             document = parse_json(content)
             if document is not None:
-                answer = replace(exchange.answer, spilled=received.spilled, **metrics(document))
+                answer = replace(exchange.answer, spilled=received.spilled, **self.exchanger.metrics(document))
                 return self._carried(answer, document, content, received)
         return answer if answer.picture else self._with_remains(answer, received)
 
@@ -66,6 +66,9 @@ class PictureReader:
             words = error_text(received.start(_HEAD_BYTES), self.exchanger.key)
             error = f"a success without a picture: {reason}; {words}"
             return self.exchanger.fail(answer, Outcome.UNUSABLE, Cause.NOT_A_PICTURE, error)
+        if info.bytes < received.size:
+            with suppress(OSError):
+                received = received.first(info.bytes)
         data = received.data if received.path is None else None
         picture = Picture(received.path, data, received.sha256, received.size, info.format, info.width, info.height)
         return replace(answer, outcome=Outcome.SUCCEEDED, cause=Cause.NONE, error=None, picture=picture)
@@ -142,8 +145,10 @@ class PictureReader:
         if received.size == 0:
             received.discard()
             return answer
-        if received.path is None and not received.spilled:
+        content, key = received.start(received.size), self.exchanger.key.encode()
+        if (received.path is None and not received.spilled) or key in content:
+            received.discard()
             spool = self.new_spool(json_in_file=True)
-            spool.write(received.data)
+            spool.write(content.replace(key, b"***"))
             received = spool.finish()
         return replace(answer, remains=received.path, spilled=answer.spilled or received.spilled)

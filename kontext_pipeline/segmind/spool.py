@@ -6,9 +6,10 @@ rescue folder when the spool can't be written, and to memory when the rescue fol
 
 import hashlib
 import io
+import os
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kontext_pipeline.segmind.payloads import starts_like_json
@@ -38,6 +39,18 @@ class Received:
         except OSError:
             return b""
 
+    def first(self, size: int) -> "Received":
+        """Return this body without what follows its first `size` bytes, which is removed from the file, too.
+
+        Raises:
+            OSError: the file can't be read or changed.
+        """
+        content = self.start(size)
+        if self.path is not None:
+            os.truncate(self.path, size)
+        data = content if self.path is None else b""
+        return replace(self, data=data, sha256=hashlib.sha256(content).hexdigest(), size=size)
+
     def discard(self) -> None:
         """Remove the file."""
         if self.path is not None:
@@ -64,6 +77,11 @@ class Spool:
         self._path: Path | None = None
         self._memory: bytearray | None = None
         self._spilled = False
+
+    @property
+    def holds_json(self) -> bool:
+        """Whether what was written may be JSON."""
+        return self._memory is not None and not self._spilled
 
     def write(self, data: bytes) -> None:
         """Add `data`. Never fails: the bytes go where there is room."""

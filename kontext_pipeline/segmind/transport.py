@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 from typing import Final
+from urllib.parse import urlsplit
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -18,7 +19,14 @@ from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError, ProxyError
 from urllib3.exceptions import SSLError as WrappedSSLError
 
-from kontext_pipeline.segmind.connections import ForbiddenAddressError, OpenCall, Session, current_call
+from kontext_pipeline.segmind.addresses import is_loopback
+from kontext_pipeline.segmind.connections import (
+    FinalResponse,
+    ForbiddenAddressError,
+    OpenCall,
+    Session,
+    current_call,
+)
 from kontext_pipeline.segmind.outcomes import Cause
 
 CHUNK_BYTES: Final = 256 * 1024
@@ -57,7 +65,7 @@ class Transport:
         self._connect_timeout_s = connect_timeout_s
         self._check_peer = check_peer
         self._session = Session(pool_size)
-        self._proxies = lru_cache(maxsize=1000)(get_environ_proxies)
+        self._proxies = lru_cache(maxsize=1000)(_proxies_for)
         self._lock = threading.Lock()
         self._calls: set[OpenCall] = set()
         self._closed = threading.Event()
@@ -135,6 +143,11 @@ class Transport:
                         _logger.debug("a call was ended at its deadline of %g s", call.timeout_s)
 
 
+def _proxies_for(origin: str) -> dict[str, str]:
+    """Return the proxies that the environment names for an origin. No proxy can reach this machine's loopback."""
+    return {} if is_loopback(urlsplit(origin).hostname or "") else get_environ_proxies(origin)
+
+
 def _prepared(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> requests.PreparedRequest:
     """Return the request as it is sent. The callers checked the URL, and checking it again would take 0.1 ms."""
     request = requests.PreparedRequest()
@@ -168,6 +181,12 @@ class Reply:
             failure = _explained(error, self.call)
         if failure is not None:
             raise failure
+
+    def rest(self) -> Iterator[bytes]:
+        """Yield what came behind the announced length, once `chunks` has reached it. Most often nothing did."""
+        original = getattr(self.response.raw, "_original_response", None)
+        if isinstance(original, FinalResponse):
+            yield from original.rest(CHUNK_BYTES)
 
 
 def _ended(call: OpenCall) -> DisconnectedError:

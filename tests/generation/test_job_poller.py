@@ -155,6 +155,26 @@ def test_a_poll_that_is_told_when_to_come_back_does_so(stages: StagesMaker) -> N
     assert s.next_ask_s == 9.0
 
 
+def test_a_poll_comes_back_at_the_job_timeout_whatever_it_is_told(stages: StagesMaker) -> None:
+    s = v2(stages, retries=RetryPolicy(base_s=1.0, cap_s=3600.0, jitter=0.0))
+    s.submit(1)
+    s.poll(answer(Outcome.SERVER_ERROR, Call.POLL, retry_after_s=3600.0))
+    assert s.next_ask_s is not None
+    assert s.next_ask_s <= TIMEOUT_S
+    for _ in range(2):
+        s.poll(answer(Outcome.RATE_LIMITED, Call.POLL, retry_after_s=3600.0))
+    # Left to a later run.
+    assert s.idle
+    assert s.states() == ["open"]
+
+
+def test_a_poll_is_told_no_longer_pause_than_the_longest(stages: StagesMaker) -> None:
+    s = v2(stages, retries=RetryPolicy(base_s=1.0, cap_s=5.0, jitter=0.0))
+    s.submit(1)
+    s.poll(answer(Outcome.SERVER_ERROR, Call.POLL, retry_after_s=17.0))
+    assert s.next_ask_s == 5.0
+
+
 def test_a_poll_that_is_refused_for_the_account_stops_the_run_and_leaves_the_job(stages: StagesMaker) -> None:
     s = v2(stages)
     s.submit(1)

@@ -21,6 +21,8 @@ WHOLE_TABLES = {
     "FAILED_BY_CAUSE": "kontext status",
     "OPEN_JOBS": "kontext status",
     "SPENDING_DIFFERENCES": "the check of the sums",
+    "QUESTIONABLE": "kontext reconcile",
+    "SPENDING_OF_ATTEMPTS": "kontext reconcile",
 }
 INDEXES = {
     "FIND_GENERATIONS": {"sqlite_autoindex_generations_1", "attempts_fingerprint"},
@@ -28,6 +30,8 @@ INDEXES = {
     "COUNT_WASTED": {"attempts_fingerprint"},
     "EXPIRED_ATTEMPT": {"attempts_fingerprint"},
     "GENERATIONS": {"sqlite_autoindex_generations_1", "attempts_fingerprint"},
+    "FIND_PICTURES_ATTEMPT": {"attempts_fingerprint"},
+    "WITHDRAW_PICTURE": {"sqlite_autoindex_generations_1"},
     "OPEN_ATTEMPTS_OF": {"attempts_unsettled"},
     "ORPHANS": {"attempts_unsettled", "attempts_fingerprint"},
     "ADOPTED_ORPHAN": {"attempts_fingerprint"},

@@ -3,6 +3,7 @@
 import errno
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,40 @@ def test_a_retry_waits_as_long_as_the_answer_says(stages: StagesMaker) -> None:
     assert s.take_due() == []
     s.clock.forward(0.01)
     assert s.take_due() == [1]
+
+
+def test_a_retry_never_waits_longer_than_the_longest_pause(stages: StagesMaker) -> None:
+    s = stages(retries=RetryPolicy(base_s=1.0, cap_s=5.0, jitter=0.0))
+    s.settler.settle(s.sent(s.item(1)), answer(Outcome.SERVER_ERROR, status_code=503, retry_after_s=3600.0))
+    s.clock.forward(5.0)
+    assert s.take_due() == [1]
+
+
+def test_what_the_ledger_can_not_take_of_an_answer_is_left_out(stages: StagesMaker) -> None:
+    s = stages()
+    s.settler.settle(s.sent(s.item(1)), replace(image(s, 1, cost_usd=0.08), status_code=10**30))
+    s.settler.settle(s.sent(s.item(2)), answer(Outcome.REJECTED, error="no", status_code=10**30))
+    s.settler.settle(s.sent(s.item(3)), answer(Outcome.LOST, error="no", status_code=10**30))
+    assert s.run.stopped is None
+    assert s.states() == ["charged", "released", "unknown"]
+    assert [s.generation(number)[0] for number in (1, 2, 3)] == ["succeeded", "failed", "unknown"]
+    assert {(row.cause, row.error is None) for row in s.attempts()} == {("fault", False)}
+    # The cost is not known either: it may be what the ledger could not take.
+    assert s.held() == (PRICE, PRICE, 0)
+
+
+def test_answers_that_can_not_be_handled_stop_a_run_when_there_are_many_in_a_row(stages: StagesMaker) -> None:
+    s = stages(concurrency=64)
+    fault = answer(Outcome.UNUSABLE, cause=Cause.FAULT, error="TypeError: a defect")
+    for number in range(1, OUTAGE_ROWS):
+        s.settler.settle(s.sent(s.item(number)), fault)
+    s.settler.settle(s.sent(s.item(98)), image(s, 98))
+    for number in range(100, 100 + OUTAGE_ROWS):
+        assert s.run.stopped is None
+        s.settler.settle(s.sent(s.item(number)), fault)
+    assert s.stop_cause == "fault"
+    assert s.run.stopped is not None
+    assert "TypeError: a defect" in s.run.stopped.message
 
 
 def test_rate_limits_pause_the_slots_and_never_use_up_a_request(

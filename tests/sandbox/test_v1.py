@@ -140,7 +140,7 @@ def test_sixty_four_at_once_each_get_their_own_and_are_billed_once(client: Clien
 def test_a_client_that_hangs_up_is_billed_when_the_generation_finishes(how: str) -> None:
     with running_sandbox(speed=100, latency_spread=0) as sandbox:
         body = b'{"prompt": "gone"}'
-        head = f"POST /v1/{MODEL} HTTP/1.1\r\nHost: x\r\nx-api-key: {TEST_KEY}\r\nContent-Type: application/json\r\n"
+        head = f"POST /v1/{MODEL} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {TEST_KEY}\r\nContent-Type: application/json\r\n"
         with socket.create_connection(("127.0.0.1", int(sandbox.url.rpartition(":")[2]))) as wire:
             wire.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
             time.sleep(0.05)
@@ -161,7 +161,7 @@ def test_a_client_that_hangs_up_is_billed_when_the_generation_finishes(how: str)
 
 
 def test_a_request_that_never_arrives_whole_is_not_in_the_books(client: Client) -> None:
-    head = f"POST /v1/{MODEL} HTTP/1.1\r\nHost: x\r\nx-api-key: {TEST_KEY}\r\nContent-Length: 500\r\n\r\nhalf"
+    head = f"POST /v1/{MODEL} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {TEST_KEY}\r\nContent-Length: 500\r\n\r\nhalf"
     with socket.create_connection(("127.0.0.1", int(client.sandbox.url.rpartition(":")[2]))) as wire:
         wire.sendall(head.encode())
         time.sleep(0.05)

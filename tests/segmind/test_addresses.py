@@ -3,6 +3,7 @@
 import pytest
 
 from kontext_pipeline.segmind.addresses import ApiAddresses, is_public_host
+from kontext_pipeline.segmind.contradictions import Contradictions
 from tests.segmind.conftest import KEY
 
 
@@ -58,10 +59,17 @@ PRIVATE = [
     "[64:ff9b::a00:1]",
     "[64:ff9b:1::808:808]",
     "[2001:0:a00:1::]",
+    "[::ffff:0:127.0.0.1]",
+    "[64:ff9b:1::7f00:1]",
+    "[64:ff9b::a9fe:a9fe]",
+    "[fec0::1]",
+    "[2606:4700::5efe:127.0.0.1]",
+    "[2606:4700::200:5efe:7f00:1]",
+    "[3fff::1]",
 ]
 
 
-@pytest.mark.parametrize("host", [*PRIVATE, ""])
+@pytest.mark.parametrize("host", [*PRIVATE, "", "１２７.0.0.1", "127。0。0。1"])
 def test_private_hosts(host: str) -> None:
     assert not is_public_host(host)
     assert not is_public_host(host.strip("[]"))
@@ -69,16 +77,16 @@ def test_private_hosts(host: str) -> None:
 
 @pytest.mark.parametrize("host", PRIVATE)
 def test_a_public_server_may_not_point_to_a_private_address(host: str) -> None:
-    addresses = ApiAddresses("https://api.segmind.com", KEY)
+    addresses = ApiAddresses("https://api.segmind.com", KEY, Contradictions())
     with pytest.raises(ValueError, match="inside this network"):
         addresses.output_url(f"http://{host}:8080/a.png")
 
 
 def test_a_private_server_may_point_to_a_private_address() -> None:
-    addresses = ApiAddresses("http://127.0.0.1:8765", KEY)
+    addresses = ApiAddresses("http://127.0.0.1:8765", KEY, Contradictions())
     assert addresses.output_url("http://10.1.2.3/a.png") == "http://10.1.2.3/a.png"
 
 
 def test_a_url_is_made_fit_to_be_requested() -> None:
-    addresses = ApiAddresses("https://api.segmind.com", KEY)
+    addresses = ApiAddresses("https://api.segmind.com", KEY, Contradictions())
     assert addresses.output_url("https://files.example.com/a b.png#x") == "https://files.example.com/a%20b.png"

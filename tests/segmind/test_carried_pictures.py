@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -197,3 +198,26 @@ def test_a_picture_that_is_whole_counts_though_its_answer_is_cut(
     content = picture()
     gateway.routes[V1] = Reply(body=content + b"\n" * 50, cut=len(content))
     assert client.generate(BODY, spool).outcome is Outcome.SUCCEEDED
+
+
+def test_a_picture_is_stored_without_what_follows_it(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
+    png = picture()
+    document = json.dumps({"image": base64.b64encode(png + bytes(5000)).decode()}).encode()
+    for body in (png + b"junk" * 50_000, document):
+        gateway.routes[V1] = Reply(body=body, headers={"x-cost": "0.1"})
+        answer = client.generate(BODY, spool)
+        assert answer.picture is not None
+        assert answer.picture.path is not None
+        assert answer.picture.path.read_bytes() == png
+        assert (answer.picture.bytes, answer.picture.sha256) == (len(png), hashlib.sha256(png).hexdigest())
+
+
+def test_endless_junk_behind_a_picture_does_not_drop_it(
+    gateway: Gateway, connect: Callable[..., SegmindClient], spool: Path
+) -> None:
+    png = picture()
+    gateway.routes[V1] = Reply(body=png + bytes(1 << 20))
+    answer = connect(max_answer_bytes=100_000).generate(BODY, spool)
+    assert answer.outcome is Outcome.SUCCEEDED
+    assert answer.picture is not None
+    assert answer.picture.bytes == len(png)

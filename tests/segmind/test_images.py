@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kontext_pipeline.segmind.images import NotAPicture, inspect, inspect_bytes
+from kontext_pipeline.segmind.images import MAX_PIXELS, NotAPicture, decode, inspect, inspect_bytes
 from tests.segmind.conftest import picture
 
 PICTURES = {
@@ -131,3 +131,46 @@ def test_random_damage_never_raises_anything_else() -> None:
                 inspect_bytes(bytes(damaged))
             except NotAPicture:
                 continue
+
+
+def test_a_wrong_checksum_of_pixels_is_damage() -> None:
+    content = bytearray(PICTURES["png"])
+    content[content.index(b"IDAT") + 50] ^= 1
+    with pytest.raises(NotAPicture, match="its IDAT chunk has a wrong checksum") as found:
+        inspect_bytes(bytes(content))
+    assert found.value.cut
+
+
+def test_too_many_pixels_are_refused() -> None:
+    content = _png(30_000, 30_000, _chunk(b"IDAT", zlib.compress(bytes(100))))
+    with pytest.raises(NotAPicture):
+        inspect_bytes(content)
+    with pytest.raises(NotAPicture, match=f"at most {MAX_PIXELS:,} are taken") as found:
+        inspect_bytes(_png(10_000, 5_001, _chunk(b"IDAT", zlib.compress(bytes(100)))))
+    assert not found.value.cut
+
+
+@pytest.mark.parametrize("name", ["png", "jpg", "jpg, progressive", "jpg, with EXIF thumbnail", "webp, lossy"])
+def test_what_follows_the_end_is_no_part_of_the_picture(name: str) -> None:
+    content = PICTURES[name]
+    for junk in (b"", b"\r\n", b"junk" * 1000, content, bytes(200_000)):
+        info = inspect_bytes(content + junk)
+        assert info.bytes == len(content)
+
+
+@pytest.mark.parametrize("content", PICTURES.values(), ids=PICTURES.keys())
+def test_whole_pictures_are_decoded(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(content)
+    decode(path)
+
+
+@pytest.mark.parametrize(
+    "pixels", [b"", zlib.compress(b""), zlib.compress(bytes(50)), b"junk"], ids=["none", "empty", "too few", "junk"]
+)
+def test_pixels_that_are_missing_are_found_by_decoding(pixels: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(_png(10, 10, _chunk(b"IDAT", pixels)))
+    assert inspect(path).width == 10
+    with pytest.raises(NotAPicture, match="can't be decoded"):
+        decode(path)

@@ -403,6 +403,7 @@ def certificate(tmp_path: Path) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "loopback")])
     now = datetime.datetime.now(datetime.UTC)
+    hosts = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("api.example.test")]
     signed = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -411,7 +412,7 @@ def certificate(tmp_path: Path) -> Path:
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -466,12 +467,13 @@ def test_what_a_tunnel_was_told_is_not_the_request(
 ) -> None:
     tunnel = Tunnel(secure)
     monkeypatch.setenv("https_proxy", tunnel.url)
-    answer = connect(base_url=secure.url).generate(BODY, spool)
+    url = f"https://api.example.test:{secure.port}"
+    answer = connect(base_url=url).generate(BODY, spool)
     assert result(answer) == (Outcome.UNREACHABLE, "tls")
     assert (tunnel.connects, secure.requests) == (1, [])
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     secure.routes[V1] = [Reply(body=picture()), Reply(reset=True), Reply(body=picture())]
-    client = connect(base_url=secure.url)
+    client = connect(base_url=url)
     outcomes = [client.generate(BODY, spool).outcome for _ in range(3)]
     assert outcomes == [Outcome.SUCCEEDED, Outcome.LOST, Outcome.SUCCEEDED]
     assert [request.connection for request in secure.requests] == [2, 2, 3]

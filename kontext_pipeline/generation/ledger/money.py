@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.database import Transaction
+from kontext_pipeline.segmind.model import HIGHEST_COST_USD, LIST_PRICE_USD
 
 
 def micros(usd: float) -> int:
@@ -21,6 +22,18 @@ def micros(usd: float) -> int:
 def usd(amount: int) -> float:
     """Return an amount of millionths in USD."""
     return amount / 1_000_000
+
+
+HIGHEST_COST: Final = micros(HIGHEST_COST_USD)
+"""The highest cost of an attempt that is believed."""
+
+
+def estimated_cost(price: int) -> int:
+    """Return the cost of an attempt that held `price` and was charged, where its answer doesn't say it.
+
+    An attempt of an earlier version may have held a price that is not believed.
+    """
+    return price if price <= HIGHEST_COST else micros(LIST_PRICE_USD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,8 @@ def spending_differs(database: Database) -> list[str]:
     """Compare the sums that caps are checked by with the attempts, and describe each difference."""
     with database.read() as connection:
         return [
-            f"{row['backend']} {row['day']} run {row['run_id']}: off by {row['charged']} charged, {row['unknown']} unknown, "
-            f"{row['open']} open (millionths of a USD)"
+            f"{row['backend']} {row['day']} run {row['run_id']}: off by {int(row['charged'])} charged, "
+            f"{int(row['unknown'])} unknown, {int(row['open'])} open (millionths of a USD)"
             for row in Transaction(connection).rows(statements.SPENDING_DIFFERENCES, {})
         ]
 

@@ -3,6 +3,9 @@
 Parameters are written `:name`. `IN :keys` takes a list, and `VALUES (...)` may be repeated for several rows. SQLite uses
 the partial index `attempts_unsettled` only where a condition repeats the condition of the index word for word:
 `state IN ('open', 'unknown')`. tests/generation/test_query_plans.py checks each statement for the index that it needs.
+
+Amounts are summed up as `SUM(... * 1.0)`: exact to nine billion USD, and no error where a ledger of an earlier version
+holds costs that no sum of integers can.
 """
 
 from typing import Final
@@ -129,7 +132,8 @@ ADOPT_GENERATION: Final = """
 # --- money and rate
 
 _HELD: Final = """
-    SELECT COALESCE(SUM(charged), 0) AS charged, COALESCE(SUM(unknown), 0) AS unknown, COALESCE(SUM(open), 0) AS open
+    SELECT COALESCE(SUM(charged * 1.0), 0) AS charged, COALESCE(SUM(unknown * 1.0), 0) AS unknown,
+        COALESCE(SUM(open * 1.0), 0) AS open
     FROM spending WHERE backend = :backend"""
 # What counts against a cap, by its scope.
 HELD: Final = {
@@ -153,9 +157,9 @@ SET_RATE: Final = """
 
 # --- views
 
-# The most that an attempt was ever charged.
+# The most that an attempt was ever charged, of what is believed.
 HIGHEST_CHARGE: Final = """
-    SELECT MAX(cost) AS cost FROM attempts WHERE backend = :backend AND state = 'charged'"""
+    SELECT MAX(cost) AS cost FROM attempts WHERE backend = :backend AND state = 'charged' AND cost <= :bound"""
 # How many requests the ledger knows.
 COUNT_GENERATIONS: Final = "SELECT COUNT(*) AS times FROM generations"
 # The status of all requests, and of some.
@@ -169,8 +173,8 @@ GENERATIONS: Final = """
         t.finished_at, CASE WHEN g.status <> 'succeeded' THEN t.error END AS error,
         t.input_sha256 AS input_kept_sha256, i.path AS input_path, i.width AS input_width, i.height AS input_height
     FROM generations g LEFT JOIN (
-        SELECT fingerprint, COUNT(*) AS attempts, SUM(cost) AS cost, MIN(started_at) AS started_at,
-            SUM(CASE WHEN state = 'unknown' THEN price ELSE 0 END) AS possibly_charged,
+        SELECT fingerprint, COUNT(*) AS attempts, SUM(cost * 1.0) AS cost, MIN(started_at) AS started_at,
+            SUM(CASE WHEN state = 'unknown' THEN price * 1.0 ELSE 0 END) AS possibly_charged,
             MAX(CASE WHEN cost_estimated THEN 1 ELSE 0 END) AS cost_estimated,
             COALESCE(MAX(CASE WHEN outcome = 'succeeded' THEN id END), MAX(id)) AS telling
         FROM attempts WHERE fingerprint IN :keys AND COALESCE(outcome, '') <> 'not_sent' GROUP BY fingerprint
@@ -186,8 +190,8 @@ COUNT_BY_STATUS: Final = """
     SELECT status, COUNT(*) AS times FROM generations WHERE backend = :backend GROUP BY status"""
 # Attempts and amounts by day and state.
 AMOUNTS_BY_DAY: Final = """
-    SELECT day, state, COUNT(*) AS times, SUM(cost) AS cost, SUM(price) AS price,
-        SUM(CASE WHEN outcome <> 'succeeded' THEN cost ELSE 0 END) AS without_picture
+    SELECT day, state, COUNT(*) AS times, SUM(cost * 1.0) AS cost, SUM(price * 1.0) AS price,
+        SUM(CASE WHEN outcome <> 'succeeded' THEN cost * 1.0 ELSE 0 END) AS without_picture
     FROM attempts WHERE backend = :backend AND COALESCE(outcome, '') <> 'not_sent' GROUP BY day, state ORDER BY day"""
 # How many requests failed for each cause: that of the last attempt.
 FAILED_BY_CAUSE: Final = """
@@ -200,11 +204,50 @@ OPEN_JOBS: Final = """
     WHERE backend = :backend AND state = 'open' AND job IS NOT NULL ORDER BY id"""
 # Where the sums that caps are checked by differ from the attempts that they are sums of.
 SPENDING_DIFFERENCES: Final = """
-    SELECT backend, day, run_id, SUM(charged) AS charged, SUM(unknown) AS unknown, SUM(open) AS open FROM (
+    SELECT backend, day, run_id, SUM(charged * 1.0) AS charged, SUM(unknown * 1.0) AS unknown, SUM(open * 1.0) AS open
+    FROM (
         SELECT backend, day, run_id, charged, unknown, open FROM spending
         UNION ALL
         SELECT backend, day, run_id, -CASE WHEN state = 'charged' THEN cost ELSE 0 END,
             -CASE WHEN state = 'unknown' THEN price ELSE 0 END, -CASE WHEN state = 'open' THEN price ELSE 0 END
         FROM attempts
     ) AS both_ways GROUP BY backend, day, run_id
-    HAVING SUM(charged) <> 0 OR SUM(unknown) <> 0 OR SUM(open) <> 0"""
+    HAVING SUM(charged * 1.0) <> 0 OR SUM(unknown * 1.0) <> 0 OR SUM(open * 1.0) <> 0"""
+
+# --- reconciliation
+
+# Attempts that may have been charged, and charges that are not believed.
+QUESTIONABLE: Final = """
+    SELECT id, backend, day, run_id, fingerprint, started_at, request_id, state, outcome, cause, price, cost
+    FROM attempts WHERE state = 'unknown' OR (state = 'charged' AND cost > :bound) ORDER BY id"""
+# Write what the provider says that an attempt cost.
+RECONCILE_ATTEMPT: Final = """
+    UPDATE attempts SET state = :state, cost = :cost, cost_estimated = FALSE WHERE id = :id"""
+# The sums of the attempts, by run and day.
+SPENDING_OF_ATTEMPTS: Final = """
+    SELECT backend, day, run_id, SUM(CASE WHEN state = 'charged' THEN cost * 1.0 ELSE 0 END) AS charged,
+        SUM(CASE WHEN state = 'unknown' THEN price * 1.0 ELSE 0 END) AS unknown,
+        SUM(CASE WHEN state = 'open' THEN price * 1.0 ELSE 0 END) AS open
+    FROM attempts GROUP BY backend, day, run_id"""
+# Write the sums of a run's day anew.
+SET_SPENDING: Final = """
+    UPDATE spending SET charged = :charged, unknown = :unknown, open = :open
+    WHERE backend = :backend AND day = :day AND run_id = :run_id"""
+
+# --- damaged pictures
+
+# Where the pictures of some requests are.
+PICTURES: Final = """
+    SELECT fingerprint, image_path, image_sha256 FROM generations
+    WHERE status = 'succeeded' AND fingerprint IN :keys"""
+# The attempt that brought the picture of a request.
+FIND_PICTURES_ATTEMPT: Final = """
+    SELECT MAX(id) AS id FROM attempts
+    WHERE fingerprint = :fingerprint AND state = 'charged' AND outcome = 'succeeded'"""
+# Note that an attempt was charged and brought no whole picture after all.
+MARK_UNUSABLE: Final = "UPDATE attempts SET outcome = 'unusable', cause = :cause, error = :error WHERE id = :id"
+# Take a picture that can't be decoded from its request: the one exception to a success that never changes.
+WITHDRAW_PICTURE: Final = """
+    UPDATE generations SET status = 'unknown', retryable = TRUE, claimant = NULL, image_path = NULL,
+        image_sha256 = NULL, width = NULL, height = NULL, bytes = NULL
+    WHERE fingerprint = :fingerprint AND status = 'succeeded' AND image_sha256 = :sha256"""

@@ -10,7 +10,7 @@ from kontext_pipeline.columns import GENERATION_SCHEMA
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.attempts import count_wasted
 from kontext_pipeline.generation.ledger.database import Database, Transaction
-from kontext_pipeline.generation.ledger.money import Cap, held, today, usd
+from kontext_pipeline.generation.ledger.money import HIGHEST_COST, Cap, held, today, usd
 from kontext_pipeline.generation.ledger.rates import pause_left_us
 from kontext_pipeline.generation.ledger.records import Status
 
@@ -34,9 +34,14 @@ class LedgerViews:
             return pause_left_us(Transaction(connection), self.backend) / 1_000_000
 
     def highest_charge(self) -> int:
-        """Return the most that an attempt was ever charged, in millionths of a USD; 0 where none was."""
+        """Return the most that an attempt was ever charged, in millionths of a USD; 0 where none was.
+
+        Costs that are not believed don't count. Ledgers of earlier versions may have some.
+        """
         with self.database.read() as connection:
-            row = Transaction(connection).row(statements.HIGHEST_CHARGE, {"backend": self.backend})
+            row = Transaction(connection).row(
+                statements.HIGHEST_CHARGE, {"backend": self.backend, "bound": HIGHEST_COST}
+            )
             return int(row["cost"] or 0)
 
     def remaining_budget(self, caps: Sequence[Cap], *, run_id: str = "") -> int | None:
