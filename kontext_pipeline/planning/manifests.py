@@ -5,6 +5,7 @@ along: as text from CSV, with their types from Parquet.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from kontext_pipeline.files import AnyPath
 from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.problems import ManifestProblems, location, quoted
+from kontext_pipeline.planning.recipes.recipe_inputs import recipe_digest
 from kontext_pipeline.planning.rows import ManifestRows, check_rows
 from kontext_pipeline.planning.sources import Manifest, find_manifests
 from kontext_pipeline.planning.tables import READERS
@@ -30,7 +32,13 @@ def read_manifests(patterns: Sequence["str | AnyPath"]) -> list[Manifest]:
     manifests = find_manifests(patterns, tuple(READERS), problems)
     if problems:
         read_rows(manifests, {}, problems)
-    return manifests
+    # What a recipe stands for also follows from the files that it finds.
+    return [
+        replace(manifest, digest=recipe_digest(manifest, tuple(READERS)))
+        if manifest.path.suffix.lower() == ".toml"
+        else manifest
+        for manifest in manifests
+    ]
 
 
 def read_rows(

@@ -16,6 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from kontext_pipeline.planning.problems import FileProblems
+from kontext_pipeline.planning.recipes.expansion import expand
 from kontext_pipeline.planning.sources import Manifest
 
 _BLOCK_BYTES: Final = 2**20
@@ -156,5 +157,14 @@ def _cell_after(before: bytes) -> tuple[int, int]:
     return row, 1 + sum(part.count(b",") for part in record.split(b'"')[::2])
 
 
-READERS: Final = {".csv": _read_csv, ".parquet": _read_parquet}
+def _read_recipe(manifest: Manifest, problems: FileProblems) -> RawTable | None:
+    def read(table: Manifest, its_problems: FileProblems) -> pa.Table | None:
+        raw = read_table(table, its_problems)
+        return None if raw is None else raw.table
+
+    rows = expand(manifest, tuple(READERS), read, problems)
+    return None if rows is None else RawTable(rows, np.arange(1, rows.num_rows + 1, dtype=np.int64))
+
+
+READERS: Final = {".csv": _read_csv, ".parquet": _read_parquet, ".toml": _read_recipe}
 """The reader for each file type, by its extension."""

@@ -1,0 +1,173 @@
+"""The jinja2 templates of a recipe: compiled once, checked before any is rendered, and always quick to render.
+
+A template has values, `if`, comparisons and the filters of `FILTERS`. Loops, calls, assignments and multiplication are
+not allowed, so that no template runs for long or fills the memory, whoever wrote the recipe.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Collection, Mapping
+from types import SimpleNamespace
+from typing import Any, Final
+
+import jinja2
+from jinja2 import nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+INPUT: Final = "input"
+"""Name of the input in a template: `input.stem`."""
+FILTERS: Final = (
+    *("capitalize", "default", "first", "int", "join", "last", "length", "lower", "replace", "round", "title"),
+    *("trim", "truncate", "upper"),
+)
+LONGEST_TEXT: Final = 10_000
+"""Most characters of a template, of a filter's result and of a rendered text."""
+
+_ALLOWED: Final = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.CondExpr, nodes.Const, nodes.Name),
+    *(nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter, nodes.Test, nodes.Keyword, nodes.List, nodes.Tuple),
+    *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Add, nodes.Sub, nodes.Neg, nodes.Concat),
+)
+
+
+class TemplateProblem(Exception):
+    """The template can't be used. The text of the error says why."""
+
+
+class Template:
+    """A compiled template.
+
+    Attributes:
+        source: The text in the recipe.
+        names: The names that the template uses besides `input`: named lists.
+        attributes: The columns of the input that the template uses.
+    """
+
+    def __init__(self, source: str, *, is_condition: bool = False) -> None:
+        """Compile a template, or with `is_condition` an expression, which renders as text if true, else as "".
+
+        Raises:
+            TemplateProblem: The template is no valid one, or uses what is not allowed.
+        """
+        self.source = source
+        if len(source) > LONGEST_TEXT:
+            raise TemplateProblem(f"has {len(source):,} characters; at most {LONGEST_TEXT:,} are allowed")
+        try:
+            if is_condition:
+                _ENVIRONMENT.compile_expression(source)
+                source = f"{{% if {source} %}}true{{% endif %}}"
+            tree = _ENVIRONMENT.parse(source)
+            names, self.attributes = _checked(tree)
+            self.names = names - {INPUT}
+            self._render = _ENVIRONMENT.from_string(tree).render
+        except jinja2.TemplateSyntaxError as error:
+            lines = self.source.count("\n")
+            where = f" (line {error.lineno} of the template)" if lines else ""
+            raise TemplateProblem(f"is not a valid jinja2 template: {error.message}{where}") from None
+        except RecursionError:
+            raise TemplateProblem("is nested too deeply; make the template simpler") from None
+
+    def render(self, lists: Mapping[str, Any], columns: Mapping[str, Any]) -> str:
+        """Return the text for one value of each named list and the columns of one input.
+
+        Raises:
+            TemplateProblem: The template can't be rendered with these values, or its text is too long.
+        """
+        try:
+            values = {name: _Fields(**value) if isinstance(value, dict) else value for name, value in lists.items()}
+            text = self._render(values, input=_Fields(**columns))
+        except _RefusedError as error:
+            raise TemplateProblem(str(error)) from None
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise TemplateProblem(f"can't be rendered: {error}") from None
+        if len(text) > LONGEST_TEXT:
+            raise TemplateProblem(f"gives {len(text):,} characters; at most {LONGEST_TEXT:,} are allowed")
+        return text
+
+
+class _RefusedError(Exception):
+    """A template does while it is rendered what is not allowed. The text of the error says what."""
+
+
+class _Fields(SimpleNamespace):
+    """Values by name. Unlike a mapping, it has no methods that hide a value."""
+
+
+def _bounded(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(filter_)
+    def bounded(*arguments: Any, **options: Any) -> Any:
+        result = filter_(*arguments, **options)
+        if isinstance(result, str) and len(result) > LONGEST_TEXT:
+            raise _RefusedError(f"gives more than {LONGEST_TEXT:,} characters, the most that are allowed")
+        return result
+
+    return bounded
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, _Fields):
+        raise _RefusedError(f"shows a value with several fields; name one of them ({', '.join(vars(value))})")
+    # A value that isn't given is no text.
+    return "" if value is None else value
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined,
+        # Constants are not computed while a template is compiled.
+        optimized=False,
+        finalize=_shown,
+    )
+    environment.globals.clear()
+    environment.filters = {name: _bounded(environment.filters[name]) for name in FILTERS}
+    return environment
+
+
+_ENVIRONMENT: Final = _environment()
+
+
+def _checked(tree: nodes.Template) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names and the columns of the input that a template uses.
+
+    Raises:
+        TemplateProblem: The template uses what is not allowed.
+    """
+    attributes = set()
+    whole_inputs = 0
+    for node in tree.find_all(nodes.Node):
+        if isinstance(node, nodes.Call):
+            raise TemplateProblem(f"calls a function, which is not allowed; filters are: {', '.join(FILTERS)}")
+        if not isinstance(node, _ALLOWED) and not isinstance(node, nodes.EvalContext | nodes.Helper):
+            name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(node).__name__).lower()
+            raise TemplateProblem(f"uses {name!r}, which is not allowed; values, if and filters are")
+        if isinstance(node, nodes.Filter) and node.name not in FILTERS:
+            raise TemplateProblem(f"uses the filter {node.name!r}; allowed: {', '.join(FILTERS)}")
+        if isinstance(node, nodes.Name):
+            whole_inputs += node.name == INPUT
+        if isinstance(node, nodes.Getattr | nodes.Getitem) and isinstance(node.node, nodes.Name):
+            column = _column(node)
+            if node.node.name == INPUT and column is not None:
+                attributes.add(column)
+                whole_inputs -= 1
+    if whole_inputs:
+        raise TemplateProblem("uses input as a whole; name one of its columns, as in input.stem")
+    return frozenset(node.name for node in tree.find_all(nodes.Name)), frozenset(attributes)
+
+
+def _column(node: nodes.Getattr | nodes.Getitem) -> str | None:
+    if isinstance(node, nodes.Getattr):
+        return node.attr
+    return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else None
+
+
+def problem_of_names(used: Collection[str], known: Collection[str], what: str) -> str | None:
+    """Return what is wrong with names that a template uses, or None if all are `known`."""
+    unknown = sorted(set(used) - set(known))
+    if not unknown:
+        return None
+    import difflib
+
+    close = difflib.get_close_matches(unknown[0], list(known), n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    there = ", ".join(sorted(known)) or "none"
+    return f"uses {unknown[0]}, and there is no such {what} ({what}s: {there}){hint}"
