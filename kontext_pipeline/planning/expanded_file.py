@@ -55,7 +55,9 @@ def write_expanded(recipe: str, out: str) -> int:
     except OSError as error:
         raise ManifestError([f"{out}: can't be written: {error.strerror or error}"]) from error
     except (pa.ArrowException, TypeError) as error:
-        raise ManifestError([f"{out}: the recipe has a column that this file type can't hold ({error}); try .parquet"]) from error
+        raise ManifestError(
+            [f"{out}: the recipe has a column that this file type can't hold ({error}); try .parquet"]
+        ) from error
     return len(table)
 
 

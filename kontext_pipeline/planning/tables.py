@@ -16,7 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from kontext_pipeline.planning.problems import FileProblems
-from kontext_pipeline.planning.recipes.expansion import expand
+from kontext_pipeline.planning.recipes.recipe_reader import expand
 from kontext_pipeline.planning.sources import Manifest
 
 _BLOCK_BYTES: Final = 2**20

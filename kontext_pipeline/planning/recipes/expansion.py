@@ -6,7 +6,6 @@ and fingerprints, whatever other inputs and edits the recipe has. A sample is th
 All numbers of pairs are computed a column at a time; a template is rendered once for each different set of values.
 """
 
-import functools
 import hashlib
 import itertools
 import json
@@ -20,27 +19,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.columns import MANIFEST_COLUMNS
-from kontext_pipeline.planning.problems import FileProblems, quoted
-from kontext_pipeline.planning.recipes.recipe_file import INVERSE, LABEL, Edit, Options, Recipe, RecipeProblems, read_recipe
+from kontext_pipeline.planning.problems import quoted
+from kontext_pipeline.planning.recipes.recipe_file import (
+    INVERSE,
+    LABEL,
+    Edit,
+    Options,
+    Recipe,
+)
 from kontext_pipeline.planning.recipes.recipe_inputs import (
-    BUILT_IN,
     IDENTITY,
     IMAGE,
     ROW,
     SOURCE,
     InputTable,
-    ReadTable,
-    RecipeInputs,
 )
-from kontext_pipeline.planning.recipes.templates import Template, TemplateProblem, problem_of_names
-from kontext_pipeline.planning.sources import Manifest
+from kontext_pipeline.planning.recipes.templates import Template, TemplateProblem
 
 MOST_ROWS: Final = 10_000_000
 """Most rows that a recipe expands to."""
 MOST_PAIRS: Final = 1_000_000_000
 """Most pairs from which a sample is taken, or which a condition filters."""
 _AT_ONCE: Final = 2**16
-_PARTS: Final = ("prompt", LABEL, INVERSE, "when")
 _TYPES: Final = {column.name: column.type for column in MANIFEST_COLUMNS}
 
 Indices = npt.NDArray[np.int64]
@@ -97,7 +97,9 @@ class Expansion:
         is_sampled = not isinstance(combine, str)
         most = MOST_PAIRS if is_sampled or is_filtered else MOST_ROWS
         if total > most:
-            raise TemplateProblem(f"gives {total:,} rows; at most {most:,} are allowed: use fewer, or combine = {{sample = N}}")
+            raise TemplateProblem(
+                f"gives {total:,} rows; at most {most:,} are allowed: use fewer, or combine = {{sample = N}}"
+            )
         wanted = total if isinstance(combine, str) else min(combine.sample, total)
         if wanted > MOST_ROWS:
             raise TemplateProblem(f"samples {wanted:,} rows; at most {MOST_ROWS:,} are allowed")
@@ -132,12 +134,24 @@ class Expansion:
         for start in range(0, max(1, len(self._pairs)), _AT_ONCE):
             yield self._rows(self._pairs[start : start + _AT_ONCE])
 
+    def unused_edits(self) -> list[int]:
+        """Return the edits with a condition that no pair fulfils; of a sample, none."""
+        if self._pairs is None or not isinstance(self._recipe.combine, str):
+            return []
+        used = np.unique(self._edits[self._split(self._pairs)[1]])
+        conditional = [index for index, templates in enumerate(self._templates) if "when" in templates]
+        return [index for index in conditional if index not in used]
+
     def origin(self, row: int) -> tuple[int, int, int]:
         """Return the edit, the input's source (-1: none) and its row in the source's table (0: none) of a row, from 1."""
         assert self._pairs is not None
         inputs, combinations = self._split(self._pairs[row - 1 : row])
         at = int(inputs[0])
-        return int(self._edits[combinations[0]]), self._inputs.rows[SOURCE][at].as_py(), self._inputs.rows[ROW][at].as_py()
+        return (
+            int(self._edits[combinations[0]]),
+            self._inputs.rows[SOURCE][at].as_py(),
+            self._inputs.rows[ROW][at].as_py(),
+        )
 
     def _split(self, pairs: Indices) -> tuple[Indices, Indices]:
         if self._recipe.combine == "zip":
@@ -189,7 +203,7 @@ class Expansion:
         return getattr(self._recipe.defaults, name) if own is None else own
 
     def _texts(self, part: str, inputs: Indices, combinations: Indices, default: str | None = None) -> pa.Array:
-        """Return the texts of one of the `_PARTS`; edits that don't have the part have `default`."""
+        """Return the texts of one of the `PARTS`; edits that don't have the part have `default`."""
         codes = np.empty(len(inputs), np.int64)
         edits = self._edits[combinations]
         used: set[str] = set()
@@ -232,94 +246,6 @@ class Expansion:
         return self._groups[attributes]
 
 
-def expand(
-    manifest: Manifest, file_types: Sequence[str], read_table: ReadTable, problems: FileProblems
-) -> pa.Table | None:
-    """Return the rows of a recipe's manifest, or None where the recipe can't be used, which is a problem.
-
-    `read_table` reads tables of `file_types` (extensions). Problems of rows will name the lines of edit and input.
-    """
-    expansion = _opened(manifest, file_types, read_table, problems)
-    if expansion is None:
-        return None
-    expanded, found = expansion
-    try:
-        expanded.choose()
-        table = pa.concat_tables(expanded.tables())
-    except RowProblem as error:
-        found.add(("edits", error.edit, error.part), str(error))
-        return None
-    except TemplateProblem as error:
-        found.add(("combine",), str(error))
-        return None
-    problems.origin_of = functools.partial(_origin, expanded, found)
-    return table
-
-
-def _opened(
-    manifest: Manifest, file_types: Sequence[str], read_table: ReadTable, problems: FileProblems
-) -> tuple[Expansion, RecipeProblems] | None:
-    """Read and check a recipe and its inputs, before a row is made."""
-    read = read_recipe(manifest, problems)
-    if read is None:
-        return None
-    recipe, found = read
-    templates = [_templates(index, edit, recipe, found) for index, edit in enumerate(recipe.edits)]
-    _check_names(recipe, found)
-    inputs = RecipeInputs(manifest, file_types, read_table).tables(recipe, found) if recipe.inputs else _NO_INPUT
-    if inputs is None or found:
-        return None
-    expansion = Expansion(recipe, inputs, templates)
-    count, combinations = expansion.shape
-    if recipe.combine == "zip" and count != combinations:
-        text = f'"zip" pairs each input with one edit, and there are {count:,} inputs and {combinations:,} edits'
-        found.add(("combine",), f"{text} (with the values of their lists)")
-        return None
-    return expansion, found
-
-
-def _templates(index: int, edit: Edit, recipe: Recipe, found: RecipeProblems) -> dict[str, Template]:
-    """Return the templates of an edit. Names that a template uses and that aren't there are problems."""
-    templates: dict[str, Template] = {}
-    for part in _PARTS:
-        source = getattr(edit, part)
-        if source is None:
-            continue
-        path = ("edits", index, part)
-        try:
-            template = Template(source, is_condition=part == "when")
-        except TemplateProblem as error:
-            found.add(path, str(error))
-            continue
-        templates[part] = template
-        problem = problem_of_names(template.names, recipe.lists, "list")
-        if problem:
-            found.add(path, f"{problem}; a list is in [lists], a column of the input is input.NAME")
-        elif "prompt" in templates and not template.names <= templates["prompt"].names:
-            name = sorted(template.names - templates["prompt"].names)[0]
-            found.add(path, f"uses the list {name}, which the prompt doesn't use")
-        for at, source_ in enumerate(recipe.inputs):
-            there = {*BUILT_IN, *source_.columns, *source_.values}
-            problem = problem_of_names(template.attributes, there, "column")
-            if problem:
-                found.add(path, f"input {problem.removeprefix('uses ')}; the input is of line {found.lines.of(('inputs', at))}")
-        if template.attributes and not recipe.inputs:
-            found.add(path, f"uses input.{min(template.attributes)}, and the recipe has no [[inputs]]")
-    return templates
-
-
-def _check_names(recipe: Recipe, found: RecipeProblems) -> None:
-    """Check that each edit has a name of its own."""
-    first: dict[str, int] = {}
-    for index, edit in enumerate(recipe.edits):
-        before = first.setdefault(edit.name, index)
-        if before != index:
-            line = found.lines.of(("edits", before))
-            part = LABEL if edit.label else "prompt"
-            text = f"{quoted(edit.name)} is the name of the edit of line {line} already; give each edit a label of its own"
-            found.add(("edits", index, part), text)
-
-
 def _combinations(recipe: Recipe, templates: Sequence[Mapping[str, Template]]) -> Iterator[_Combination]:
     for index, of_edit in enumerate(templates):
         names = [name for name in recipe.lists if name in of_edit["prompt"].names]
@@ -330,25 +256,3 @@ def _combinations(recipe: Recipe, templates: Sequence[Mapping[str, Template]]) -
 def _hashes(seed: int, identities: Any) -> Hashes:
     digests = b"".join(hashlib.sha256(f"{seed}\n{identity}".encode()).digest()[:8] for identity in identities)
     return np.frombuffer(digests, ">u8").astype(np.uint64)
-
-
-def _origin(expansion: Expansion, found: RecipeProblems, row: int) -> str:
-    edit, source, number = expansion.origin(row)
-    text = f"edit of line {found.lines.of(('edits', edit))}"
-    if source >= 0:
-        text += f", input of line {found.lines.of(('inputs', source))}" + (f", row {number}" if number else "")
-    return text
-
-
-_NO_INPUT: Final = InputTable(
-    pa.table(
-        {
-            IMAGE: pa.array([None], pa.string()),
-            IDENTITY: pa.array([""], pa.string()),
-            SOURCE: pa.array([-1], pa.int32()),
-            ROW: pa.array([0], pa.int64()),
-        }
-    ),
-    [],
-)
-"""What stands for the inputs of a recipe without any: each edit is a prompt for text-to-image."""

@@ -1,20 +1,31 @@
 """The recipe as its TOML file has it: what may be in a recipe, read and checked, with the line of every problem."""
 
-import difflib
+import json
 import tomllib
+from collections import Counter
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from kontext_pipeline.columns import MANIFEST_COLUMNS, RESERVED_NAMES
 from kontext_pipeline.planning.problems import FileProblems, quoted
-from kontext_pipeline.planning.recipes.templates import INPUT
+from kontext_pipeline.planning.recipes.templates import INPUT, likely
 from kontext_pipeline.planning.recipes.toml_lines import KeyLines, KeyPath
 from kontext_pipeline.planning.sources import Manifest
 from kontext_pipeline.segmind import model
 
 LABEL: Final = "label"
 INVERSE: Final = "inverse"
+PARTS: Final = ("prompt", LABEL, INVERSE, "when")
+"""Keys of an edit whose values are templates; `when` is an expression."""
 _TAKEN: Final = RESERVED_NAMES | {column.name for column in MANIFEST_COLUMNS} | {LABEL, INVERSE}
 _LARGEST_INTEGER: Final = 2**63 - 1
 
@@ -29,9 +40,22 @@ def _free(name: str) -> str:
     return name
 
 
+def _value(value: Any) -> Any:
+    if isinstance(value, str | float) or (isinstance(value, int) and abs(value) <= _LARGEST_INTEGER):
+        return value
+    raise ValueError(f"{quoted(value)} is not allowed; allowed: text, a number of at most 64 bits, true or false")
+
+
+def _item(value: Any) -> Any:
+    if isinstance(value, dict) and value:
+        return {name: _value(field) for name, field in value.items()}
+    return _value(value)
+
+
 Text = Annotated[str, Field(min_length=1)]
 Integer = Annotated[int, Field(ge=-_LARGEST_INTEGER - 1, le=_LARGEST_INTEGER)]
-Value = str | bool | Integer | float
+Value = Annotated[str | bool | int | float, PlainValidator(_value)]
+Item = Annotated[str | bool | int | float | dict[str, Any], PlainValidator(_item)]
 OwnName = Annotated[Text, BeforeValidator(_free)]
 
 
@@ -83,7 +107,9 @@ class Source(_Part):
     @model_validator(mode="after")
     def _is_one_kind(self) -> "Source":
         if (self.files is None) == (self.table is None):
-            raise ValueError("needs files (paths, globs, folders or URLs) or table (a CSV, Parquet ... file), one of the two")
+            raise ValueError(
+                "needs files (paths, globs, folders or URLs) or table (a CSV, Parquet ... file), one of the two"
+            )
         if self.table is None and self.model_fields_set & {"image", "id", "columns"}:
             raise ValueError("image, id and columns are of a table; files may have values")
         twice = sorted(set(self.columns) & set(self.values))
@@ -112,7 +138,7 @@ class Recipe(_Part):
 
     seed: Integer = 0
     combine: Combine = "product"
-    lists: dict[Text, Annotated[list[Value | dict[str, Value]], Field(min_length=1)]] = {}
+    lists: dict[Text, Annotated[list[Item], Field(min_length=1)]] = {}
     defaults: Options = Options()
     inputs: list[Source] = []
     edits: Annotated[list[Edit], Field(min_length=1)]
@@ -191,16 +217,14 @@ def _explained(details: Any, path: KeyPath) -> str:
     kind, context = details["type"], details.get("ctx", {})
     if kind == "extra_forbidden":
         allowed = _keys_beside(path)
-        close = difflib.get_close_matches(str(path[-1]), allowed, n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        return f"there is no such key{hint} (allowed: {', '.join(allowed)})"
+        return f"there is no such key{likely(str(path[-1]), allowed)} (allowed: {', '.join(allowed)})"
     if kind == "missing":
         return "is missing"
     if kind == "literal_error":
         return f"{quoted(details['input'])} is not allowed; allowed: {context['expected']}"
     if kind == "value_error":
         return str(context["error"])
-    message = details["msg"].replace("Input should be", "should be").replace("a valid ", "a ")
+    message = details["msg"].replace("Input should be", "should be")
     return message if isinstance(details["input"], dict | list) else f"{quoted(details['input'])}: {message}"
 
 
@@ -213,8 +237,7 @@ def _check_lists(recipe: Recipe, found: RecipeProblems) -> None:
     for name, values in recipe.lists.items():
         if name == INPUT or not name.isidentifier():
             found.add(("lists", name), "a list needs a name of letters, digits and _ that isn't input")
-        seen = []
-        for value in values:
-            if value in seen:
-                found.add(("lists", name), f"{quoted(value)} is there more than once")
-            seen.append(value)
+        counts = Counter(json.dumps(value, sort_keys=True) for value in values)
+        for value, count in counts.items():
+            if count > 1:
+                found.add(("lists", name), f"{value} is there more than once")

@@ -141,10 +141,10 @@ class RecipeInputs:
                 raise _NotFoundError(f"there is no column {quoted(name)} (columns there: {there}){hint}")
         images = cells.text(raw[source.image], trim=True)
         identities = cells.ids(raw[source.id]) if source.id else None
-        for column, name in ((images, source.image), (identities, source.id)):
+        for column, its_name in ((images, source.image), (identities, source.id)):
             if column is not None and column.null_count:
                 row = int(pc.indices_nonzero(pc.is_null(column))[0].as_py()) + 1
-                raise _NotFoundError(f"row {row}, column {name}: is empty; every row needs one")
+                raise _NotFoundError(f"row {row}, column {its_name}: is empty; every row needs a value")
         images = moved(images, table.path.parent, self._folder)
         columns = {IMAGE: images, IDENTITY: images if identities is None else identities}
         columns[ROW] = pa.array(np.arange(1, len(raw) + 1, dtype=np.int64))
@@ -170,7 +170,9 @@ class RecipeInputs:
             found = sorted(_local(pattern, self._folder) if is_here else _remote(pattern, self._folder))  # type: ignore[arg-type]
         except (OSError, ImportError, ValueError) as error:
             # A URL with an unknown protocol is a ValueError, one whose package isn't installed an ImportError.
-            raise _NotFoundError(f"{quoted(pattern)} can't be read: {getattr(error, 'strerror', None) or error}") from None
+            raise _NotFoundError(
+                f"{quoted(pattern)} can't be read: {getattr(error, 'strerror', None) or error}"
+            ) from None
         if not found:
             raise _NotFoundError(f"no picture is at {quoted(pattern)}")
         return found
@@ -224,7 +226,7 @@ def _local(pattern: str, folder: Path) -> Iterator[str]:
         yield Path(text).as_posix()
     elif path.is_dir():
         for entry in os.scandir(path):
-            if entry.is_file() and entry.name.lower().endswith(_PICTURES):
+            if entry.name.lower().endswith(_PICTURES) and not entry.name.startswith(".") and entry.is_file():
                 yield (Path(text) / entry.name).as_posix()
     else:
         # Not Path.glob: it takes no absolute pattern, and no "..".

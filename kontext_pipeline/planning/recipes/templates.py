@@ -4,9 +4,9 @@ A template has values, `if`, comparisons and the filters of `FILTERS`. Loops, ca
 not allowed, so that no template runs for long or fills the memory, whoever wrote the recipe.
 """
 
+import difflib
 import functools
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ class Template:
         source: The text in the recipe.
         names: The names that the template uses besides `input`: named lists.
         attributes: The columns of the input that the template uses.
+        fields: The fields of a list's values that the template uses: pairs of the list and the field.
     """
 
     def __init__(self, source: str, *, is_condition: bool = False) -> None:
@@ -57,8 +58,11 @@ class Template:
                 _ENVIRONMENT.compile_expression(source)
                 source = f"{{% if {source} %}}true{{% endif %}}"
             tree = _ENVIRONMENT.parse(source)
-            names, self.attributes = _checked(tree)
-            self.names = names - {INPUT}
+            _check(tree)
+            self.names = frozenset(node.name for node in tree.find_all(nodes.Name)) - {INPUT}
+            fields = frozenset(_fields(tree))
+            self.attributes = frozenset(field for name, field in fields if name == INPUT)
+            self.fields = frozenset(pair for pair in fields if pair[0] != INPUT)
             self._render = _ENVIRONMENT.from_string(tree).render
         except jinja2.TemplateSyntaxError as error:
             lines = self.source.count("\n")
@@ -126,48 +130,39 @@ def _environment() -> ImmutableSandboxedEnvironment:
 _ENVIRONMENT: Final = _environment()
 
 
-def _checked(tree: nodes.Template) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names and the columns of the input that a template uses.
+def _check(tree: nodes.Template) -> None:
+    """Check that a template uses nothing but what is allowed.
 
     Raises:
-        TemplateProblem: The template uses what is not allowed.
+        TemplateProblem: The template uses something else.
     """
-    attributes = set()
     whole_inputs = 0
     for node in tree.find_all(nodes.Node):
         if isinstance(node, nodes.Call):
             raise TemplateProblem(f"calls a function, which is not allowed; filters are: {', '.join(FILTERS)}")
-        if not isinstance(node, _ALLOWED) and not isinstance(node, nodes.EvalContext | nodes.Helper):
-            name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(node).__name__).lower()
-            raise TemplateProblem(f"uses {name!r}, which is not allowed; values, if and filters are")
+        if not isinstance(node, _ALLOWED):
+            raise TemplateProblem(
+                f"uses {type(node).__name__.lower()!r}, which is not allowed; values, if and filters are"
+            )
         if isinstance(node, nodes.Filter) and node.name not in FILTERS:
             raise TemplateProblem(f"uses the filter {node.name!r}; allowed: {', '.join(FILTERS)}")
-        if isinstance(node, nodes.Name):
-            whole_inputs += node.name == INPUT
-        if isinstance(node, nodes.Getattr | nodes.Getitem) and isinstance(node.node, nodes.Name):
-            column = _column(node)
-            if node.node.name == INPUT and column is not None:
-                attributes.add(column)
-                whole_inputs -= 1
-    if whole_inputs:
+        whole_inputs += isinstance(node, nodes.Name) and node.name == INPUT
+    if whole_inputs > sum(name == INPUT for name, _ in _fields(tree)):
         raise TemplateProblem("uses input as a whole; name one of its columns, as in input.stem")
-    return frozenset(node.name for node in tree.find_all(nodes.Name)), frozenset(attributes)
 
 
-def _column(node: nodes.Getattr | nodes.Getitem) -> str | None:
-    if isinstance(node, nodes.Getattr):
-        return node.attr
-    return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else None
+def _fields(tree: nodes.Template) -> Iterator[tuple[str, str]]:
+    """Yield name and field of each `name.field` and `name["field"]` in a template."""
+    for getattr_ in tree.find_all(nodes.Getattr):
+        if isinstance(getattr_.node, nodes.Name):
+            yield getattr_.node.name, getattr_.attr
+    for getitem in tree.find_all(nodes.Getitem):
+        key = getitem.arg.value if isinstance(getitem.arg, nodes.Const) else None
+        if isinstance(getitem.node, nodes.Name) and isinstance(key, str):
+            yield getitem.node.name, key
 
 
-def problem_of_names(used: Collection[str], known: Collection[str], what: str) -> str | None:
-    """Return what is wrong with names that a template uses, or None if all are `known`."""
-    unknown = sorted(set(used) - set(known))
-    if not unknown:
-        return None
-    import difflib
-
-    close = difflib.get_close_matches(unknown[0], list(known), n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    there = ", ".join(sorted(known)) or "none"
-    return f"uses {unknown[0]}, and there is no such {what} ({what}s: {there}){hint}"
+def likely(name: str, known: Collection[str]) -> str:
+    """Return a question after the one of the `known` names that `name` resembles, or an empty text."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -11,7 +11,7 @@ from typing import Any, Final
 KeyPath = tuple[str | int, ...]
 """Where a value is in the parsed document: keys, and indices into arrays of tables."""
 
-_TOKEN: Final = re.compile(
+_PIECE: Final = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}(?!")'
     r"|'''.*?'{3,5}(?!')"
     r'|"(?:\\.|[^"\\\n])*"'
@@ -33,19 +33,19 @@ class KeyLines:
         self._table: KeyPath = ()
         statement, depth, line, start = "", 0, 1, 1
         is_value = False
-        for token in (match[0] for match in _TOKEN.finditer(text + "\n")):
-            if token == "\n" and depth == 0:
+        for piece in (match[0] for match in _PIECE.finditer(text + "\n")):
+            if piece == "\n" and depth == 0:
                 self._end(statement.strip(), start)
                 statement, is_value, start = "", False, line + 1
-            elif token == "=" and depth == 0:
+            elif piece == "=" and depth == 0:
                 is_value = True
-            elif token in {"[", "{"}:
+            elif piece in {"[", "{"}:
                 depth += 1
-            elif token in {"]", "}"}:
+            elif piece in {"]", "}"}:
                 depth -= 1
-            if not (is_value or token.startswith("#")):
-                statement += token
-            line += token.count("\n")
+            if not (is_value or piece.startswith("#")):
+                statement += piece
+            line += piece.count("\n")
 
     def of(self, path: KeyPath) -> int:
         """Return the line of a value, or of the nearest table around the value that has a line; else 1."""
