@@ -222,6 +222,8 @@ def _explained(details: Any, path: KeyPath) -> str:
         return "is missing"
     if kind == "literal_error":
         return f"{quoted(details['input'])} is not allowed; allowed: {context['expected']}"
+    if kind in {"too_short", "string_too_short"}:
+        return "is empty; one value or more is needed"
     if kind == "value_error":
         return str(context["error"])
     message = details["msg"].replace("Input should be", "should be")

@@ -204,17 +204,18 @@ def moved(images: pa.ChunkedArray, old: AnyPath, new: AnyPath) -> pa.ChunkedArra
     """Return a column of pictures as a table in the folder `new` names them, whose relative paths are relative to `old`."""
     if str(old) == str(new):
         return images
-    is_relative = pc.invert(pc.match_substring_regex(images, rf"{_URL}|^[/\\~]"))
+    flat = images.combine_chunks()
+    is_relative = pc.fill_null(pc.invert(pc.match_substring_regex(flat, rf"{_URL}|^[/\\~]")), False)
+    texts = flat.filter(is_relative).to_pylist()
     if isinstance(old, Path) and isinstance(new, Path):
         try:
-            start = Path(os.path.relpath(old, new)).as_posix()
+            start = os.path.relpath(old, new)
         except ValueError:  # Windows: another drive.
-            start = old.as_posix()
+            start = str(old)
+        written = [Path(os.path.normpath(f"{start}/{text}")).as_posix() for text in texts]
     else:
-        start = str(old).rstrip("/")
-    prefix = "" if start == "." else f"{start}/"
-    written = cells.each_chunk(lambda chunk: pc.binary_join_element_wise(prefix, chunk, ""), images)
-    return pc.if_else(is_relative, written, images)
+        written = [f"{str(old).rstrip('/')}/{text}" for text in texts]
+    return pa.chunked_array([pc.replace_with_mask(flat, is_relative, pa.array(written, pa.string()))])
 
 
 def _local(pattern: str, folder: Path) -> Iterator[str]:

@@ -68,7 +68,10 @@ class Template:
             lines = self.source.count("\n")
             where = f" (line {error.lineno} of the template)" if lines else ""
             raise TemplateProblem(f"is not a valid jinja2 template: {error.message}{where}") from None
-        except RecursionError:
+        except ValueError as error:
+            raise TemplateProblem(f"is not a valid jinja2 template: {error}") from None
+        except (RecursionError, SyntaxError, MemoryError):
+            # Of jinja2, or of Python, which compiles what jinja2 makes of the template.
             raise TemplateProblem("is nested too deeply; make the template simpler") from None
 
     def render(self, lists: Mapping[str, Any], columns: Mapping[str, Any]) -> str:
