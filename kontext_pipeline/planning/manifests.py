@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from kontext_pipeline.files import AnyPath
 from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.problems import ManifestProblems, location, quoted
-from kontext_pipeline.planning.recipes.recipe_inputs import recipe_digest
 from kontext_pipeline.planning.rows import ManifestRows, check_rows
 from kontext_pipeline.planning.sources import Manifest, find_manifests
 from kontext_pipeline.planning.tables import READERS
@@ -32,13 +31,16 @@ def read_manifests(patterns: Sequence["str | AnyPath"]) -> list[Manifest]:
     manifests = find_manifests(patterns, tuple(READERS), problems)
     if problems:
         read_rows(manifests, {}, problems)
-    # What a recipe stands for also follows from the files that it finds.
-    return [
-        replace(manifest, digest=recipe_digest(manifest, tuple(READERS)))
-        if manifest.path.suffix.lower() == ".toml"
-        else manifest
-        for manifest in manifests
-    ]
+    return [_with_whole_digest(manifest) for manifest in manifests]
+
+
+def _with_whole_digest(manifest: Manifest) -> Manifest:
+    """Return a manifest with the digest of all that its rows follow from: those of a recipe, also from what it finds."""
+    if manifest.path.suffix.lower() != ".toml":
+        return manifest
+    from kontext_pipeline.planning.recipes.recipe_inputs import recipe_digest
+
+    return replace(manifest, digest=recipe_digest(manifest, tuple(READERS)))
 
 
 def read_rows(

@@ -16,7 +16,6 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from kontext_pipeline.planning.problems import FileProblems
-from kontext_pipeline.planning.recipes.recipe_reader import expand
 from kontext_pipeline.planning.sources import Manifest
 
 _BLOCK_BYTES: Final = 2**20
@@ -158,6 +157,9 @@ def _cell_after(before: bytes) -> tuple[int, int]:
 
 
 def _read_recipe(manifest: Manifest, problems: FileProblems) -> RawTable | None:
+    # Only a recipe needs jinja2.
+    from kontext_pipeline.planning.recipes.recipe_reader import expand
+
     def read(table: Manifest, its_problems: FileProblems) -> pa.Table | None:
         raw = read_table(table, its_problems)
         return None if raw is None else raw.table

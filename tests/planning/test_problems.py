@@ -133,7 +133,7 @@ def test_a_missing_file_does_not_hide_the_problems_of_the_others(tmp_path: Path)
 
 def test_an_unknown_file_type(tmp_path: Path) -> None:
     assert problems_of(csv(tmp_path, "prompt\nx\n", "m.xlsx")) == [
-        "m.xlsx: unknown file type '.xlsx'; allowed: .csv, .parquet"
+        "m.xlsx: unknown file type '.xlsx'; allowed: .csv, .parquet, .toml"
     ]
 
 
