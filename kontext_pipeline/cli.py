@@ -166,6 +166,17 @@ def inputs(**options: Any) -> None:
         sys.exit(Exit.SOME_FAILED if found.missing_count else Exit.DONE)
 
 
+@main.command()
+@click.argument("recipe")
+@click.option("--out", required=True, metavar="FILE", help="The table: .csv, .jsonl or .parquet.")
+def expand(*, recipe: str, out: str) -> None:
+    """Write the manifest that a recipe stands for. Planning either gives the same pictures."""
+    from kontext_pipeline import console
+    from kontext_pipeline.planning.expanded_file import write_expanded
+
+    console.say(f"{write_expanded(recipe, out):,} rows written to {out}")
+
+
 @main.command(settings=("data_dir",))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def status(*, as_json: bool, data_dir: str | None) -> None:

@@ -5,6 +5,7 @@ along: as text from CSV and TSV, with their types from JSON Lines and Parquet.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 
 import pyarrow as pa
@@ -33,7 +34,16 @@ def read_manifests(patterns: Sequence["str | AnyPath"], options: ManifestOptions
     manifests = find_manifests(patterns, tuple(READERS), problems)
     if problems:
         read_rows(manifests, {}, options, problems)
-    return manifests
+    return [_with_whole_digest(manifest) for manifest in manifests]
+
+
+def _with_whole_digest(manifest: Manifest) -> Manifest:
+    """Return a manifest with the digest of all that its rows follow from: those of a recipe, also from what it finds."""
+    if manifest.path.suffix.lower() != ".toml":
+        return manifest
+    from kontext_pipeline.planning.recipes.recipe_inputs import recipe_digest
+
+    return replace(manifest, digest=recipe_digest(manifest, tuple(READERS)))
 
 
 def read_rows(

@@ -62,11 +62,19 @@ class FileProblems:
     notes: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     mapped: dict[str, str] = field(default_factory=dict)
+    origin_of: Callable[[int], str] | None = None
+    """Where a row, by its number, comes from, if the file doesn't have the row itself."""
 
     def add(self, text: str, *, row: int = 0, column: str = "") -> None:
         """Add a problem of the file, a column, a row or a cell."""
-        line = location(self._file, row, column) + ": " + text
+        origin = f" ({self.origin_of(row)})" if row and self.origin_of else ""
+        line = location(self._file, row, column) + f"{origin}: {text}"
         self._problems.add(self._file, self._order, row, line)
+
+    def add_line(self, text: str, *, line: int, key: str) -> None:
+        """Add a problem of a key in a file of keys and values; `line` is from 1."""
+        where = f"{self._file}, line {line}" + (f", {key}" if key else "")
+        self._problems.add(self._file, self._order, line, f"{where}: {text}")
 
     def add_rows(self, rows: Sequence[int], text: Callable[[int], str], column: str = "") -> None:
         """Add a problem for each of `rows` (ascending row numbers), whose text is `text(index into rows)`."""

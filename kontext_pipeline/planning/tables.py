@@ -7,6 +7,9 @@ import zlib
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+import numpy as np
+import pyarrow as pa
+
 from kontext_pipeline.planning.delimited import read_csv, read_tsv
 from kontext_pipeline.planning.json_lines import read_json_lines
 from kontext_pipeline.planning.manifest_options import ManifestOptions, TooLargeError
@@ -18,6 +21,19 @@ from kontext_pipeline.planning.sources import Manifest, file_type
 Reader: TypeAlias = Callable[[Manifest, FileProblems, ManifestOptions], RawTable | None]
 """Returns the content of a file, or None where it can't be read, which is a problem."""
 
+
+def _read_recipe(manifest: Manifest, problems: FileProblems, options: ManifestOptions) -> RawTable | None:
+    # Only a recipe needs jinja2.
+    from kontext_pipeline.planning.recipes.recipe_reader import expand
+
+    def read(table: Manifest, its_problems: FileProblems) -> pa.Table | None:
+        raw = read_table(table, its_problems, options)
+        return None if raw is None else raw.table
+
+    rows = expand(manifest, tuple(READERS), read, problems)
+    return None if rows is None else RawTable(rows, np.arange(1, rows.num_rows + 1, dtype=np.int64))
+
+
 _TEXT: Final[dict[str, Reader]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
@@ -28,6 +44,7 @@ READERS: Final[dict[str, Reader]] = {
     **_TEXT,
     **{f"{extension}.gz": reader for extension, reader in _TEXT.items()},
     ".parquet": read_parquet,
+    ".toml": _read_recipe,
 }
 """The reader for each file type, by its extension in lower case."""
 

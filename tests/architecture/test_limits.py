@@ -87,7 +87,8 @@ def eager_sandbox_imports(package: Path) -> set[str]:
         for path in module_paths(package)
         if path.relative_to(package).parts[0] != "sandbox"
         for node in _run_at_load(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Import | ast.ImportFrom) and re.search(r"\bsandbox\b", ast.unparse(node))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and re.search(rf"\b{package.name}\b.*\bsandbox\b", ast.unparse(node))
     }
 
 

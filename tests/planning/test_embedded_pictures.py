@@ -95,7 +95,7 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
     images = [{"bytes": data, "path": None} for data in (picture(1), b"\x89PNG, but no more", b"<html>", None)]
     problems = problems_of(write(tmp_path / "m.parquet", images), data_dir=tmp_path / "data")
     assert [problem.partition(" (")[0] for problem in problems] == [
-        f"m.parquet, row {row}, column input_image: the bytes are no picture of a known format" for row in (2, 3)
+        f"m.parquet, row {row}, column input_image: it is no picture of a known format" for row in (2, 3)
     ]
 
 

@@ -135,7 +135,7 @@ def test_a_missing_file_does_not_hide_the_problems_of_the_others(tmp_path: Path)
 def test_an_unknown_file_type(tmp_path: Path) -> None:
     assert problems_of(csv(tmp_path, "prompt\nx\n", "m.xlsx")) == [
         "m.xlsx: unknown file type '.xlsx'; allowed: .csv, .tsv, .jsonl, .ndjson, .csv.gz, .tsv.gz, .jsonl.gz, "
-        ".ndjson.gz, .parquet"
+        ".ndjson.gz, .parquet, .toml"
     ]
     (problem,) = problems_of(csv(tmp_path, "", "m.parquet.gz"))
     assert problem.startswith("m.parquet.gz: unknown file type '.parquet.gz'; allowed: ")
