@@ -1,0 +1,34 @@
+"""Threads, started so that a system without room for another one ends nothing in a hang or a traceback."""
+
+import mmap
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from kontext_pipeline.errors import KontextError
+
+HEADROOM_BYTES: Final = 80 * 2**20
+"""Address space that must be free before a thread starts: its stack (8 MiB by default), and room for the work of all."""
+
+
+class NoThreadError(KontextError):
+    """The system allows this process no other thread."""
+
+
+def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
+    """Run `work` in a new daemon thread.
+
+    Raises:
+        NoThreadError: the system has no room for one.
+    """
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    try:
+        # A thread whose stack takes the last memory can't report its start, and `start` would wait for ever.
+        mmap.mmap(-1, HEADROOM_BYTES).close()
+        thread.start()
+    except (RuntimeError, OSError, MemoryError) as error:
+        raise NoThreadError(
+            f"the system lets this process start no other thread ({error}). Raise the limit of processes or of memory "
+            "(ulimit -u, ulimit -v, or the container's), or lower KONTEXT_CONCURRENCY."
+        ) from None
+    return thread
