@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TextIO
 from urllib.parse import quote
 
 from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.escaping import displayable, one_line
 
 LogFormat = Literal["text", "json"]
 
@@ -79,12 +80,12 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def line_of(record: logging.LogRecord) -> str:
-    """Return a record's message, followed by its fields as `[name=value ...]`."""
+    """Return a record's message, followed by its fields as `[name=value ...]`, on one line."""
     fields = " ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in fields_of(record).items()
     )
-    return f"{record.getMessage()} [{fields}]" if fields else record.getMessage()
+    return one_line(f"{record.getMessage()} [{fields}]" if fields else record.getMessage())
 
 
 class TextFormatter(logging.Formatter):
@@ -93,6 +94,10 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         """Return the line."""
         return f"{_time_of(record)} {record.levelname} {record.name.removeprefix(f'{PACKAGE}.')}: {line_of(record)}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line and the traceback."""
+        return displayable(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -109,7 +114,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_text:
             document["exception"] = record.exc_text
-        return json.dumps(document, ensure_ascii=False, default=str)
+        return displayable(json.dumps(document, ensure_ascii=False, default=str))
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

@@ -15,6 +15,14 @@ class NoThreadError(KontextError):
     """The system allows this process no other thread."""
 
 
+def no_thread(error: BaseException) -> NoThreadError:
+    """Return the error for a thread that could not be started because of `error`."""
+    return NoThreadError(
+        f"the system lets this process start no other thread ({error}). Raise the limit of processes or of memory "
+        "(ulimit -u, ulimit -v, or the container's), or lower KONTEXT_CONCURRENCY."
+    )
+
+
 def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
     """Run `work` in a new daemon thread.
 
@@ -27,8 +35,5 @@ def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
         mmap.mmap(-1, HEADROOM_BYTES).close()
         thread.start()
     except (RuntimeError, OSError, MemoryError) as error:
-        raise NoThreadError(
-            f"the system lets this process start no other thread ({error}). Raise the limit of processes or of memory "
-            "(ulimit -u, ulimit -v, or the container's), or lower KONTEXT_CONCURRENCY."
-        ) from None
+        raise no_thread(error) from None
     return thread

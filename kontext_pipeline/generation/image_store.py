@@ -172,8 +172,9 @@ class ImageStore:
                     log.debug("no disk takes a picture; it waits in memory", extra={"fingerprint": fingerprint})
                     time.sleep(ROOM_PAUSE_S)
                     continue
+                kept = kept or "lost: no disk took it"
                 raise StoreFull(
-                    f"{path} can't be written ({_reason(error)}). The picture is paid for and {kept or 'lost: no disk took it'}. "
+                    f"{path} can't be written ({_reason(error)}). The picture is paid for and {kept}. "
                     "No more is bought until there is room."
                 ) from None
             return Stored(path, picture.sha256, picture.width, picture.height, picture.bytes)

@@ -14,8 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
+from kontext_pipeline.generation.descriptors import A_SLOT, slots_that_fit
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.job_poller import JobPoller
@@ -37,6 +39,7 @@ from kontext_pipeline.generation.work_queue import WorkQueue
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
 from kontext_pipeline.segmind.outcomes import Cause
+from kontext_pipeline.threads import NoThreadError, start_thread
 
 ITEMS_AHEAD: Final = 64
 """Items that the loop reads from its source ahead of need, at least."""
@@ -74,7 +77,12 @@ class GenerationLoop:
     ) -> None:
         """`ledger` is registered. `on_outcome` is called from the loop's threads for each item that has its
         outcome (succeeded, failed or unknown); it must return quickly.
+
+        Raises:
+            TooFewDescriptors: the system lets this process open too few files.
         """
+        a_slot = A_SLOT if options.api_version == "v1" else 0
+        options = replace(options, concurrency=slots_that_fit(options.concurrency, a_slot=a_slot))
         self._options = options
         self._client = client
         # Reservations wait for a slot only where a crash doesn't make them look like sent requests, and not
@@ -196,7 +204,6 @@ class GenerationLoop:
 
     def _start(self, items: Iterable[WorkItem]) -> None:
         concurrency, v1 = self._options.concurrency, self._options.api_version == "v1"
-        # From the last stage to the first. An interruption in between finds no work that no thread would finish.
         self._start_threads("settler", SETTLERS, self._settler.work)
         # Also on v1: a run may collect the v2 jobs of a run that died.
         self._start_threads("poller", min(POLLERS, concurrency), self._jobs.work)
@@ -205,17 +212,35 @@ class GenerationLoop:
         except Exception as error:  # noqa: BLE001  it stops the run in order
             self._run.stop_for(error)
         self._start_threads("reaper", 1, self._reaper.work)
-        self._start_threads("sender", concurrency if v1 else min(SUBMITTERS, concurrency), self._sender.work)
         self._start_threads("reserver", 1, self._reserver.work)
         self._start_threads("resolver", min(RESOLVERS, concurrency), self._resolver.work)
         # Not among the threads that the run waits for: the source may block for ever.
-        threading.Thread(target=self._feed, args=(items,), name="source", daemon=True).start()
+        start_thread(partial(self._feed, items), "source")
+        # Last, as they are many: where the system has room for fewer, each stage has what it needs.
+        senders = concurrency if v1 else min(SUBMITTERS, concurrency)
+        started = self._start_threads("sender", senders, self._sender.work)
+        if v1 and started < senders:
+            self._slots.lower(started)
+            log.warning(
+                "the system has room for %d requests in flight, not for %d: raise its limits of processes or memory "
+                "(ulimit -u, ulimit -v, or the container's) for more",
+                *(started, senders),
+            )
 
-    def _start_threads(self, name: str, count: int, work: Callable[[], None]) -> None:
+    def _start_threads(self, name: str, count: int, work: Callable[[], None]) -> int:
+        """Start a stage's threads, or as many as the system allows; return how many.
+
+        Raises:
+            NoThreadError: the system allows none. Nothing was sent.
+        """
         for number in range(count):
-            thread = threading.Thread(target=work, name=f"{name}-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            try:
+                self._threads.append(start_thread(work, f"{name}-{number}"))
+            except NoThreadError:
+                if number == 0:
+                    raise
+                return number
+        return count
 
     def _feed(self, items: Iterable[WorkItem]) -> None:
         try:

@@ -93,7 +93,7 @@ def take_over(earlier: Path, folder: Path) -> None:
         log.warning("%s is not used: %s", earlier, error.strerror)
         return
     try:
-        for name in os.listdir(opened):
+        for name in os.listdir(opened):  # noqa: PTH208  of the folder that was checked, whatever has its name now
             found = os.stat(name, dir_fd=opened, follow_symlinks=False)
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
                 continue

@@ -8,6 +8,8 @@ request, in one transaction too. Amounts are whole millionths of a USD.
 import contextlib
 from collections.abc import Sequence
 
+from sqlalchemy import URL
+
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements
 from kontext_pipeline.generation.ledger.leases import FailureDetector, Lease
@@ -32,8 +34,8 @@ class Ledger(LedgerViews):
             database can't be read or written.
     """
 
-    def __init__(self, url: str, *, backend: str) -> None:
-        """Open the ledger at `url`, an SQLAlchemy URL."""
+    def __init__(self, url: str | URL, *, backend: str) -> None:
+        """Open the ledger at `url`, in SQLAlchemy's form."""
         super().__init__(url, backend=backend)
         self._lease: Lease | None = None
         self._detector = FailureDetector(self.database)
