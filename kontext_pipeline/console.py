@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 class _Console(Console):
     """A console on which text from files and answers can't steer the terminal: all text passes `displayable`."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        # Before the layout, which measures it.
+        return super().render_str(displayable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -202,8 +206,8 @@ def _table() -> Table:
 def _shown(pipeline: "Pipeline", part: str) -> str:
     path = str(pipeline.data_dir / part)
     with contextlib.suppress(ValueError):
-        return str(Path(path).relative_to(Path.cwd()))
-    return path
+        path = str(Path(path).relative_to(Path.cwd()))
+    return escape(path)
 
 
 def _many(count: int, noun: str) -> str:

@@ -7,8 +7,8 @@ from typing import Final
 
 from kontext_pipeline.errors import KontextError
 
-HEADROOM_BYTES: Final = 80 * 2**20
-"""Address space that must be free before a thread starts: its stack (8 MiB by default), and room for the work of all."""
+STACK_BYTES: Final = 16 * 2**20
+"""Address space that must be free before a thread starts: its stack (8 MiB by default), and what it needs to begin."""
 
 
 class NoThreadError(KontextError):
@@ -23,8 +23,8 @@ def no_thread(error: BaseException) -> NoThreadError:
     )
 
 
-def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
-    """Run `work` in a new daemon thread.
+def start_thread(work: Callable[[], object], name: str, *, spare_bytes: int = 0) -> threading.Thread:
+    """Run `work` in a new daemon thread, if there is address space for it and for `spare_bytes` more.
 
     Raises:
         NoThreadError: the system has no room for one.
@@ -32,7 +32,7 @@ def start_thread(work: Callable[[], object], name: str) -> threading.Thread:
     thread = threading.Thread(target=work, name=name, daemon=True)
     try:
         # A thread whose stack takes the last memory can't report its start, and `start` would wait for ever.
-        mmap.mmap(-1, HEADROOM_BYTES).close()
+        mmap.mmap(-1, STACK_BYTES + spare_bytes).close()
         thread.start()
     except (RuntimeError, OSError, MemoryError) as error:
         raise no_thread(error) from None

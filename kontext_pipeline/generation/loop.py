@@ -55,6 +55,8 @@ SETTLERS: Final = 8
 """Threads that store images and settle their attempts: they mostly wait for the disk."""
 ANSWERS_WAITING: Final = 256
 """Answers that wait to be settled before their slots are kept, at least."""
+SPARE_BYTES: Final = 64 * 2**20
+"""Address space that must stay free for the run's work where more threads are started than it needs."""
 TICK_S: Final = 1.0
 """Longest uninterrupted wait of the thread that runs the loop: some platforms handle signals only between waits."""
 LAST_ANSWERS_S: Final = 5.0
@@ -204,43 +206,38 @@ class GenerationLoop:
 
     def _start(self, items: Iterable[WorkItem]) -> None:
         concurrency, v1 = self._options.concurrency, self._options.api_version == "v1"
-        self._start_threads("settler", SETTLERS, self._settler.work)
-        # Also on v1: a run may collect the v2 jobs of a run that died.
-        self._start_threads("poller", min(POLLERS, concurrency), self._jobs.work)
+        # From the last stage to the first. An interruption in between finds no work that no thread would finish.
+        stages = {
+            "settler": (SETTLERS, self._settler.work),
+            # Also on v1: a run may collect the v2 jobs of a run that died.
+            "poller": (min(POLLERS, concurrency), self._jobs.work),
+            "sender": (concurrency if v1 else min(SUBMITTERS, concurrency), self._sender.work),
+            "reserver": (1, self._reserver.work),
+            "resolver": (min(RESOLVERS, concurrency), self._resolver.work),
+        }
+        for name, (_, work) in stages.items():
+            self._threads.append(start_thread(work, f"{name}-0"))
         try:
             self._reaper.step()
         except Exception as error:  # noqa: BLE001  it stops the run in order
             self._run.stop_for(error)
-        self._start_threads("reaper", 1, self._reaper.work)
-        self._start_threads("reserver", 1, self._reserver.work)
-        self._start_threads("resolver", min(RESOLVERS, concurrency), self._resolver.work)
+        self._threads.append(start_thread(self._reaper.work, "reaper"))
         # Not among the threads that the run waits for: the source may block for ever.
         start_thread(partial(self._feed, items), "source")
-        # Last, as they are many: where the system has room for fewer, each stage has what it needs.
-        senders = concurrency if v1 else min(SUBMITTERS, concurrency)
-        started = self._start_threads("sender", senders, self._sender.work)
-        if v1 and started < senders:
-            self._slots.lower(started)
+        try:
+            # In turn, so that every stage gets its share where the system has room for fewer.
+            for number in range(1, max(count for count, _ in stages.values())):
+                for name, (count, work) in stages.items():
+                    if number < count:
+                        self._threads.append(start_thread(work, f"{name}-{number}", spare_bytes=SPARE_BYTES))
+        except NoThreadError:
+            fewer = number if v1 else concurrency
+            self._slots.lower(fewer)
             log.warning(
                 "the system has room for %d requests in flight, not for %d: raise its limits of processes or memory "
                 "(ulimit -u, ulimit -v, or the container's) for more",
-                *(started, senders),
+                *(fewer, concurrency),
             )
-
-    def _start_threads(self, name: str, count: int, work: Callable[[], None]) -> int:
-        """Start a stage's threads, or as many as the system allows; return how many.
-
-        Raises:
-            NoThreadError: the system allows none. Nothing was sent.
-        """
-        for number in range(count):
-            try:
-                self._threads.append(start_thread(work, f"{name}-{number}"))
-            except NoThreadError:
-                if number == 0:
-                    raise
-                return number
-        return count
 
     def _feed(self, items: Iterable[WorkItem]) -> None:
         try:
