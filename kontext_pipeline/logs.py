@@ -80,12 +80,12 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def line_of(record: logging.LogRecord) -> str:
-    """Return a record's message, followed by its fields as `[name=value ...]`, on one line."""
+    """Return a record's message, followed by its fields as `[name=value ...]`."""
     fields = " ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in fields_of(record).items()
     )
-    return one_line(f"{record.getMessage()} [{fields}]" if fields else record.getMessage())
+    return f"{record.getMessage()} [{fields}]" if fields else record.getMessage()
 
 
 class TextFormatter(logging.Formatter):
@@ -93,7 +93,8 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         """Return the line."""
-        return f"{_time_of(record)} {record.levelname} {record.name.removeprefix(f'{PACKAGE}.')}: {line_of(record)}"
+        name = record.name.removeprefix(f"{PACKAGE}.")
+        return f"{_time_of(record)} {record.levelname} {name}: {one_line(line_of(record))}"
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line and the traceback."""
