@@ -13,6 +13,7 @@ from kontext_pipeline.generation.ledger import Status
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.planning.estimate import Settled
 from kontext_pipeline.planning.plan import Plan, requests_of
+from kontext_pipeline.threads import no_thread
 
 log: Final = logging.getLogger(__name__)
 
@@ -31,7 +32,11 @@ class BatchTracker:
         read_settled: Callable[[], Settled],
         write_table: Callable[[str], None],
     ) -> None:
-        """`keys`: the batches to generate. `write_table` is given a batch's key."""
+        """`keys`: the batches to generate. `write_table` is given a batch's key.
+
+        Raises:
+            NoThreadError: the thread can't be started.
+        """
         self.finished: list[str] = []
         """Batches of which every request has its outcome."""
         self._plan = plan
@@ -41,6 +46,11 @@ class BatchTracker:
         self._lock = threading.Lock()
         self._left: Counter[str] = Counter()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tables")
+        try:
+            # Starts its thread now: later, the system may have room for none.
+            self._writer.submit(dict)
+        except RuntimeError as error:
+            raise no_thread(error) from None
         self._writes: dict[str, Future[None]] = {}
 
     @property

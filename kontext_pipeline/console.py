@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from kontext_pipeline.escaping import displayable
 from kontext_pipeline.generation.ledger.money import usd
 from kontext_pipeline.progress_line import Watcher, delays, details
 
@@ -30,8 +32,21 @@ if TYPE_CHECKING:
     from kontext_pipeline.planning.plan import Plan
     from kontext_pipeline.settings import Settings
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console on which text from files and answers can't steer the terminal: all text passes `displayable`."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        # Before the layout, which measures it.
+        return super().render_str(displayable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(displayable(segment.text), segment.style)
+
+
+out = _Console(highlight=False, soft_wrap=True)
+err = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 MISSING_SHOWN = 5
 """Input pictures that can't be had and are named, for each cause."""
@@ -103,6 +118,8 @@ def progress(total: int) -> Iterator["Watcher[Progress]"]:
         TimeRemainingColumn(),
         console=out,
         disable=not out.is_terminal,
+        # The watcher refreshes it: a thread of its own is one more that the system may not have.
+        auto_refresh=False,
         # Log lines go above the bar where they share the terminal; a redirected standard error stays redirected.
         redirect_stderr=err.is_terminal,
     )
@@ -111,7 +128,7 @@ def progress(total: int) -> Iterator["Watcher[Progress]"]:
     def show(progress: "Progress") -> None:
         done = progress.succeeded + progress.found + progress.failed + progress.unknown
         bar.waits = delays(progress, time.monotonic())
-        bar.update(task, completed=done, details=details(progress))
+        bar.update(task, completed=done, details=details(progress), refresh=True)
         if not out.is_terminal:
             say(f"{done:,}/{total:,} done, {details(progress)}" + (f"; {bar.waits}" if bar.waits else ""))
 
@@ -269,8 +286,8 @@ def _table() -> Table:
 def _shown(pipeline: "Pipeline", part: str) -> str:
     path = str(pipeline.data_dir / part)
     with contextlib.suppress(ValueError):
-        return str(Path(path).relative_to(Path.cwd()))
-    return path
+        path = str(Path(path).relative_to(Path.cwd()))
+    return escape(path)
 
 
 def _many(count: int, noun: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TextIO
 from urllib.parse import quote
 
 from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.escaping import displayable, one_line
 
 LogFormat = Literal["text", "json"]
 
@@ -92,7 +93,12 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         """Return the line."""
-        return f"{_time_of(record)} {record.levelname} {record.name.removeprefix(f'{PACKAGE}.')}: {line_of(record)}"
+        name = record.name.removeprefix(f"{PACKAGE}.")
+        return f"{_time_of(record)} {record.levelname} {name}: {one_line(line_of(record))}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line and the traceback."""
+        return displayable(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -109,7 +115,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_text:
             document["exception"] = record.exc_text
-        return json.dumps(document, ensure_ascii=False, default=str)
+        return displayable(json.dumps(document, ensure_ascii=False, default=str))
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

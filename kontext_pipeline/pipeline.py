@@ -27,6 +27,7 @@ from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.picture_check import PictureCheck
 from kontext_pipeline.generation.progress import Progress, Stop
+from kontext_pipeline.generation.rescue_folder import rescue_folder_of
 from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.input_collection import close_collector, input_images, open_collector
@@ -168,6 +169,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             connect_timeout_s=settings.connect_timeout_s,
             answer_timeout_s=settings.answer_timeout_s,
             pool_size=settings.concurrency + 16,
+            spill=rescue_folder_of(self.data_dir),
         )
 
     def preflight(

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
+from kontext_pipeline.threads import start_thread
+
 if TYPE_CHECKING:
     from kontext_pipeline.generation.progress import Progress
 
@@ -20,7 +22,7 @@ class Watcher(Generic[T]):
         self._pauses = pauses
         self._read: Callable[[], T] | None = None
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def watch(self, read: Callable[[], T]) -> None:
         """Show the run whose progress `read` returns: this is the `watch` of `Pipeline.run`."""
@@ -32,12 +34,13 @@ class Watcher(Generic[T]):
         return self._read() if self._read else None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread = start_thread(self._run, "progress")
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._over.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._show_progress()
 
     def _run(self) -> None:

@@ -8,7 +8,7 @@ import re
 import shlex
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
@@ -16,6 +16,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kontext_pipeline import logs
 from kontext_pipeline.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+ENV_FILE: Final = ".env"
 
 Backend = Literal["segmind", "sandbox"]
 ApiVersion = Literal["v1", "v2"]
@@ -105,8 +110,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="KONTEXT_",
-        env_file=".env",
-        env_file_encoding="utf-8",
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8-sig",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -290,8 +295,8 @@ class Settings(BaseSettings):
         return [secret for secret in (key, password, unquote(password)) if secret]
 
     @property
-    def resolved_ledger_url(self) -> str:
-        """SQLAlchemy URL of the ledger.
+    def resolved_ledger_url(self) -> "str | URL":
+        """URL of the ledger, in SQLAlchemy's form. As text, a path with `?`, `#` or `%2F` in it would name another file.
 
         Raises:
             SettingsError: the data directory is remote and `KONTEXT_LEDGER_URL` is not set.
@@ -304,7 +309,10 @@ class Settings(BaseSettings):
                 "Name one with KONTEXT_LEDGER_URL, such as postgresql://user@host/kontext or sqlite:////var/lib/kontext.db."
             )
         path = Path(self.data_dir.removeprefix("file://")).expanduser().absolute()
-        return f"sqlite:///{path / 'ledger.db'}"
+        # Imported here, as in `_ledger_url`.
+        from sqlalchemy.engine import URL
+
+        return URL.create("sqlite", database=str(path / "ledger.db"))
 
 
 def environment_variable(name: str) -> str:
@@ -327,14 +335,31 @@ def load_settings(**options: Any) -> Settings:
     `options` that are not None and not empty override every other source.
 
     Raises:
-        SettingsError: one or more values are not allowed. The message names each with its variable.
+        SettingsError: one or more values are not allowed, or the `.env` file can't be read. The message names each with
+            its variable.
     """
+    _check_env_file(Path(ENV_FILE))
     try:
         settings = Settings(**{name: value for name, value in options.items() if value not in (None, ())})
     except ValidationError as error:
         raise SettingsError("\n".join(map(_problem, error.errors(include_url=False)))) from None
     logs.hide(*settings.secrets)
     return settings
+
+
+def _check_env_file(path: Path) -> None:
+    # Not what it holds: there may be a key in it.
+    try:
+        reason = "it has characters that no text has" if path.is_file() and "\0" in path.read_text("utf-8-sig") else ""
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start + 1:,} is not UTF-8"
+    except OSError as error:
+        reason = error.strerror or "it can't be opened"
+    if reason:
+        raise SettingsError(
+            f"{path.absolute()} can't be read: {reason}. A text file in UTF-8 is expected, with a line NAME=VALUE for each "
+            "setting; save it as UTF-8, or remove it. Nothing was sent."
+        )
 
 
 def _problem(problem: Any) -> str:

@@ -14,6 +14,8 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from upath import UPath
 
+from kontext_pipeline.escaping import displayable
+
 _QUALITIES: Final = (82, 70, 55, 40)
 _SHRINK: Final = 0.8
 _SMALLEST_THUMB_PX: Final = 16
@@ -108,7 +110,7 @@ def _draw(thumbs: Sequence[Image.Image | None], captions: Sequence[str], columns
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, px: int) -> str:
-    text = " ".join(text.split())
+    text = displayable(" ".join(text.split()))
     if font.getlength(text) <= px:
         return text
     while text and font.getlength(text + "…") > px:

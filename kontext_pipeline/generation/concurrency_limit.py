@@ -43,3 +43,8 @@ class ConcurrencyLimit:
     def increase(self) -> None:
         """Increase the limit after an image."""
         self._limit = min(self._maximum, self._limit + self._increase / self._limit)
+
+    def lower(self, maximum: int) -> None:
+        """Never allow more than `maximum` from now on."""
+        self._maximum = min(self._maximum, maximum)
+        self._limit = min(self._limit, self._maximum)

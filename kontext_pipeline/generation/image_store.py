@@ -6,25 +6,50 @@ Under its name there is the whole picture or none, whatever happens to the proce
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from upath import UPath
 
 from kontext_pipeline.errors import KontextError
-from kontext_pipeline.files import is_local, write_atomically
+from kontext_pipeline.files import (
+    is_local,
+    make_private,
+    temporary_folder,
+    wait_for_descriptor,
+    write_atomically,
+)
 from kontext_pipeline.generation.ledger import Stored
-from kontext_pipeline.generation.rescue_folder import EXTENSIONS, RescueFolder, whole_pictures, write_data
+from kontext_pipeline.generation.rescue_folder import (
+    EXTENSIONS,
+    RescueFolder,
+    digest_of,
+    named,
+    rescue_folder_of,
+    take_over,
+    whole_pictures,
+    write_data,
+)
 from kontext_pipeline.segmind.answers import Picture
 from kontext_pipeline.segmind.images import NotAPicture, decode, inspect
+from kontext_pipeline.segmind.spool import HeldFile, is_abandoned
 
 DISK_RESERVE: Final = 8 * 2**20
 """Free bytes that the disk must have for each picture in flight. The largest answers seen are under 4 MiB."""
+ROOM_WAIT_S: Final = 60.0
+"""How long a picture that no disk takes stays in memory until there is room, seconds."""
+ROOM_PAUSE_S: Final = 1.0
+ABANDONED_AFTER_S: Final = 60.0
+"""Age of an empty file in the spool from which its process may have ended, seconds."""
+
+log = logging.getLogger(__name__)
 
 
 class StoreFull(KontextError):
@@ -41,22 +66,28 @@ class ImageStore:
     def __init__(self, data_dir: UPath, *, rescue: Path | None = None) -> None:
         """`rescue`: the local folder for paid pictures that the store can't take.
 
-        By default it is a folder in the system's temporary folder, one for each data directory.
+        By default it is in the user's state folder, one for each data directory.
         """
         self.local = is_local(data_dir)
         # Not a UPath where there is a choice: it is slow, and used for every picture.
         self.root: Path | UPath = Path(data_dir.path) if self.local else data_dir
-        # Another data directory may have the same fingerprints. It pays for its own pictures.
-        own = hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
+        own = digest_of(data_dir)
         temporary = Path(tempfile.gettempdir())
-        self.rescue = rescue or temporary / "kontext-rescue" / own
+        self.rescue = rescue or rescue_folder_of(data_dir)
         self._rescue_folder = RescueFolder(self.rescue)
         images = Path(data_dir.path) / "images"
-        self.spool = images / ".incoming" if self.local else temporary / "kontext-incoming" / own
+        self.spool = images / ".incoming" if self.local else temporary_folder("incoming", own)
         try:
-            self.spool.mkdir(parents=True, exist_ok=True)
+            if self.local:
+                self.spool.mkdir(parents=True, exist_ok=True)
+            else:
+                make_private(self.spool)
+                take_over(temporary / "kontext-incoming" / own, self.spool)
+            if rescue is None:
+                take_over(temporary / "kontext-rescue" / own, self.rescue)
         except OSError as error:
-            raise StoreFull(f"the image store {self.spool.parent} can't be written: {error.strerror}") from None
+            place = error.filename or self.spool.parent
+            raise StoreFull(f"the image store can't be used: {place}: {error.strerror}. Nothing was sent.") from None
 
     def check_room(self, in_flight: int) -> None:
         """Make sure that what is about to be paid for can be kept.
@@ -71,20 +102,37 @@ class ImageStore:
                 "flight. No more is bought. Make room and start again: what is done stays done."
             )
 
+    def hold(self, fingerprint: str) -> HeldFile:
+        """Return an empty file for an answer, with room on the disk, before the answer is paid for.
+
+        Raises:
+            StoreFull: There is no room, or the spool can't be written.
+        """
+        try:
+            return wait_for_descriptor(lambda: HeldFile(self.spool, fingerprint))
+        except OSError as error:
+            raise StoreFull(
+                f"{self.spool} has no room for another picture ({_reason(error)}). No more is bought. Make room and start "
+                "again: what is done stays done."
+            ) from None
+
     def path_of(self, fingerprint: str, extension: str) -> str:
         """Return the path of a picture, relative to the data directory."""
         return f"images/{fingerprint[:2]}/{fingerprint}.{extension}"
 
     def find(self, fingerprint: str) -> Stored | None:
-        """Return the picture of a request if the store or the rescue folder has it. It moves to the store first.
+        """Return the picture of a request, if it is in the store or waits to be moved there.
+
+        It waits in the rescue folder or, where that could not be written either, in the spool.
 
         Raises:
-            StoreFull: The picture is in the rescue folder, and the store still can't take it.
+            StoreFull: The picture waits, and the store still can't take it.
         """
-        for rescued, extension in self._rescue_folder.find(fingerprint):
-            self._adopt(rescued, fingerprint, extension)
+        for place in (self._rescue_folder.find(fingerprint), whole_pictures(named(self.spool, fingerprint))):
+            for waiting, extension in place:
+                self._adopt(waiting, fingerprint, extension)
         for extension in EXTENSIONS:
-            stored = self._measure(self.path_of(fingerprint, extension))
+            stored = wait_for_descriptor(partial(self._measure, self.path_of(fingerprint, extension)))
             if stored is not None:
                 return stored
         return None
@@ -97,7 +145,8 @@ class ImageStore:
         """
         stored = self.find(fingerprint)
         if stored is None:
-            for spooled, extension in whole_pictures(sorted(self.spool.glob(f"{fingerprint}.*"))):
+            arrived = [*sorted(self.spool.glob(f"{fingerprint}.*")), *self._rescue_folder.arrived(fingerprint)]
+            for spooled, extension in whole_pictures(arrived):
                 self._adopt(spooled, fingerprint, extension)
                 return self.find(fingerprint)
         return stored
@@ -105,21 +154,44 @@ class ImageStore:
     def keep(self, fingerprint: str, picture: Picture) -> Stored:
         """Move a picture that has just arrived to the store, and to the disk.
 
+        A picture that is in memory, and that nothing takes, is tried again for `ROOM_WAIT_S`.
+
         Raises:
-            StoreFull: The picture can't be written. It is in the rescue folder, and the message says so.
+            StoreFull: The picture can't be written. The message says where it is instead.
         """
         path = self.path_of(fingerprint, picture.format)
+        spooled = self.spool / f"{fingerprint}.{picture.format}"
+        until = time.monotonic() + ROOM_WAIT_S
+        while True:
+            try:
+                self._store_waiting(lambda: picture.path or write_data(spooled, picture), path)
+            except Exception as error:  # noqa: BLE001
+                # Any error: remote file systems raise their own, and this picture was paid for.
+                kept = self._keep_elsewhere(fingerprint, picture, spooled)
+                if kept is None and time.monotonic() < until:
+                    log.debug("no disk takes a picture; it waits in memory", extra={"fingerprint": fingerprint})
+                    time.sleep(ROOM_PAUSE_S)
+                    continue
+                kept = kept or "lost: no disk took it"
+                raise StoreFull(
+                    f"{path} can't be written ({_reason(error)}). The picture is paid for and {kept}. "
+                    "No more is bought until there is room."
+                ) from None
+            return Stored(path, picture.sha256, picture.width, picture.height, picture.bytes)
+
+    def _keep_elsewhere(self, fingerprint: str, picture: Picture, spooled: Path) -> str | None:
+        """Keep a picture that the store can't take. Return a clause that tells the user where; None: in memory alone."""
         try:
-            spooled = self.spool / f"{fingerprint}.{picture.format}"
-            self._store(picture.path or write_data(spooled, picture), path)
-        except Exception as error:  # noqa: BLE001
-            # Any error: remote file systems raise their own, and this picture was paid for.
             kept = self._rescue_folder.keep(fingerprint, picture)
-            raise StoreFull(
-                f"{path} can't be written ({_reason(error)}). The picture is paid for and {kept}. No more is bought until "
-                "there is room."
-            ) from None
-        return Stored(path, picture.sha256, picture.width, picture.height, picture.bytes)
+        except OSError as error:
+            if picture.path is None:
+                return None
+            left = picture.path
+            # A name that `find` looks for. No room is needed for it: the folder has the file already.
+            with contextlib.suppress(OSError):
+                left = left.replace(spooled)
+            return f"left as {left}, as {self.rescue} can't be written either ({_reason(error)})"
+        return f"kept as {kept}; the next run moves it to the store"
 
     def set_aside(self, remains: Path, fingerprint: str, attempt: int) -> None:
         """Keep what came instead of a picture, as evidence against the charge."""
@@ -153,17 +225,21 @@ class ImageStore:
         return str(self.spool.parent / ".unusable" / f"{fingerprint}.{attempt}")
 
     def sweep(self, older_than_s: float) -> None:
-        """Remove the incomplete files that dead processes left in the spool."""
+        """Remove what dead processes left in the spool: room that they held, and old incomplete files."""
         for path in self.spool.iterdir():
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > older_than_s:
+                found = path.stat()
+                age_s = time.time() - found.st_mtime
+                held = found.st_size == 0 and age_s > ABANDONED_AFTER_S and is_abandoned(path)
+                # A whole picture was paid for, and belongs to an attempt that is not settled yet.
+                if held or (age_s > older_than_s and not any(whole_pictures([path]))):
                     path.unlink()
 
     def _adopt(self, source: Path, fingerprint: str, extension: str) -> None:
         """Move a picture of an earlier run to the store."""
         path = self.path_of(fingerprint, extension)
         try:
-            self._store(source, path)
+            self._store_waiting(lambda: source, path)
         except Exception as error:  # noqa: BLE001  any error, as in keep()
             # Without a source, another run has moved the picture.
             if source.exists():
@@ -171,6 +247,10 @@ class ImageStore:
                     f"{path} still can't be written ({_reason(error)}). The picture is paid for and kept as {source}. No "
                     "more is bought until there is room."
                 ) from None
+
+    def _store_waiting(self, source: Callable[[], Path], path: str) -> None:
+        """Store a file, as soon as this process may open files."""
+        wait_for_descriptor(lambda: self._store(source(), path))
 
     def _store(self, source: Path, path: str) -> None:
         """Store a file, unless the store has a whole picture under its name. Only then remove the file."""

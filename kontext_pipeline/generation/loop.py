@@ -14,8 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
+from kontext_pipeline.generation.descriptors import A_SLOT, slots_that_fit
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.input_stage import InputStage
@@ -38,6 +40,7 @@ from kontext_pipeline.generation.work_queue import WorkQueue
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
 from kontext_pipeline.segmind.outcomes import Cause
+from kontext_pipeline.threads import NoThreadError, start_thread
 
 ITEMS_AHEAD: Final = 64
 """Items that the loop reads from its source ahead of need, at least."""
@@ -55,6 +58,8 @@ REMOTE_SETTLERS: Final = 16
 """The same where the store is remote: a thread waits for one upload at a time."""
 ANSWERS_WAITING: Final = 256
 """Answers that wait to be settled before their slots are kept, at least."""
+SPARE_BYTES: Final = 64 * 2**20
+"""Address space that must stay free for the run's work where more threads are started than it needs."""
 TICK_S: Final = 1.0
 """Longest uninterrupted wait of the thread that runs the loop: some platforms handle signals only between waits."""
 LAST_ANSWERS_S: Final = 5.0
@@ -78,7 +83,12 @@ class GenerationLoop:
     ) -> None:
         """`ledger` is registered. `on_outcome` is called from the loop's threads for each item that has its
         outcome (succeeded, failed or unknown); it must return quickly.
+
+        Raises:
+            TooFewDescriptors: the system lets this process open too few files.
         """
+        a_slot = A_SLOT if options.api_version == "v1" else 0
+        options = replace(options, concurrency=slots_that_fit(options.concurrency, a_slot=a_slot))
         self._options = options
         self._client = client
         self._settlers = SETTLERS if store.local else REMOTE_SETTLERS
@@ -205,26 +215,38 @@ class GenerationLoop:
     def _start(self, items: Iterable[WorkItem]) -> None:
         concurrency, v1 = self._options.concurrency, self._options.api_version == "v1"
         # From the last stage to the first. An interruption in between finds no work that no thread would finish.
-        self._start_threads("settler", self._settlers, self._settler.work)
-        # Also on v1: a run may collect the v2 jobs of a run that died.
-        self._start_threads("poller", min(POLLERS, concurrency), self._jobs.work)
+        stages = {
+            "settler": (self._settlers, self._settler.work),
+            # Also on v1: a run may collect the v2 jobs of a run that died.
+            "poller": (min(POLLERS, concurrency), self._jobs.work),
+            "sender": (concurrency if v1 else min(SUBMITTERS, concurrency), self._sender.work),
+            "reserver": (1, self._reserver.work),
+            "resolver": (min(RESOLVERS, concurrency), self._resolver.work),
+            "input": (1, self._stage.work),
+        }
+        for name, (_, work) in stages.items():
+            self._threads.append(start_thread(work, f"{name}-0"))
         try:
             self._reaper.step()
         except Exception as error:  # noqa: BLE001  it stops the run in order
             self._run.stop_for(error)
-        self._start_threads("reaper", 1, self._reaper.work)
-        self._start_threads("sender", concurrency if v1 else min(SUBMITTERS, concurrency), self._sender.work)
-        self._start_threads("reserver", 1, self._reserver.work)
-        self._start_threads("resolver", min(RESOLVERS, concurrency), self._resolver.work)
-        self._start_threads("input", 1, self._stage.work)
+        self._threads.append(start_thread(self._reaper.work, "reaper"))
         # Not among the threads that the run waits for: the source may block for ever.
-        threading.Thread(target=self._feed, args=(items,), name="source", daemon=True).start()
-
-    def _start_threads(self, name: str, count: int, work: Callable[[], None]) -> None:
-        for number in range(count):
-            thread = threading.Thread(target=work, name=f"{name}-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        start_thread(partial(self._feed, items), "source")
+        try:
+            # In turn, so that every stage gets its share where the system has room for fewer.
+            for number in range(1, max(count for count, _ in stages.values())):
+                for name, (count, work) in stages.items():
+                    if number < count:
+                        self._threads.append(start_thread(work, f"{name}-{number}", spare_bytes=SPARE_BYTES))
+        except NoThreadError:
+            fewer = number if v1 else concurrency
+            self._slots.lower(fewer)
+            log.warning(
+                "the system has room for %d requests in flight, not for %d: raise its limits of processes or memory "
+                "(ulimit -u, ulimit -v, or the container's) for more",
+                *(fewer, concurrency),
+            )
 
     def _feed(self, items: Iterable[WorkItem]) -> None:
         try:

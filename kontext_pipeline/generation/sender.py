@@ -4,7 +4,7 @@ from typing import Literal
 
 from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.attempt_log import log_transition
-from kontext_pipeline.generation.image_store import ImageStore
+from kontext_pipeline.generation.image_store import ImageStore, StoreFull
 from kontext_pipeline.generation.job_poller import JobPoller
 from kontext_pipeline.generation.ledger import Ledger
 from kontext_pipeline.generation.reserver import Reserver
@@ -16,6 +16,7 @@ from kontext_pipeline.generation.work import Reservation, SentRequest
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Outcome
+from kontext_pipeline.segmind.spool import HeldFile
 
 
 class Sender:
@@ -65,13 +66,25 @@ class Sender:
         Raises:
             LedgerError: the ledger or its log of sent attempts can't be written.
         """
-        if not self._may_send(reservation):
+        if self._api_version == "v2":
+            # The image of a job can be fetched again.
+            return self._may_send(reservation) and self._send(reservation, None)
+        try:
+            # First, as it may wait: what `_may_send` finds must hold when the request is sent.
+            held = self._store.hold(reservation.fingerprint)
+        except StoreFull as error:
+            self._run.stop_for(error)
+            self._reserver.give_back(reservation)
             return False
+        with held:
+            return self._may_send(reservation) and self._send(reservation, held)
+
+    def _send(self, reservation: Reservation, held: HeldFile | None) -> bool:
         sent = SentRequest.now(reservation)
         self._ledger.lease.sending(sent.attempt)
         self._run.count_attempt()
         log_transition("sent", sent)
-        answer = self._post(reservation, sent)
+        answer = self._post(reservation, sent, held)
         if answer.job is not None and answer.outcome is Outcome.ACCEPTED:
             self._jobs.watch(sent, answer.job)
             return True
@@ -98,8 +111,8 @@ class Sender:
             return False
         return True
 
-    def _post(self, reservation: Reservation, sent: SentRequest) -> Answer:
+    def _post(self, reservation: Reservation, sent: SentRequest, held: HeldFile | None) -> Answer:
         body = reservation.item.request.body(reservation.request.input_uri)
         if self._api_version == "v1":
-            return self._client.generate(body, self._store.spool, sent.fingerprint)
+            return self._client.generate(body, self._store.spool, sent.fingerprint, held)
         return self._client.submit(body)

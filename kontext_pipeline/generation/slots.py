@@ -130,6 +130,11 @@ class Slots:
         with self._condition:
             self._limit.increase()
 
+    def lower(self, concurrency: int) -> None:
+        """Let at most `concurrency` slots be taken from now on."""
+        with self._condition:
+            self._limit.lower(concurrency)
+
     def withdraw(self) -> list[Reservation]:
         """Remove and return the reservations that wait for a slot."""
         with self._condition:

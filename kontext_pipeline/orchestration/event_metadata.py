@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dagster import MetadataValue, TableColumn, TableRecord, TableSchema
 
+from kontext_pipeline.escaping import markdown, one_line
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -39,14 +41,17 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
         "batches": len(plan.batches),
         "backend": plan.backend,
         **({"columns": plan.mapped_columns} if plan.mapped_columns else {}),
-        "warnings": MetadataValue.md("\n".join(f"- {text}" for text in plan.warnings) or "none"),
+        "warnings": MetadataValue.md("\n".join(f"- {markdown(text)}" for text in plan.warnings) or "none"),
         "manifests": table_value(list(by_manifest.values())[:ROWS_SHOWN]),
     }
 
 
 def table_value(rows: Iterable[Mapping[str, Any]]) -> MetadataValue:
     """Return rows as a table for the UI. There must be one at least: names and types are those of the first row."""
-    return MetadataValue.table([TableRecord(row) for row in rows])
+    shown = [
+        {name: one_line(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+    ]
+    return MetadataValue.table([TableRecord(row) for row in shown])
 
 
 def figures(summary: "BatchSummary") -> dict[str, Any]:
@@ -94,7 +99,7 @@ def table_metadata(table: "pa.Table") -> dict[str, Any]:
 
     meanings = {column.name: column.meaning for column in TABLE_COLUMNS}
     columns = [
-        TableColumn(column.name, str(column.type), meanings.get(column.name, "the manifest's own column"))
+        TableColumn(one_line(column.name), str(column.type), meanings.get(column.name, "the manifest's own column"))
         for column in table.schema
     ]
     return {

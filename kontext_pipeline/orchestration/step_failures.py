@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from dagster import Backoff, Failure, Jitter, RetryPolicy
 
 from kontext_pipeline.errors import KontextError, LedgerError
+from kontext_pipeline.escaping import displayable
 from kontext_pipeline.segmind.outcomes import Cause
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def as_failures() -> Iterator[None]:
     except KontextError as error:
         passing = isinstance(error, LedgerError) or not getattr(error, "reachable", True)
         raise Failure(
-            description=str(error),
+            description=displayable(str(error)),
             metadata={"cause": type(error).__name__},
             allow_retries=passing,
         ) from None
@@ -43,7 +44,7 @@ def failure_of(stop: "Stop", report: "RunReport", *, batches: int) -> Failure:
     finished, generated = len(report.finished), report.progress.succeeded
     kept = f"{finished:,} of {batches:,} batches are finished" if batches > 1 else "The batch is not finished"
     return Failure(
-        description=f"Stopped: {stop.message} {kept}; {generated:,} pictures were generated and are kept.",
+        description=displayable(f"Stopped: {stop.message} {kept}; {generated:,} pictures were generated and are kept."),
         metadata={
             "cause": stop.cause.value,
             "finished_batches": finished,

@@ -13,6 +13,7 @@ from logging.handlers import QueueHandler, QueueListener
 from typing import TYPE_CHECKING, Final
 
 from kontext_pipeline import logs
+from kontext_pipeline.escaping import displayable
 from kontext_pipeline.progress_line import Watcher, delays, details
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class _RunLog(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.log(record.levelno, logs.line_of(record))
+        self._log.log(record.levelno, displayable(logs.line_of(record)))
 
 
 def progress_lines(log: "DagsterLogManager", to_generate: int) -> "Watcher[Progress]":

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from kontext_pipeline.errors import ManifestError
+from kontext_pipeline.escaping import one_line
 
 MOST_SHOWN = 100
 """How many problems get a line."""
@@ -92,15 +93,15 @@ class FileProblems:
 
     def note(self, text: str) -> None:
         """Add a note, which is no problem."""
-        self.notes.append(f"{self._file}: {text}")
+        self.notes.append(f"{location(self._file)}: {text}")
 
 
 def location(file: str, row: int = 0, column: str = "") -> str:
-    """Return where a problem is, as in `photos.csv, row 17, column seed`."""
-    return file + (f", row {row}" if row else "") + (f", column {column}" if column else "")
+    """Return where a problem is, as in `photos.csv, row 17, column seed`, on one line."""
+    return one_line(file + (f", row {row}" if row else "") + (f", column {column}" if column else ""))
 
 
 def quoted(value: object) -> str:
-    """Return `value` in quotes, with escapes for line breaks, cut if it is long."""
+    """Return `value` in quotes, with escapes for line breaks and whatever can't be seen, cut if it is long."""
     text = str(value)
     return repr(text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "...")

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.escaping import displayable
 from kontext_pipeline.sandbox import api_models as models
 from kontext_pipeline.sandbox.account import MICRO
 from kontext_pipeline.sandbox.admission import base_url, read_json, require_json_type, validated
@@ -31,7 +32,10 @@ _HEADERS: Final = {
     "x-content-type-options": "nosniff",
 }
 _TEMPLATE: Final = Environment(
-    loader=PackageLoader("kontext_pipeline.sandbox"), autoescape=select_autoescape()
+    loader=PackageLoader("kontext_pipeline.sandbox"),
+    autoescape=select_autoescape(),
+    # Not of its subclass `Markup`, which is escaped already.
+    finalize=lambda value: displayable(value) if type(value) is str else value,
 ).get_template("page.html")
 
 

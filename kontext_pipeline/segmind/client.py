@@ -3,7 +3,6 @@
 import base64
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from kontext_pipeline.errors import KontextError
+from kontext_pipeline.files import state_folder
 from kontext_pipeline.segmind.addresses import ApiAddresses, is_loopback
 from kontext_pipeline.segmind.answers import Answer, Credits, Job
 from kontext_pipeline.segmind.exchange import Exchanger
@@ -20,7 +20,7 @@ from kontext_pipeline.segmind.model import MODEL
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
 from kontext_pipeline.segmind.payloads import amount, job_state, parse_json
 from kontext_pipeline.segmind.received_pictures import PictureReader
-from kontext_pipeline.segmind.spool import Spool
+from kontext_pipeline.segmind.spool import HeldFile, Spool
 from kontext_pipeline.segmind.transport import Transport
 
 _HIGHEST_BALANCE_USD: Final = 1e9
@@ -70,13 +70,13 @@ class SegmindClient:
         last byte. A generation takes about 24 s and is billed even if nobody waits for it, so the limit should
         be much larger. `poll_timeout_s` is the limit for status and balance, which a server answers at once.
         `pool_size`: connections kept open to one host, best as many as there are threads. `spill`: folder for
-        paid bytes when the spool can't be written (default: `kontext-rescue` in the system's temporary folder).
+        paid bytes when the spool can't be written (default: `rescue` in this program's state folder).
 
         Raises:
             SettingsError: the certificate bundle of the environment can't be read.
         """
         self._upload_url = upload_url or f"{base_url}/upload-asset"
-        self._rescue = spill or Path(tempfile.gettempdir()) / "kontext-rescue"
+        self._rescue = spill or state_folder("rescue")
         self._transport = Transport(connect_timeout_s=connect_timeout_s, pool_size=pool_size)
         self._exchanger = Exchanger(
             self._transport,
@@ -100,14 +100,14 @@ class SegmindClient:
         self._transport.close()
         self._contradictions.close()
 
-    def generate(self, body: dict[str, Any], spool: Path, name: str = "") -> Answer:
+    def generate(self, body: dict[str, Any], spool: Path, name: str = "", held: HeldFile | None = None) -> Answer:
         """Request a picture with v1 and wait for it.
 
-        The picture's file is created in the folder `spool`, and its name starts with `name`.
+        The picture's file is created in the folder `spool`, and its name starts with `name`; or it is `held`.
         """
 
         def call() -> Answer:
-            new_spool = partial(Spool, spool, self._rescue, prefix=name)
+            new_spool = partial(Spool, spool, self._rescue, prefix=name, held=held)
             url = f"{self._addresses.base_url}/v1/{MODEL}"
             exchange = self._exchanger.send(Call.GENERATE, url, body=_json(body), spool=new_spool())
             return PictureReader(self._exchanger, self._addresses, new_spool).read(exchange)

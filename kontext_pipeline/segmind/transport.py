@@ -28,6 +28,7 @@ from kontext_pipeline.segmind.connections import (
     current_call,
 )
 from kontext_pipeline.segmind.outcomes import Cause
+from kontext_pipeline.threads import start_thread
 
 CHUNK_BYTES: Final = 256 * 1024
 """Read at once: large enough that a picture takes few reads, small beside 400 calls in progress."""
@@ -130,8 +131,7 @@ class Transport:
             self._calls.add(call)
             # A fork leaves threads behind, so the thread may be missing in a child process.
             if self._watcher is None or not self._watcher.is_alive():
-                self._watcher = threading.Thread(target=self._watch, name="segmind-deadlines", daemon=True)
-                self._watcher.start()
+                self._watcher = start_thread(self._watch, "segmind-deadlines")
 
     def _watch(self) -> None:
         while not self._closed.wait(_DEADLINE_CHECK_S):

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from typing import Any, Literal
 from sqlalchemy import text
 from upath import UPath
 
+from kontext_pipeline.cli import _limit_memory
 from kontext_pipeline.generation.image_store import ImageStore
 from kontext_pipeline.generation.input_images import InputImages
 from kontext_pipeline.generation.ledger import Ledger
@@ -67,6 +69,10 @@ class RunSpec:
     rescue: str | None = None
     input_image: str | None = None
     input_sha256: str | None = None
+    files: int = 0
+    """Files that a run in its own process may have open; 0: as many as this one."""
+    memory: int = 0
+    """Address space that a run in its own process may add, bytes; 0: without limit."""
     result: str = ""
     """File for the report of a run in its own process."""
 
@@ -81,6 +87,8 @@ class Result:
     progress: dict[str, Any] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    most_slots: int = 0
+    """Requests that might be in flight at its end."""
 
 
 def request_of(spec: RunSpec, row: int) -> GenerationRequest:
@@ -146,6 +154,7 @@ def perform(spec: RunSpec, *, source: Iterator[WorkItem] | None = None, client: 
             loop.run(work_items(spec) if source is None else source)
         except (KeyboardInterrupt, Stopped):
             result.interrupted = True
+        result.most_slots = loop._slots._limit.allowed
         result.progress = dataclasses.asdict(loop.progress)
         if loop.stopped is not None:
             result.stopped, result.message = loop.stopped.cause, loop.stopped.message
@@ -167,6 +176,13 @@ def _child(spec: RunSpec) -> None:
         now, now_ns = time.time, time.time_ns
         time.time = lambda: now() + _ahead_s(spec)
         time.time_ns = lambda: now_ns() + round(_ahead_s(spec) * 1e9)
+    if spec.files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spec.files, spec.files))
+    if spec.memory:
+        _limit_memory()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + spec.memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     result = perform(spec)
     Path(spec.result).write_text(json.dumps(dataclasses.asdict(result)))
 

@@ -12,6 +12,7 @@ from typing import Any
 from kontext_pipeline.segmind.answers import Answer, Job, Picture
 from kontext_pipeline.segmind.client import UploadFailed, UploadUnsupported
 from kontext_pipeline.segmind.outcomes import Call, Outcome
+from kontext_pipeline.segmind.spool import HeldFile
 
 Step = Answer | Outcome | Callable[[], Answer]
 """What a call returns. An `Outcome` is an answer that says nothing else; a callable is called within the call."""
@@ -54,7 +55,7 @@ class ScriptedClient:
     def count(self, call: Call) -> int:
         return sum(kind is call for kind, _ in self.calls)
 
-    def generate(self, body: dict[str, Any], spool: Path, name: str = "") -> Answer:
+    def generate(self, body: dict[str, Any], spool: Path, name: str = "", held: HeldFile | None = None) -> Answer:
         self.bodies.append(body)
         return self._with_picture(self._next(Call.GENERATE, name), spool, name)
 

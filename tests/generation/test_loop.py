@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -12,12 +12,13 @@ from kontext_pipeline.generation.options import Options
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Call, Outcome
+from kontext_pipeline.threads import start_thread
 from tests.generation.stages import StagesMaker, answer
 
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.mark.parametrize("started", range(7))
+@pytest.mark.parametrize("started", range(9))
 def test_an_interruption_while_the_threads_start_leaves_no_answer_unsettled(
     stages: StagesMaker, monkeypatch: pytest.MonkeyPatch, started: int
 ) -> None:
@@ -36,16 +37,17 @@ def test_an_interruption_while_the_threads_start_leaves_no_answer_unsettled(
         inputs=s.inputs,
         options=Options(concurrency=3, drain_s=2.0),
     )
-    start_threads, calls = loop._start_threads, itertools.count()
+    calls = itertools.count()
 
-    def interrupted(name: str, count: int, work: Callable[[], None]) -> None:
-        start_threads(name, count, work)
+    def interrupted(work: Callable[[], object], name: str, **options: Any) -> threading.Thread:
+        thread = start_thread(work, name, **options)
         if next(calls) == started:
             # Time for the threads that run already to do what they can.
             posted.wait(0.05)
             raise KeyboardInterrupt
+        return thread
 
-    monkeypatch.setattr(loop, "_start_threads", interrupted)
+    monkeypatch.setattr("kontext_pipeline.generation.loop.start_thread", interrupted)
     with pytest.raises(KeyboardInterrupt):
         loop.run([s.item(number) for number in (1, 2, 3)])
     assert "open" not in s.states()

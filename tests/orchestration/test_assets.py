@@ -20,7 +20,7 @@ def test_plan_registers_a_partition_for_each_batch_and_says_what_it_will_cost(pr
     assert project.instance.get_dynamic_partitions("batch") == ALL
     assert (shown["rows"], shown["pictures"], shown["to_generate"]) == (10, 10, 10)
     assert (shown["estimated_cost_usd"], shown["batches"], shown["already_there"]) == (1.0, 3, 0)
-    assert "no input_image" in shown["warnings"]
+    assert r"no input\_image" in shown["warnings"]
     assert [record.data["manifest"] for record in shown["manifests"].records] == ["photos"]
     assert project.posts() == 0
 

@@ -9,6 +9,7 @@ import pytest
 
 from kontext_pipeline.errors import ManifestError
 from kontext_pipeline.planning.manifests import read_manifests, read_rows
+from kontext_pipeline.planning.problems import ManifestProblems, quoted
 
 
 def problems_of(*patterns: Path | str) -> list[str]:
@@ -321,3 +322,12 @@ def test_a_picture_that_can_not_be_read(tmp_path: Path, make_picture: Callable[[
     path = csv(tmp_path, "prompt,input_image\nx,good.png\ny,loop.png\n")
     (problem,) = problems_of(path)
     assert problem.startswith("m.csv, row 2, column input_image: 'loop.png': can't be read: ")
+
+
+def test_names_of_files_and_columns_stay_on_one_line_and_steer_nothing() -> None:
+    problems = ManifestProblems()
+    problems.of("a\x1b]0;x\x07\nb.csv", 0).add("is wrong", row=3, column="c\x9b2J\u202e")
+    with pytest.raises(ManifestError) as raised:
+        problems.raise_if_any()
+    assert raised.value.problems == ["a\\u001b]0;x\\u0007\\nb.csv, row 3, column c\\u009b2J\\u202e: is wrong"]
+    assert quoted("a\x1b\u202e\nb") == r"'a\x1b\u202e\nb'"

@@ -14,6 +14,8 @@ import pytest
 
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Charge, Outcome
+from kontext_pipeline.segmind.spool import HELD_BYTES, HeldFile, Spool, is_abandoned
+from tests.descriptors import no_descriptors
 from tests.segmind.conftest import BODY, KEY, picture
 from tests.segmind.gateway import Gateway, Reply
 
@@ -114,3 +116,44 @@ def test_the_spool_is_made_and_holds_nothing_but_pictures(
     answers = [client.generate(BODY, spool) for _ in range(4)]
     assert answers[3].picture is not None
     assert list(spool.iterdir()) == [answers[3].picture.path]
+
+
+def test_a_held_file_has_room_and_is_the_answers_file(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
+    spool.mkdir()
+    gateway.routes[V1] = [Reply(500), Reply(body=CONTENT)]
+    with HeldFile(spool, "name") as held:
+        (empty,) = spool.iterdir()
+        assert empty.stat().st_size == 0
+        if sys.platform == "linux":
+            assert empty.stat().st_blocks * 512 >= HELD_BYTES
+        assert not is_abandoned(empty)
+        assert client.generate(BODY, spool, "name", held).picture is None
+        assert list(spool.iterdir()) == [empty]
+        picture = client.generate(BODY, spool, "name", held).picture
+    assert picture is not None
+    assert list(spool.iterdir()) == [empty] == [picture.path]
+    assert empty.read_bytes() == CONTENT
+    # The room that was not needed is given back.
+    assert empty.stat().st_blocks * 512 < len(CONTENT) + 2**17
+    with HeldFile(spool, "other"):
+        assert len(list(spool.iterdir())) == 2
+    assert list(spool.iterdir()) == [empty]
+
+
+def test_a_picture_inside_json_uses_the_held_file(gateway: Gateway, client: SegmindClient, spool: Path) -> None:
+    spool.mkdir()
+    gateway.routes[V1] = Reply(body=json.dumps({"image": base64.b64encode(CONTENT).decode()}).encode())
+    with HeldFile(spool, "name") as held:
+        (empty,) = spool.iterdir()
+        picture = client.generate(BODY, spool, "name", held).picture
+    assert picture is not None
+    assert picture.path == empty
+
+
+def test_an_answer_waits_in_memory_while_too_many_files_are_open(tmp_path: Path) -> None:
+    with no_descriptors():
+        body = Spool(tmp_path / "spool", tmp_path / "rescue", prefix="name")
+        body.write(CONTENT[:1000])
+        body.write(CONTENT[1000:])
+        received = body.finish()
+    assert (received.path, received.data, received.spilled) == (None, CONTENT, False)

@@ -20,18 +20,17 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, TypeGuard, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import URL, Connection, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import statements
+from kontext_pipeline.generation.ledger.connecting import PAUSE_S, TIMEOUT_S, may_pass, open_engine
 from kontext_pipeline.generation.ledger.migrations import SCHEMA_VERSION
+from kontext_pipeline.threads import start_thread
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_S: Final = 60.0
-BUSY_PAUSE_S: Final = 0.005
 WRITE_LOCK: Final = 0x6B6F6E74
 """The key of the advisory lock that lets PostgreSQL run one ledger transaction at a time."""
 GATHER_S: Final = 0.005
@@ -41,9 +40,6 @@ LARGEST_GROUP: Final = 512
 """Writes that share one commit, at the most."""
 DISK_RESERVE: Final = 8 * 2**20
 """Free bytes that a SQLite ledger's disk must have; what is written between two requests is a small part of it."""
-SERVER_TIMEOUT_S: Final = 30.0
-"""How long a PostgreSQL server that does not answer is waited for."""
-SERVER_PAUSE_S: Final = 0.5
 
 KEYS_IN_QUERY: Final = 450
 """Keys in one query: below the limit of parameters of every SQLite."""
@@ -138,19 +134,6 @@ def _for_psycopg(statement: str) -> str:
     return _PARAMETER.sub(r"%(\1)s", statement)
 
 
-def _use_wal(cursor: sqlite3.Cursor) -> None:
-    # SQLite waits for every other lock, but fails at once where two processes make this change to a new file.
-    until = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
-                raise
-            time.sleep(BUSY_PAUSE_S)
-
-
 _Write = tuple[Callable[[Transaction], Any], Future[Any]]
 
 
@@ -161,7 +144,7 @@ class Database:
         LedgerError: It can't be opened, or a newer release made it.
     """
 
-    def __init__(self, url: str, *, make: bool = True) -> None:
+    def __init__(self, url: str | URL, *, make: bool = True) -> None:
         """Open `url` (in SQLAlchemy's form), and create or upgrade the tables where needed.
 
         With `make` False, a SQLite file that does not exist is an error.
@@ -170,7 +153,7 @@ class Database:
         self.path = self._sqlite_path()
         if self.path is not None and not make and not self.path.exists():
             raise LedgerError(f"there is no ledger at {self.path}: nothing was ever asked for from here")
-        self.engine = self._engine()
+        self.engine = open_engine(self.url, self.path)
         try:
             self._bring_up_to_date()
         except (OperationalError, DBAPIError) as error:
@@ -180,8 +163,7 @@ class Database:
         self._urgent = threading.Event()
         self._closed = False
         self._closing = threading.Lock()
-        self._writer = threading.Thread(target=self._write_groups, name="ledger-writer", daemon=True)
-        self._writer.start()
+        self._writer = start_thread(self._write_groups, "ledger-writer")
 
     def __str__(self) -> str:
         """Return the name of the database, without a password."""
@@ -255,34 +237,6 @@ class Database:
             raise LedgerError("a ledger in memory would forget what was paid: name a file")
         return Path(self.url.database).expanduser().absolute()
 
-    def _engine(self) -> Engine:
-        if self.path is None:
-            return create_engine(self.url, pool_pre_ping=True)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LedgerError(f"the ledger {self.path} can't be made: {error.strerror}") from None
-        engine = create_engine(
-            self.url.set(database=str(self.path)),
-            connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": False},
-        )
-
-        @event.listens_for(engine, "connect")
-        def configure(connection: Any, _record: Any) -> None:
-            cursor = connection.cursor()
-            # WAL: readers and the writer don't wait for each other. FULL: a commit is on the disk, whatever happens to
-            # the power, before the POST that it allows.
-            _use_wal(cursor)
-            cursor.execute("PRAGMA synchronous=FULL")
-            cursor.close()
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            writing = connection.get_execution_options().get("writing", False)
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-
-        return engine
-
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self.engine.connect() as connection:
@@ -342,7 +296,7 @@ class Database:
             self._commit(group)
 
     def _commit(self, group: list[_Write]) -> None:
-        deadline = time.monotonic() + (SERVER_TIMEOUT_S if self.path is None else 0)
+        deadline = time.monotonic() + TIMEOUT_S
         waiting = False
         while True:
             try:
@@ -351,12 +305,11 @@ class Database:
                     results = [work(transaction) for work, _ in group]
             except Exception as error:  # noqa: BLE001  whatever it is, the threads that wait must hear of it
                 if self._is_database_failure(error):
-                    # A server that was restarted is waited for; a full disk is not.
-                    if time.monotonic() < deadline:
+                    if (self.path is None or may_pass(error)) and time.monotonic() < deadline:
                         if not waiting:
                             _log.warning("the ledger %s does not answer; waiting: %s", self, error.orig)
                         waiting = True
-                        time.sleep(SERVER_PAUSE_S)
+                        time.sleep(PAUSE_S)
                         continue
                 elif len(group) > 1:
                     # One write failed: each gets a transaction of its own.

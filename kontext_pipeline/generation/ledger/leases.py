@@ -17,12 +17,13 @@ import time
 import uuid
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from kontext_pipeline.errors import KontextError, LedgerError
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.sent_log import SentAttempts, SentLog, uptime_id
+from kontext_pipeline.threads import start_thread
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +51,7 @@ class Lease:
         self._confirmed = time.monotonic()
         database.write(self._enter)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._count_heartbeats, name="lease", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._count_heartbeats, "lease")
 
     def check(self, transaction: Transaction) -> None:
         """Make sure, within a transaction, that no other run has taken over.
@@ -178,7 +178,7 @@ class ClaimantFiles:
             return False
         try:
             self.lock.acquire(timeout=0)
-        except Timeout:
+        except OSError:  # held (`Timeout` is one), or not to be opened now, which proves nothing
             return False
         self.lock.release()
         return True

@@ -9,6 +9,8 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from sqlalchemy import URL
+
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements
 from kontext_pipeline.generation.ledger.leases import FailureDetector, Lease
@@ -35,8 +37,8 @@ class Ledger(LedgerViews):
             database can't be read or written.
     """
 
-    def __init__(self, url: str, *, backend: str) -> None:
-        """Open the ledger at `url`, an SQLAlchemy URL."""
+    def __init__(self, url: str | URL, *, backend: str) -> None:
+        """Open the ledger at `url`, in SQLAlchemy's form."""
         super().__init__(url, backend=backend)
         self._lease: Lease | None = None
         self._detector = FailureDetector(self.database)

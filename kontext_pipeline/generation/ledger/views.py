@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import text
+from sqlalchemy import URL, text
 
 from kontext_pipeline.columns import GENERATION_SCHEMA
 from kontext_pipeline.generation.ledger import statements
@@ -23,8 +23,8 @@ class LedgerViews:
             database can't be read.
     """
 
-    def __init__(self, url: str, *, backend: str) -> None:
-        """Open the ledger at `url`, an SQLAlchemy URL."""
+    def __init__(self, url: str | URL, *, backend: str) -> None:
+        """Open the ledger at `url`, in SQLAlchemy's form."""
         self.database = Database(url)
         self.backend = backend
 
