@@ -90,7 +90,7 @@ def test_the_newest_migration_is_the_version_of_the_schema() -> None:
 
 def test_migrations_make_the_same_tables_as_the_release_before(tmp_path: Path) -> None:
     Database(f"sqlite:///{tmp_path / 'ledger.db'}").close()
-    restored(tmp_path / "before.db")
+    Database(restored(tmp_path / "before.db")).close()
     assert schema(tmp_path / "ledger.db") == schema(tmp_path / "before.db")
 
 
@@ -141,6 +141,7 @@ def test_a_ledger_of_the_release_before_says_the_same_and_stays_as_it_is(tmp_pat
     assert json.loads(json.dumps(rows, default=datetime.isoformat)) == said["generations"]
     assert (ledger.highest_charge(), ledger.size()) == (said["highest_charge"], said["size"])
     assert spending_differs(ledger.database) == []
+    assert (ledger.dataset_id(), ledger.latest_revision(names)) == (None, 0)
     ledger.close()
     assert content(tmp_path / "ledger.db") == before
 
@@ -236,6 +237,7 @@ def check_made_by_four(one: RunSpec, folder: Path) -> None:
         "attempts",
         "claimants",
         "generations",
+        "ledger_facts",
         "rates",
         "spending",
     }

@@ -19,6 +19,7 @@ WHOLE_TABLES = {
     "COUNT_BY_STATUS": "kontext status",
     "AMOUNTS_BY_DAY": "kontext status",
     "FAILED_BY_CAUSE": "kontext status",
+    "WITHOUT_PICTURE": "kontext failures, and a run with failures",
     "OPEN_JOBS": "kontext status",
     "SPENDING_DIFFERENCES": "the check of the sums",
 }
@@ -27,6 +28,7 @@ INDEXES = {
     "SETTLE_GENERATION": {"sqlite_autoindex_generations_1", "attempts_fingerprint"},
     "COUNT_WASTED": {"attempts_fingerprint"},
     "EXPIRED_ATTEMPT": {"attempts_fingerprint"},
+    "LATEST_REVISION": {"sqlite_autoindex_generations_1"},
     "GENERATIONS": {"sqlite_autoindex_generations_1", "attempts_fingerprint"},
     "OPEN_ATTEMPTS_OF": {"attempts_unsettled"},
     "ORPHANS": {"attempts_unsettled", "attempts_fingerprint"},

@@ -3,6 +3,7 @@
 from kontext_pipeline.generation.ledger.ledger import Ledger
 from kontext_pipeline.generation.ledger.records import (
     AlreadySettled,
+    AskAgain,
     ClaimedElsewhere,
     Orphan,
     OverBudget,
@@ -13,10 +14,12 @@ from kontext_pipeline.generation.ledger.records import (
     Settlement,
     Status,
     Stored,
+    WithoutPicture,
 )
 
 __all__ = [
     "AlreadySettled",
+    "AskAgain",
     "ClaimedElsewhere",
     "Ledger",
     "Orphan",
@@ -28,4 +31,5 @@ __all__ = [
     "Settlement",
     "Status",
     "Stored",
+    "WithoutPicture",
 ]

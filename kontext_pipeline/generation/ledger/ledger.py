@@ -6,10 +6,11 @@ request, in one transaction too. Amounts are whole millionths of a USD.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements
+from kontext_pipeline.generation.ledger.database import Transaction
 from kontext_pipeline.generation.ledger.leases import FailureDetector, Lease
 from kontext_pipeline.generation.ledger.records import (
     Orphan,
@@ -93,7 +94,12 @@ class Ledger(LedgerViews):
     def record_job(self, attempt: int, job: str, request_id: str, sent_at: int) -> None:
         """Write down the v2 job of an open attempt, submitted at `sent_at` (microseconds since 1970)."""
         parameters = {"id": attempt, "job": job, "request_id": request_id, "sent_at": sent_at}
-        self.database.write(lambda transaction: transaction.execute(statements.SET_JOB, parameters))
+
+        def work(transaction: Transaction) -> None:
+            transaction.execute(statements.SET_JOB, parameters)
+            transaction.execute(statements.TOUCH_GENERATION, {"id": attempt, "revision": transaction.revision})
+
+        self.database.write(work)
 
     def settle(
         self,
@@ -133,11 +139,31 @@ class Ledger(LedgerViews):
             )
         )
 
-    def adopt_picture(self, fingerprint: str, batch: str, picture: Stored) -> None:
-        """Enter a picture that is in the store and that no attempt of this ledger made. It costs nothing."""
-        self.database.write(
+    def adopt_picture(self, fingerprint: str, batch: str, picture: Stored) -> bool:
+        """Enter a picture that is in the store and that no attempt of this ledger made. It costs nothing.
+
+        Return False where an attempt at the request is open: the picture is that attempt's, which will be settled.
+        """
+        return self.database.write(
             lambda transaction: attempts.adopt_picture(transaction, self.backend, fingerprint, batch, picture)
         )
+
+    def reopen(self, seen: Mapping[str, int]) -> int:
+        """Make requests pending again whose pictures are gone. What they have cost stays. Return how many were.
+
+        `seen` maps fingerprints to the revisions that `pictures` returned before the pictures were looked for. A request
+        that has changed since then stays as it is: another run may have made its picture again.
+        """
+        return self.database.write(lambda transaction: attempts.reopen(transaction, seen))
+
+    def bind(self, dataset_id: str) -> str:
+        """Note the id of the data directory that has the pictures. Return the id that was noted first."""
+
+        def work(transaction: Transaction) -> str:
+            transaction.execute(statements.SET_DATASET_ID, {"id": dataset_id})
+            return str(transaction.row(statements.DATASET_ID, {})["dataset_id"])
+
+        return self.database.write(work)
 
     def reclaim_orphans(self) -> list[Orphan]:
         """Adopt every open attempt whose run has ended, and release those that were provably never sent.

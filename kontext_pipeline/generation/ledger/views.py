@@ -8,11 +8,11 @@ from sqlalchemy import text
 
 from kontext_pipeline.columns import GENERATION_SCHEMA
 from kontext_pipeline.generation.ledger import statements
-from kontext_pipeline.generation.ledger.attempts import count_wasted
+from kontext_pipeline.generation.ledger.attempts import may_ask_again
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.money import Cap, held, today, usd
 from kontext_pipeline.generation.ledger.rates import pause_left_us
-from kontext_pipeline.generation.ledger.records import Status
+from kontext_pipeline.generation.ledger.records import AskAgain, Status, WithoutPicture
 
 
 class LedgerViews:
@@ -56,15 +56,22 @@ class LedgerViews:
             return int(Transaction(connection).row(statements.COUNT_GENERATIONS, {})["times"])
 
     def statuses(
-        self, fingerprints: Sequence[str], *, unknown_retries: int = 1, retry_failed: bool = False
+        self,
+        fingerprints: Sequence[str],
+        *,
+        unknown_retries: int = 1,
+        retry_failed: bool = False,
+        ask_again: AskAgain = "within bounds",
     ) -> dict[str, tuple[Status, bool]]:
         """Return the status of each request that the ledger knows, and whether a run would try it again."""
         with self.database.read() as connection:
             transaction = Transaction(connection)
             rows = transaction.rows_of(statements.STATUSES, fingerprints)
-            return dict(_judged(transaction, rows, unknown_retries, retry_failed))
+            return dict(_judged(transaction, rows, unknown_retries, retry_failed, ask_again))
 
-    def settled(self, *, unknown_retries: int = 1, retry_failed: bool = False) -> tuple[frozenset[str], frozenset[str]]:
+    def settled(
+        self, *, unknown_retries: int = 1, retry_failed: bool = False, ask_again: AskAgain = "within bounds"
+    ) -> tuple[frozenset[str], frozenset[str]]:
         """Return all requests that succeeded, and all others that a run would not try again.
 
         Reads the whole ledger, in a microsecond or two for each request; `statuses` takes ten times as long.
@@ -72,12 +79,37 @@ class LedgerViews:
         succeeded, others = [], []
         with self.database.read() as connection:
             rows = connection.execute(text(statements.ALL_STATUSES))
-            for key, (status, again) in _judged(Transaction(connection), rows, unknown_retries, retry_failed):
+            judged = _judged(Transaction(connection), rows, unknown_retries, retry_failed, ask_again)
+            for key, (status, again) in judged:
                 if status == "succeeded":
                     succeeded.append(key)
                 elif not again:
                     others.append(key)
         return frozenset(succeeded), frozenset(others)
+
+    def pictures(self, fingerprints: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Return revision and size in bytes of the picture of each request that succeeded."""
+        with self.database.read() as connection:
+            rows = Transaction(connection).rows_of(statements.PICTURES, fingerprints)
+            return {row["fingerprint"]: (int(row["revision"]), int(row["bytes"])) for row in rows}
+
+    def latest_revision(self, fingerprints: Sequence[str]) -> int:
+        """Return a number that grows whenever what the ledger says of any of these requests changes; 0 at first."""
+        with self.database.read() as connection:
+            rows = Transaction(connection).rows_of(statements.LATEST_REVISION, fingerprints)
+            return max((int(row["revision"] or 0) for row in rows), default=0)
+
+    def dataset_id(self) -> str | None:
+        """Return the id of the data directory that has the pictures; None until the ledger is used with one."""
+        with self.database.read() as connection:
+            found = Transaction(connection).row(statements.DATASET_ID, {})["dataset_id"]
+            return None if found is None else str(found)
+
+    def without_picture(self) -> list[WithoutPicture]:
+        """Return all requests that failed or whose answers were lost."""
+        with self.database.read() as connection:
+            rows = Transaction(connection).rows(statements.WITHOUT_PICTURE, {"backend": self.backend})
+            return [WithoutPicture(**{**dict(row), "retryable": bool(row["retryable"])}) for row in rows]
 
     def generations(self, fingerprints: Sequence[str]) -> pa.Table:
         """Return the outcome of each request that the ledger knows, one row each (schema `GENERATION_SCHEMA`).
@@ -99,7 +131,7 @@ class LedgerViews:
 
 
 def _judged(
-    transaction: Transaction, rows: Iterable[Any], unknown_retries: int, retry_failed: bool
+    transaction: Transaction, rows: Iterable[Any], unknown_retries: int, retry_failed: bool, ask_again: AskAgain
 ) -> Iterator[tuple[str, tuple[Status, bool]]]:
     """Yield the fingerprint of each row, its status, and whether a run would try it again."""
     for fingerprint, status, retryable in rows:
@@ -107,5 +139,5 @@ def _judged(
         if status == "failed":
             again = bool(retryable) or retry_failed
         elif status == "unknown":
-            again = count_wasted(transaction, fingerprint) <= unknown_retries
+            again = may_ask_again(transaction, fingerprint, unknown_retries, ask_again)
         yield fingerprint, (status, again)
