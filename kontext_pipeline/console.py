@@ -18,9 +18,11 @@ from rich.text import Text
 
 from kontext_pipeline.generation.ledger.money import usd
 from kontext_pipeline.progress_line import Watcher, delays, details
+from kontext_pipeline.segmind.model import LIST_PRICE_USD
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
+    from kontext_pipeline.failures import Failures
     from kontext_pipeline.generation.ledger.report import BackendBooks, Books
     from kontext_pipeline.generation.progress import Progress
     from kontext_pipeline.pipeline import Pipeline
@@ -53,16 +55,20 @@ def complain(text: str) -> None:
 def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     """Print a plan's counts, estimated cost and time, and its warnings."""
     table = _table()
-    table.add_row("rows", f"{estimate.rows:,}", f"in {_many(len(plan.manifests), 'manifest')}")
+    table.add_row("rows", f"{estimate.rows:,}", f"in {many(len(plan.manifests), 'manifest')}")
     shared = estimate.requested - estimate.pictures
     more = f"{shared:,} more rows share one of them" if shared else ""
     table.add_row("pictures", f"{estimate.pictures:,}", more)
     table.add_row("batches", f"{len(plan.batches):,}")
     table.add_row("already there", f"{estimate.already_there:,}")
     if estimate.failed_for_good:
-        reasons = "failed for good (--retry-failed) or unknown"
+        reasons = "failed for good (--retry-failed) or unknown (--retry-unknown)"
         table.add_row("given up", f"{estimate.failed_for_good:,}", reasons)
     table.add_row("to generate", f"{estimate.to_generate:,}")
+    if estimate.gone:
+        cost = f"{estimate.gone * LIST_PRICE_USD:,.2f} USD"
+        what = f"{many(estimate.gone, 'picture')} gone from the data directory, to be generated again for {cost}"
+        table.add_row("of these gone", f"{estimate.gone:,}", what)
     free = "" if settings.paid else "sandbox: nothing is spent"
     table.add_row("estimated cost", f"{estimate.cost_usd:,.2f} USD", free)
     pace = f"{settings.concurrency} in flight" + (f", {settings.rpm:g} requests a minute" if settings.rpm else "")
@@ -118,11 +124,11 @@ def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None"
     if progress is not None:
         possibly = usd(progress.possibly_charged)
         more = f"and possibly charged {possibly:,.2f} USD, for lost answers" if possibly else ""
-        table.add_row("this run", _many(progress.succeeded, "picture"))
+        table.add_row("this run", many(progress.succeeded, "picture"))
         table.add_row("this run spent", f"{usd(progress.spent):,.2f} USD", more)
     for name, count in totals.by_status.items():
         if count or name == "succeeded":
-            table.add_row(name, f"{count:,} of {_many(totals.rows, 'row')}")
+            table.add_row(name, f"{count:,} of {many(totals.rows, 'row')}")
     possibly = totals.possibly_charged_usd
     more = f"and possibly charged {possibly:,.2f} USD" if possibly else ""
     table.add_row("cost of all", f"{totals.cost_usd:,.2f} USD", more)
@@ -131,6 +137,12 @@ def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None"
     out.print()
     out.print(table)
     return totals
+
+
+def show_failures(failures: "Failures") -> None:
+    """Print the rows without a picture, by cause."""
+    for line in failures.lines():
+        say(line)
 
 
 def show_books(books: "Books", *, as_json: bool) -> None:
@@ -154,11 +166,11 @@ def _show_backend(books: "BackendBooks") -> None:
     more = f"{without:,.2f} USD of it for answers without a picture" if without else ""
     table.add_row("spent", f"{books.spent_usd:,.2f} USD", more)
     if books.possibly_charged_attempts:
-        answers = _many(books.possibly_charged_attempts, "lost answer")
+        answers = many(books.possibly_charged_attempts, "lost answer")
         table.add_row("possibly charged", f"{books.possibly_charged_usd:,.2f} USD", f"for {answers}")
     if books.in_flight:
         jobs = len(books.jobs_out_there)
-        unfinished = f"; {_many(jobs, 'unfinished job')}" if jobs else ""
+        unfinished = f"; {many(jobs, 'unfinished job')}" if jobs else ""
         what = f"{books.in_flight:,} in flight or about to be sent{unfinished}"
         table.add_row("reserved", f"{books.reserved_usd:,.2f} USD", what)
     causes = ", ".join(f"{count:,} {cause}" for cause, count in books.failed_by_cause.items())
@@ -193,7 +205,8 @@ def _shown(pipeline: "Pipeline", part: str) -> str:
     return path
 
 
-def _many(count: int, noun: str) -> str:
+def many(count: int, noun: str) -> str:
+    """Return a count with its noun."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 

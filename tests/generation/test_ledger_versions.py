@@ -22,6 +22,7 @@ from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import (
     AlreadySettled,
     ClaimedElsewhere,
+    DatasetLink,
     Ledger,
     OverBudget,
     ReservationTerms,
@@ -141,7 +142,8 @@ def test_a_ledger_of_the_release_before_says_the_same_and_stays_as_it_is(tmp_pat
     assert json.loads(json.dumps(rows, default=datetime.isoformat)) == said["generations"]
     assert (ledger.highest_charge(), ledger.size()) == (said["highest_charge"], said["size"])
     assert spending_differs(ledger.database) == []
-    assert (ledger.dataset_id(), ledger.latest_revision(names)) == (None, 0)
+    link = DatasetLink(ledger.database)
+    assert (link.dataset_id(), link.latest_revision(names)) == (None, 0)
     ledger.close()
     assert content(tmp_path / "ledger.db") == before
 

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from kontext_pipeline.generation.ledger import AskAgain, Ledger, ReservationTerms, Reserved, Settlement, Stored
+from kontext_pipeline.generation.ledger import (
+    AskAgain,
+    DatasetLink,
+    Ledger,
+    ReservationTerms,
+    Reserved,
+    Settlement,
+    Stored,
+)
 from kontext_pipeline.generation.ledger.report import read_books
 from kontext_pipeline.segmind.outcomes import Cause
 
@@ -32,6 +40,10 @@ def opened(tmp_path: Path) -> Iterator[Callable[[str], Ledger]]:
         ledger.close()
 
 
+def link(ledger: Ledger) -> DatasetLink:
+    return DatasetLink(ledger.database)
+
+
 def reserved(ledger: Ledger, fingerprint: str = ONE, terms: ReservationTerms = TERMS) -> int:
     (result,) = ledger.reserve([(fingerprint, "rows-00000")], terms)
     assert isinstance(result, Reserved)
@@ -51,10 +63,10 @@ def test_a_picture_with_an_open_attempt_is_not_adopted(opened: Callable[[str], L
 
 def test_every_change_of_a_request_has_a_higher_revision(opened: Callable[[str], Ledger]) -> None:
     one, two = opened("one"), opened("two")
-    numbers = [one.latest_revision([ONE, TWO])]
+    numbers = [link(one).latest_revision([ONE, TWO])]
 
     def changed() -> bool:
-        numbers.append(two.latest_revision([ONE, TWO]))
+        numbers.append(link(two).latest_revision([ONE, TWO]))
         return numbers[-1] > numbers[-2]
 
     first = reserved(one)
@@ -73,7 +85,7 @@ def test_every_change_of_a_request_has_a_higher_revision(opened: Callable[[str],
     assert not changed(), "an attempt is settled once"
     one.adopt_picture(TWO, "rows-00000", PICTURE)
     assert changed()
-    assert one.latest_revision([ONE]) < one.latest_revision([TWO])
+    assert link(one).latest_revision([ONE]) < link(one).latest_revision([TWO])
     two.reserve([("c" * 64, "rows-00001")], TERMS)
     assert not changed(), "another batch's request"
     (row,) = one.generations([ONE]).to_pylist()
@@ -83,12 +95,12 @@ def test_every_change_of_a_request_has_a_higher_revision(opened: Callable[[str],
 def test_a_request_whose_picture_is_gone_is_bought_again_and_its_costs_add_up(opened: Callable[[str], Ledger]) -> None:
     ledger = opened("one")
     ledger.settle(reserved(ledger), CHARGED, status="succeeded", picture=PICTURE, retryable=False)
-    seen = {one: revision for one, (revision, _) in ledger.pictures([ONE, TWO]).items()}
-    assert ledger.reopen(seen) == 1
-    assert ledger.reopen(seen) == 0, "it has changed since"
+    seen = {one: revision for one, (revision, _) in link(ledger).pictures([ONE, TWO]).items()}
+    assert link(ledger).reopen(seen) == 1
+    assert link(ledger).reopen(seen) == 0, "it has changed since"
     assert ledger.statuses([ONE]) == {ONE: ("pending", True)}
     ledger.settle(reserved(ledger), CHARGED, status="succeeded", picture=PICTURE, retryable=False)
-    assert ledger.reopen(seen) == 0, "another run may have looked before the picture was made again"
+    assert link(ledger).reopen(seen) == 0, "another run may have looked before the picture was made again"
     (row,) = ledger.generations([ONE]).to_pylist()
     assert (row["status"], row["attempts"], row["cost_usd"]) == ("succeeded", 2, 0.2)
     (books,) = read_books(ledger.database).backends
@@ -99,7 +111,7 @@ def test_a_run_that_dies_with_a_second_picture_leaves_it_accounted_for(opened: C
     """Its attempt is not one whose picture another attempt has paid for: the first picture is gone."""
     one, two = opened("one"), opened("two")
     one.settle(reserved(one), CHARGED, status="succeeded", picture=PICTURE)
-    one.reopen({ONE: one.latest_revision([ONE])})
+    link(one).reopen({ONE: link(one).latest_revision([ONE])})
     one.lease.sending(reserved(one))
     one.close()
     (orphan,) = two.reclaim_orphans()
@@ -136,7 +148,7 @@ def test_lost_answers_bound_a_request_unless_a_person_asks_again(opened: Callabl
 
 def test_a_ledger_has_one_data_directory(opened: Callable[[str], Ledger]) -> None:
     one, two = opened("one"), opened("two")
-    assert one.dataset_id() is None
-    assert one.bind("first") == "first"
-    assert two.bind("second") == "first"
-    assert two.dataset_id() == "first"
+    assert link(one).dataset_id() is None
+    assert link(one).bind("first") == "first"
+    assert link(two).bind("second") == "first"
+    assert link(two).dataset_id() == "first"

@@ -1,5 +1,6 @@
 """The ledger: the durable record of attempts and generations, and the only truth about money."""
 
+from kontext_pipeline.generation.ledger.dataset_link import DatasetLink
 from kontext_pipeline.generation.ledger.ledger import Ledger
 from kontext_pipeline.generation.ledger.records import (
     AlreadySettled,
@@ -21,6 +22,7 @@ __all__ = [
     "AlreadySettled",
     "AskAgain",
     "ClaimedElsewhere",
+    "DatasetLink",
     "Ledger",
     "Orphan",
     "OverBudget",

@@ -12,8 +12,8 @@ from kontext_pipeline.generation.ledger.money import add_spending, held, today
 from kontext_pipeline.generation.ledger.rates import acquire_permit, pause_left_us
 from kontext_pipeline.generation.ledger.records import (
     NOT_SENT,
-    AskAgain,
     AlreadySettled,
+    AskAgain,
     ClaimedElsewhere,
     OverBudget,
     ReservationTerms,
@@ -187,7 +187,13 @@ def adopt_picture(transaction: Transaction, backend: str, fingerprint: str, batc
     known = transaction.rows_of(statements.FIND_GENERATIONS, [fingerprint])
     if known and known[0]["in_flight"]:
         return False
-    request = dict(fingerprint=fingerprint, backend=backend, batch=batch, claimant=None, revision=transaction.revision)
+    request = {
+        "fingerprint": fingerprint,
+        "backend": backend,
+        "batch": batch,
+        "claimant": None,
+        "revision": transaction.revision,
+    }
     if not known:
         transaction.insert(statements.ADD_GENERATION, [request])
     outcome = {**request, "status": "succeeded", "retryable": False, **_values_of(picture, Stored)}

@@ -6,7 +6,7 @@ request, in one transaction too. Amounts are whole millionths of a USD.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements
@@ -147,23 +147,6 @@ class Ledger(LedgerViews):
         return self.database.write(
             lambda transaction: attempts.adopt_picture(transaction, self.backend, fingerprint, batch, picture)
         )
-
-    def reopen(self, seen: Mapping[str, int]) -> int:
-        """Make requests pending again whose pictures are gone. What they have cost stays. Return how many were.
-
-        `seen` maps fingerprints to the revisions that `pictures` returned before the pictures were looked for. A request
-        that has changed since then stays as it is: another run may have made its picture again.
-        """
-        return self.database.write(lambda transaction: attempts.reopen(transaction, seen))
-
-    def bind(self, dataset_id: str) -> str:
-        """Note the id of the data directory that has the pictures. Return the id that was noted first."""
-
-        def work(transaction: Transaction) -> str:
-            transaction.execute(statements.SET_DATASET_ID, {"id": dataset_id})
-            return str(transaction.row(statements.DATASET_ID, {})["dataset_id"])
-
-        return self.database.write(work)
 
     def reclaim_orphans(self) -> list[Orphan]:
         """Adopt every open attempt whose run has ended, and release those that were provably never sent.

@@ -205,7 +205,9 @@ WITHOUT_PICTURE: Final = """
     SELECT g.fingerprint, g.status, g.retryable, COALESCE(a.cause, '') AS cause, a.status_code, a.error
     FROM generations g LEFT JOIN attempts a ON a.id = (
         SELECT MAX(id) FROM attempts WHERE fingerprint = g.fingerprint AND COALESCE(outcome, '') <> 'not_sent')
-    WHERE g.backend = :backend AND g.status IN ('failed', 'unknown')"""
+    WHERE g.status IN ('failed', 'unknown')"""
+# The same, of some requests.
+SOME_WITHOUT_PICTURE: Final = f"{WITHOUT_PICTURE} AND g.fingerprint IN :keys"
 # v2 jobs that no run has collected.
 OPEN_JOBS: Final = """
     SELECT request_id, fingerprint, started_at FROM attempts

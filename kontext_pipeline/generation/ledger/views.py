@@ -12,7 +12,7 @@ from kontext_pipeline.generation.ledger.attempts import may_ask_again
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.money import Cap, held, today, usd
 from kontext_pipeline.generation.ledger.rates import pause_left_us
-from kontext_pipeline.generation.ledger.records import AskAgain, Status, WithoutPicture
+from kontext_pipeline.generation.ledger.records import AskAgain, Status
 
 
 class LedgerViews:
@@ -86,30 +86,6 @@ class LedgerViews:
                 elif not again:
                     others.append(key)
         return frozenset(succeeded), frozenset(others)
-
-    def pictures(self, fingerprints: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Return revision and size in bytes of the picture of each request that succeeded."""
-        with self.database.read() as connection:
-            rows = Transaction(connection).rows_of(statements.PICTURES, fingerprints)
-            return {row["fingerprint"]: (int(row["revision"]), int(row["bytes"])) for row in rows}
-
-    def latest_revision(self, fingerprints: Sequence[str]) -> int:
-        """Return a number that grows whenever what the ledger says of any of these requests changes; 0 at first."""
-        with self.database.read() as connection:
-            rows = Transaction(connection).rows_of(statements.LATEST_REVISION, fingerprints)
-            return max((int(row["revision"] or 0) for row in rows), default=0)
-
-    def dataset_id(self) -> str | None:
-        """Return the id of the data directory that has the pictures; None until the ledger is used with one."""
-        with self.database.read() as connection:
-            found = Transaction(connection).row(statements.DATASET_ID, {})["dataset_id"]
-            return None if found is None else str(found)
-
-    def without_picture(self) -> list[WithoutPicture]:
-        """Return all requests that failed or whose answers were lost."""
-        with self.database.read() as connection:
-            rows = Transaction(connection).rows(statements.WITHOUT_PICTURE, {"backend": self.backend})
-            return [WithoutPicture(**{**dict(row), "retryable": bool(row["retryable"])}) for row in rows]
 
     def generations(self, fingerprints: Sequence[str]) -> pa.Table:
         """Return the outcome of each request that the ledger knows, one row each (schema `GENERATION_SCHEMA`).
