@@ -71,6 +71,7 @@ def plan(**options: Any) -> None:
 @click.pass_context
 def run(
     context: click.Context,
+    /,
     *,
     budget: float | None,
     retry_failed: bool,

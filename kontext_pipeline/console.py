@@ -65,10 +65,6 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
         reasons = "failed for good (--retry-failed) or unknown (--retry-unknown)"
         table.add_row("given up", f"{estimate.failed_for_good:,}", reasons)
     table.add_row("to generate", f"{estimate.to_generate:,}")
-    if estimate.gone:
-        cost = f"{estimate.gone * LIST_PRICE_USD:,.2f} USD"
-        what = f"{many(estimate.gone, 'picture')} gone from the data directory, to be generated again for {cost}"
-        table.add_row("of these gone", f"{estimate.gone:,}", what)
     free = "" if settings.paid else "sandbox: nothing is spent"
     table.add_row("estimated cost", f"{estimate.cost_usd:,.2f} USD", free)
     pace = f"{settings.concurrency} in flight" + (f", {settings.rpm:g} requests a minute" if settings.rpm else "")
@@ -76,6 +72,10 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     out.print(table)
     for warning in plan.warnings:
         warn(warning)
+    if estimate.gone:
+        are = "picture is" if estimate.gone == 1 else "pictures are"
+        cost = f"{estimate.gone * LIST_PRICE_USD:,.2f} USD"
+        warn(f"{estimate.gone:,} {are} gone from the data directory and will be generated again for {cost}")
 
 
 class _Bar(Bar):

@@ -111,13 +111,15 @@ class ReserveCall:
         lease, terms = self._lease, self._terms
         claims = [
             {"fingerprint": fingerprint, "backend": lease.backend, "batch": batch, "claimant": lease.id}
-            | {"revision": transaction.revision}
             for fingerprint, batch in (self._claims[number] for number in accepted.values())
         ]
-        transaction.insert(statements.ADD_GENERATION, [one for one in claims if one["fingerprint"] not in found])
+        revised = {"revision": transaction.revision} if claims else {}
+        transaction.insert(
+            statements.ADD_GENERATION, [{**one, **revised} for one in claims if one["fingerprint"] not in found]
+        )
         for claim in claims:
             if (known := found.get(claim["fingerprint"])) is not None:
-                transaction.execute(statements.CLAIM_GENERATION, claim)
+                transaction.execute(statements.CLAIM_GENERATION, {**claim, **revised})
                 # The batch that first asked for a request bears its costs.
                 claim["batch"] = known["batch"]
         common = {"run_id": lease.run_id, "api_version": terms.api_version, "price": terms.price, "day": self._day}
