@@ -6,7 +6,7 @@ their metadata tables.
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,9 +19,8 @@ from kontext_pipeline.data_directory import bind, data_dir_of
 from kontext_pipeline.dataset.storage import read_batch
 from kontext_pipeline.dataset.summary import SUMMED_UP, BatchSummary, summarize
 from kontext_pipeline.failures import Failures
-from kontext_pipeline.generation.image_listing import absent_pictures
 from kontext_pipeline.generation.image_store import ImageStore
-from kontext_pipeline.generation.ledger import AskAgain, DatasetLink, Ledger
+from kontext_pipeline.generation.ledger import AskAgain, Ledger
 from kontext_pipeline.generation.ledger.money import Cap, micros, usd
 from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
@@ -36,15 +35,12 @@ from kontext_pipeline.preflight import check_account
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Cause
 from kontext_pipeline.settings import Settings
+from kontext_pipeline.settled_requests import SettledRequests
 
 log: Final = logging.getLogger(__name__)
 
 SPOOL_KEPT_S: Final = 7 * 24 * 3600.0
 """Time for which half-received answers of dead processes are kept, seconds."""
-WHOLE_LEDGER_FROM: Final = 10_000
-"""Least number of requests for which the whole ledger may be read at once."""
-WHOLE_LEDGER_SHARE: Final = 5
-"""Most requests in the ledger, per request that is looked up, for which reading all of it is faster."""
 
 
 @dataclass(slots=True)
@@ -76,9 +72,8 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         except BaseException:
             self.ledger.close()
             raise
-        self._link = DatasetLink(self.ledger.database)
         self._tables: BatchTables | None = None
-        self._gone: set[str] = set()
+        self.requests = SettledRequests(self.ledger, self.data_dir, unknown_retries=settings.unknown_retries)
         self._loop: GenerationLoop | None = None
 
     def __exit__(self, *_error: object) -> None:
@@ -120,7 +115,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             concurrency=self.settings.concurrency,
             rpm=self.settings.rpm,
         )
-        return replace(made, gone=len(self._gone_of(plan.fingerprints())))
+        return replace(made, gone=len(self.requests.gone_of(plan.fingerprints())))
 
     def settled(
         self,
@@ -132,57 +127,11 @@ class Pipeline(AbstractContextManager["Pipeline"]):
     ) -> Settled:
         """Return a function that tells which requests succeeded, and which a run doesn't try again.
 
-        A request whose picture is gone from the image store has not succeeded, unless `look_at_files` is False. Of large
-        plans only the names of the files are looked at, else their sizes too.
-
-        `requests`: how many will be looked up in all. Reading the whole ledger once is faster than looking up a
-        large part of it.
+        As `SettledRequests.settled`.
         """
-        ledger, retries = self.ledger, self.settings.unknown_retries
-        if requests >= WHOLE_LEDGER_FROM and ledger.size() <= WHOLE_LEDGER_SHARE * requests:
-            done, given_up = ledger.settled(unknown_retries=retries, retry_failed=retry_failed, ask_again=ask_again)
-            if look_at_files and (gone := absent_pictures(self.data_dir, done)):
-                self._gone |= gone
-                done -= gone
-            return lambda _fingerprints: (done, given_up)
-
-        def look_up(fingerprints: Sequence[str]) -> tuple[Set[str], Set[str]]:
-            known = ledger.statuses(
-                fingerprints, unknown_retries=retries, retry_failed=retry_failed, ask_again=ask_again
-            )
-            succeeded = {key for key, (status, _) in known.items() if status == "succeeded"}
-            given_up = {key for key, (_, again) in known.items() if not again} - succeeded
-            if look_at_files:
-                gone = self._absent(self._link.pictures(sorted(succeeded)))
-                self._gone |= gone
-                succeeded -= gone
-            return succeeded, given_up
-
-        return look_up
-
-    def _absent(self, pictures: Mapping[str, tuple[int, int]]) -> set[str]:
-        return absent_pictures(self.data_dir, pictures, {key: size for key, (_, size) in pictures.items()})
-
-    def _gone_of(self, fingerprints: Iterable[pa.Array | pa.ChunkedArray]) -> set[str]:
-        """Return those of some requests whose pictures were found to be gone."""
-        if not self._gone:
-            return set()
-        return {one for some in fingerprints for one in some.to_pylist() if one in self._gone}
-
-    def _reopen(self, plan: Plan, keys: Iterable[str]) -> None:
-        """Make the requests of these batches pending again whose pictures were found to be gone."""
-        gone = self._gone_of(plan.batch_table(key)["fingerprint"] for key in keys) if self._gone else set()
-        # The ledger first: a picture that another run makes now is not gone, and its request has another revision.
-        pictures = self._link.pictures(sorted(gone))
-        if absent := self._absent(pictures):
-            reopened = self._link.reopen({key: pictures[key][0] for key in absent})
-            log.info("%d pictures are gone from the data directory and are requested again.", reopened)
-        self._gone -= gone
-
-    @property
-    def gone(self) -> Set[str]:
-        """The fingerprints of pictures that were found to be gone from the image store."""
-        return self._gone
+        return self.requests.settled(
+            requests, retry_failed=retry_failed, ask_again=ask_again, look_at_files=look_at_files
+        )
 
     @property
     def posts(self) -> int:
@@ -244,7 +193,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         """
         settings = self.settings
         run_id = run_id or uuid.uuid4().hex
-        self._reopen(plan, keys)
+        self.requests.reopen(plan, keys)
         store = ImageStore(self.data_dir)
         store.sweep(SPOOL_KEPT_S)
         self.ledger.register(run_id=run_id, lease_s=settings.lease_s)

@@ -70,7 +70,7 @@ def generate_missing(
         pipeline.write_tables(planned, keys)
         return
     context.log.info(f"{to_generate:,} pictures are to be generated (batches: {len(keys):,})")
-    if gone := len(set().union(*missing.values()) & pipeline.gone):
+    if gone := len(set().union(*missing.values()) & pipeline.requests.gone):
         context.log.warning(
             f"{gone:,} of these are gone from the data directory and are generated again for "
             f"{gone * LIST_PRICE_USD:,.2f} USD"

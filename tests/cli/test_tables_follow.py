@@ -111,7 +111,9 @@ def test_a_run_that_is_suspended_between_storing_and_settling(
     holder.close()
     second = start()
     assert second.wait(60) == 0
-    assert table_usd(tmp_path) == ledger_usd(tmp_path) == 0.6, "each attempt was settled, and no picture adopted for nothing"
+    assert table_usd(tmp_path) == ledger_usd(tmp_path) == 0.6, (
+        "each attempt was settled, and no picture adopted for nothing"
+    )
     os.kill(first.pid, signal.SIGCONT)
     first.wait(60)
     assert start().wait(60) == 0
