@@ -84,6 +84,7 @@ def test_a_ledger_and_a_directory_of_the_version_before_get_their_id(
     with closing(sqlite3.connect(tmp_path / "out" / "ledger.db")) as ledger:
         ledger.executescript(
             "DROP TABLE ledger_facts; ALTER TABLE generations DROP COLUMN revision; "
+            "ALTER TABLE generations DROP COLUMN reopened_after; "
             "UPDATE alembic_version SET version_num = '0002'"
         )
     assert kontext(*RUN).returncode == 0

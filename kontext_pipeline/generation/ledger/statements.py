@@ -104,7 +104,8 @@ TOUCH_GENERATION: Final = """
 # Make a request pending again whose picture is gone, unless it has changed since it was looked at.
 REOPEN_GENERATION: Final = """
     UPDATE generations SET status = 'pending', retryable = TRUE, claimant = NULL, image_path = NULL, image_sha256 = NULL,
-        width = NULL, height = NULL, bytes = NULL, revision = :revision
+        width = NULL, height = NULL, bytes = NULL, revision = :revision,
+        reopened_after = (SELECT MAX(id) FROM attempts WHERE fingerprint = :fingerprint)
     WHERE fingerprint = :fingerprint AND status = 'succeeded' AND revision = :seen"""
 
 # --- recovery
@@ -115,7 +116,8 @@ OPEN_ATTEMPTS_OF: Final = """
 _ORPHAN: Final = """
     SELECT a.id, a.fingerprint, a.claimant, a.batch, a.api_version, a.job, a.started_at, a.price, EXISTS (
         SELECT 1 FROM attempts o WHERE o.fingerprint = a.fingerprint AND o.state = 'charged'
-        AND o.outcome = 'succeeded' AND (o.id > a.id OR o.finished_at > a.started_at)) AS accounted_for
+        AND o.outcome = 'succeeded' AND o.id > COALESCE(
+            (SELECT reopened_after FROM generations g WHERE g.fingerprint = a.fingerprint), 0)) AS accounted_for
     FROM attempts a"""
 # The open attempts of claimants that have ended.
 ORPHANS: Final = f"""{_ORPHAN} JOIN claimants c ON c.id = a.claimant
