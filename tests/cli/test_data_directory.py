@@ -121,3 +121,19 @@ def test_a_remote_directory_has_an_id_too(tmp_path: Path) -> None:
         bind(remote, ledgers[1])
     for ledger in ledgers:
         ledger.close()
+
+
+def test_several_machines_share_a_ledger_on_a_server_and_a_directory(tmp_path: Path, postgres: str) -> None:
+    ledgers = [Ledger(postgres, backend=backend) for backend in ("sandbox", "segmind", "segmind")]
+    for ledger in ledgers:
+        bind(UPath(tmp_path / "data"), ledger)
+    place = (tmp_path / "data" / "dataset.id").read_text().splitlines()[1]
+    assert place.startswith("postgresql+psycopg2://")
+    assert "@" not in place, "neither user nor password"
+    # The same directory, as another machine has mounted it.
+    (tmp_path / "data").rename(tmp_path / "mounted")
+    bind(UPath(tmp_path / "mounted"), ledgers[2])
+    with pytest.raises(StrangersError, match="belongs to another data directory"):
+        bind(UPath(tmp_path / "second"), ledgers[0])
+    for ledger in ledgers:
+        ledger.close()
