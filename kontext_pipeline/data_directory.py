@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy import URL
 from upath import UPath
 
 from kontext_pipeline.errors import SettingsError
@@ -86,7 +87,7 @@ def _place_of(ledger: Ledger, data_dir: UPath) -> str:
     file = ledger.database.path
     if file is None:
         url = ledger.database.url
-        return url.set(username=None, password=None, query={}).render_as_string()
+        return URL.create(url.drivername, host=url.host, port=url.port, database=url.database).render_as_string()
     inside = is_local(data_dir) and file.resolve() == (Path(data_dir.path) / _INSIDE).resolve()
     return _INSIDE if inside else str(file)
 
