@@ -16,6 +16,7 @@ from benchmarks.server import RunningServer
 
 KEY = "SG_0123456789abcdef"
 LEFT = 100
+LINKS = 30_000
 WATCHED = """
 import atexit, json, sys
 from pathlib import Path
@@ -71,7 +72,7 @@ def resume(server: RunningServer, count: int, *, batch_size: int = 1000) -> Resu
 
 
 def _enter_as_done(folder: Path, count: int) -> None:
-    """What the ledger would hold after so many pictures, without making them."""
+    """What the ledger and the image store would hold after so many pictures, without making them."""
     import pyarrow.parquet as pq
 
     def done() -> Iterator[tuple[str, str]]:
@@ -100,4 +101,19 @@ def _enter_as_done(folder: Path, count: int) -> None:
             "INSERT INTO spending (backend, day, run_id, charged, unknown, open) "
             "SELECT 'segmind', '2025-01-01', 'earlier', SUM(cost), 0, 0 FROM attempts"
         )
+        fingerprints = [row[0] for row in ledger.execute("SELECT fingerprint FROM generations")]
     ledger.close()
+    _enter_pictures(folder / "images", fingerprints)
+
+
+def _enter_pictures(images: Path, fingerprints: list[str]) -> None:
+    """Make the names of the pictures, many of one empty file: a run looks for the names."""
+    for number in range(256):
+        (images / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+    source = images / "source"
+    for number, fingerprint in enumerate(fingerprints):
+        if number % LINKS == 0:
+            # A file system bounds the names of one file.
+            source = images / f"source-{number}"
+            source.touch()
+        os.link(source, images / fingerprint[:2] / f"{fingerprint}.png")

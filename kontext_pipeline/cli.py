@@ -8,18 +8,16 @@ import ctypes
 import os
 import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kontext_pipeline.subcommand import GENERATION, PLANNING, Exit, Group, log_options
+from kontext_pipeline.exits import Exit
+from kontext_pipeline.subcommand import GENERATION, PLANNING, POSTS, Group, log_options
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
-    from kontext_pipeline.planning.estimate import Estimate
-    from kontext_pipeline.settings import Settings
 
 HEAPS: Final = 2
 """Heaps that all threads share. Python threads seldom allocate at the same time, so few heaps are enough."""
@@ -68,78 +66,58 @@ def plan(**options: Any) -> None:
 @main.command(settings=(*PLANNING, *GENERATION))
 @click.option("--budget", type=float, metavar="USD", help="The most that this run may spend.")
 @click.option("--retry-failed", is_flag=True, help="Try rows again that failed for good.")
+@click.option("--retry-unknown", is_flag=True, help="Try rows once more whose answers were lost too often.")
 @click.option("--yes", is_flag=True, help="Don't ask before money is spent, or when the balance is too small.")
-def run(*, budget: float | None, retry_failed: bool, yes: bool, **options: Any) -> None:
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    *,
+    budget: float | None,
+    retry_failed: bool,
+    retry_unknown: bool,
+    yes: bool,
+    **options: Any,
+) -> None:
     """Generate the pictures of a manifest that don't exist yet.
 
     Exit status: 0 every row has its picture; 1 some rows failed for good; 2 nothing was sent, because the
     manifest, the settings or the key was wrong; 3 stopped early, start again to go on.
     """
+    from kontext_pipeline.run_command import RunCommand
+
     # A termination is handled as Ctrl-C is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _pipeline(options) as pipeline:
-        sys.exit(_run(pipeline, budget=budget, retry_failed=retry_failed, yes=yes))
+        context.meta[POSTS] = lambda: pipeline.posts
+        command = RunCommand(pipeline, budget=budget, retry_failed=retry_failed, retry_unknown=retry_unknown, yes=yes)
+        sys.exit(command.run())
 
 
-def _run(pipeline: "Pipeline", *, budget: float | None, retry_failed: bool, yes: bool) -> Exit:
-    from kontext_pipeline import console, launcher
-    from kontext_pipeline.errors import SettingsError
-    from kontext_pipeline.preflight import PreflightError
+@main.command(settings=("data_dir", "backend"))
+@click.option("--csv", "csv_path", metavar="FILE", type=click.Path(dir_okay=False), help="Write every row as CSV too.")
+def failures(*, csv_path: str | None, **options: Any) -> None:
+    """List the rows without a picture by cause, with the server's words, what to do and what that costs.
 
-    if budget is not None and budget < 0:
-        raise SettingsError(f"--budget is {budget:g}: an amount in USD, 0 or more, is expected. Nothing was sent.")
-    _ = pipeline.settings.key
-    planned = pipeline.plan()
-    estimate = pipeline.estimate(planned, retry_failed=retry_failed)
-    console.show_plan(pipeline.settings, planned, estimate)
-    keys = planned.batch_keys
-    if estimate.to_generate == 0:
-        pipeline.write_tables(planned, keys)
-        console.say("\nNothing to generate: every picture that the manifest asks for has its outcome.")
-        console.show_summary(pipeline, planned, None)
-        _report_to_dagster(pipeline, keys)
-        return Exit.SOME_FAILED if estimate.failed_for_good else Exit.DONE
-    with launcher.sandbox_if_needed(pipeline.settings) as settings, pipeline.client(settings) as client:
-        try:
-            warning = pipeline.preflight(
-                client, estimate.to_generate, budget_usd=budget, go_on_with_less=yes or sys.stdin.isatty()
-            )
-        except PreflightError as error:
-            console.complain(str(error))
-            return Exit.NOTHING_SENT if error.reachable else Exit.STOPPED
-        if warning:
-            console.warn(warning)
-        if not _agreed(pipeline.settings, estimate, yes=yes):
-            console.say("Nothing was sent.")
-            return Exit.NOTHING_SENT
-        with console.progress(estimate.to_generate) as watcher:
-            report = None
-            with contextlib.suppress(KeyboardInterrupt):
-                report = pipeline.run(
-                    planned, keys, client=client, budget_usd=budget, retry_failed=retry_failed, watch=watcher.watch
-                )
-    if report is None:
-        console.complain("Stopped on request. Requests in flight were settled; start again to go on.")
-    elif report.stopped is not None:
-        console.complain(f"Stopped: {report.stopped.message}")
-    totals = console.show_summary(pipeline, planned, watcher.progress)
-    _report_to_dagster(pipeline, keys)
-    if report is None or report.stopped is not None:
-        return Exit.STOPPED
-    return Exit.DONE if totals.complete else Exit.SOME_FAILED
-
-
-def _agreed(settings: "Settings", estimate: "Estimate", *, yes: bool) -> bool:
+    Exit status: 0 there are none; 1 some are listed; 2 there is no plan, or the file can't be written.
+    """
     from kontext_pipeline import console
+    from kontext_pipeline.data_directory import data_dir_of
+    from kontext_pipeline.pipeline import Pipeline
+    from kontext_pipeline.planning.plan import load_plan
+    from kontext_pipeline.settings import load_settings
 
-    if yes or not settings.paid:
-        return True
-    if not sys.stdin.isatty():
-        console.complain(
-            f"This would spend {estimate.cost_usd:.2f} USD, and there is no terminal to ask on: pass --yes to agree."
-        )
-        return False
-    return click.confirm(f"Spend {estimate.cost_usd:.2f} USD?", default=False)
+    settings = load_settings(**options)
+    # The plan first: where there is none, no ledger is made.
+    planned = load_plan(data_dir_of(settings), backend=settings.backend)
+    with Pipeline(settings) as pipeline:
+        found = pipeline.failures(planned)
+        console.show_failures(found)
+        if csv_path is not None:
+            found.write_csv(Path(csv_path))
+    if not found.rows:
+        console.say("No row has failed, and no answer is lost.")
+    sys.exit(Exit.SOME_FAILED if found.rows else Exit.DONE)
 
 
 @main.command(settings=PLANNING)
@@ -260,17 +238,6 @@ def _pipeline(options: dict[str, Any]) -> "Pipeline":
     from kontext_pipeline.settings import load_settings
 
     return Pipeline(load_settings(**options))
-
-
-def _report_to_dagster(pipeline: "Pipeline", keys: list[str]) -> None:
-    from kontext_pipeline import console, launcher
-
-    if launcher.dagster_home() is not None:
-        # The user can't act on warnings of libraries.
-        with console.out.status("Reporting to Dagster"), warnings.catch_warnings(action="ignore"):
-            from kontext_pipeline.orchestration.reporting import report_batches
-
-            report_batches(pipeline, keys)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ from rich.text import Text
 from kontext_pipeline.escaping import displayable
 from kontext_pipeline.generation.ledger.money import usd
 from kontext_pipeline.progress_line import Watcher, delays, details
+from kontext_pipeline.segmind.model import LIST_PRICE_USD
 
 if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
+    from kontext_pipeline.failures import Failures
     from kontext_pipeline.generation.ledger.reconciliation import Questionable, Reconciled
     from kontext_pipeline.generation.ledger.report import BackendBooks, Books
     from kontext_pipeline.generation.progress import Progress
@@ -74,7 +76,7 @@ def complain(text: str) -> None:
 def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     """Print a plan's counts, estimated cost and time, and its warnings."""
     table = _table()
-    table.add_row("rows", f"{estimate.rows:,}", f"in {_many(len(plan.manifests), 'manifest')}")
+    table.add_row("rows", f"{estimate.rows:,}", f"in {many(len(plan.manifests), 'manifest')}")
     if plan.mapped_columns:
         table.add_row("columns", ", ".join(f"{ours} is {theirs}" for ours, theirs in plan.mapped_columns.items()))
     shared = estimate.requested - estimate.pictures
@@ -83,7 +85,7 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     table.add_row("batches", f"{len(plan.batches):,}")
     table.add_row("already there", f"{estimate.already_there:,}")
     if estimate.failed_for_good:
-        reasons = "failed for good (--retry-failed) or unknown"
+        reasons = "failed for good (--retry-failed) or unknown (--retry-unknown)"
         table.add_row("given up", f"{estimate.failed_for_good:,}", reasons)
     table.add_row("to generate", f"{estimate.to_generate:,}")
     free = "" if settings.paid else "sandbox: nothing is spent"
@@ -93,6 +95,10 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     out.print(table)
     for warning in plan.warnings:
         warn(warning)
+    if estimate.gone:
+        are = "picture is" if estimate.gone == 1 else "pictures are"
+        cost = f"{estimate.gone * LIST_PRICE_USD:,.2f} USD"
+        warn(f"{estimate.gone:,} {are} gone from the data directory and will be generated again for {cost}")
 
 
 class _Bar(Bar):
@@ -173,7 +179,7 @@ def show_collection(pipeline: "Pipeline", found: "Collection") -> None:
     out.print(table)
     for cause, listed in found.missing.items():
         count = found.missing_by_cause[cause]
-        complain(f"{_many(count, 'input picture')} can't be had: {cause.replace('_', ' ')}")
+        complain(f"{many(count, 'input picture')} can't be had: {cause.replace('_', ' ')}")
         for one in listed[:MISSING_SHOWN]:
             complain(f"  {one.row}: {one.address}: {one.reason}")
         if count > MISSING_SHOWN:
@@ -187,11 +193,11 @@ def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None"
     if progress is not None:
         possibly = usd(progress.possibly_charged)
         more = f"and possibly charged {possibly:,.2f} USD, for lost answers" if possibly else ""
-        table.add_row("this run", _many(progress.succeeded, "picture"))
+        table.add_row("this run", many(progress.succeeded, "picture"))
         table.add_row("this run spent", f"{usd(progress.spent):,.2f} USD", more)
     for name, count in totals.by_status.items():
         if count or name == "succeeded":
-            table.add_row(name, f"{count:,} of {_many(totals.rows, 'row')}")
+            table.add_row(name, f"{count:,} of {many(totals.rows, 'row')}")
     possibly = totals.possibly_charged_usd
     more = f"and possibly charged {possibly:,.2f} USD" if possibly else ""
     table.add_row("cost of all", f"{totals.cost_usd:,.2f} USD", more)
@@ -200,6 +206,12 @@ def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None"
     out.print()
     out.print(table)
     return totals
+
+
+def show_failures(failures: "Failures") -> None:
+    """Print the rows without a picture, by cause."""
+    for line in failures.lines():
+        say(line)
 
 
 def show_books(books: "Books", *, as_json: bool) -> None:
@@ -223,11 +235,11 @@ def _show_backend(books: "BackendBooks") -> None:
     more = f"{without:,.2f} USD of it for answers without a picture" if without else ""
     table.add_row("spent", f"{books.spent_usd:,.2f} USD", more)
     if books.possibly_charged_attempts:
-        answers = _many(books.possibly_charged_attempts, "lost answer")
+        answers = many(books.possibly_charged_attempts, "lost answer")
         table.add_row("possibly charged", f"{books.possibly_charged_usd:,.2f} USD", f"for {answers}")
     if books.in_flight:
         jobs = len(books.jobs_out_there)
-        unfinished = f"; {_many(jobs, 'unfinished job')}" if jobs else ""
+        unfinished = f"; {many(jobs, 'unfinished job')}" if jobs else ""
         what = f"{books.in_flight:,} in flight or about to be sent{unfinished}"
         table.add_row("reserved", f"{books.reserved_usd:,.2f} USD", what)
     causes = ", ".join(f"{count:,} {cause}" for cause, count in books.failed_by_cause.items())
@@ -251,10 +263,10 @@ def _show_backend(books: "BackendBooks") -> None:
 def show_reconciliation(done: "Reconciled | None", left: "list[Questionable]") -> None:
     """Print what a reconciliation changed (None: nothing was to change), and the attempts whose cost is not known."""
     if done is not None:
-        say(f"{_many(done.charged, 'attempt')} charged {done.charged_usd:,.2f} USD, {done.released:,} not billed")
+        say(f"{many(done.charged, 'attempt')} charged {done.charged_usd:,.2f} USD, {done.released:,} not billed")
         if done.unused:
             say(
-                f"{_many(done.unused, 'row')} of the usage file not needed: their cost is known, or the attempt is not here"
+                f"{many(done.unused, 'row')} of the usage file not needed: their cost is known, or the attempt is not here"
             )
     if not left:
         say("The cost of every attempt is known.")
@@ -271,7 +283,7 @@ def show_reconciliation(done: "Reconciled | None", left: "list[Questionable]") -
     if len(left) > QUESTIONS_SHOWN:
         say(f"... and {len(left) - QUESTIONS_SHOWN:,} more")
     say(
-        f"The cost of {_many(len(left), 'attempt')} is not known. Ask the provider, and settle them with --usage FILE: "
+        f"The cost of {many(len(left), 'attempt')} is not known. Ask the provider, and settle them with --usage FILE: "
         "a CSV file with the columns attempt (or request_id) and cost, 0 for what was not billed."
     )
 
@@ -290,7 +302,8 @@ def _shown(pipeline: "Pipeline", part: str) -> str:
     return escape(path)
 
 
-def _many(count: int, noun: str) -> str:
+def many(count: int, noun: str) -> str:
+    """Return a count with its noun."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 

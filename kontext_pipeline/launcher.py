@@ -19,7 +19,7 @@ log: Final = logging.getLogger(__name__)
 REHEARSAL_SPEED: Final = 20.0
 """Speed of a sandbox that a command starts: time passes 20 times as fast, so a generation takes 1.2 s."""
 
-DAGSTER_YAML: Final = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
+NEW_INSTANCE: Final = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
 """Configuration of a new Dagster instance."""
 
 
@@ -47,15 +47,12 @@ def _answers(url: str) -> bool:
         return False
 
 
-def dagster_home(default: str | None = None) -> Path | None:
-    """Return the folder of the Dagster instance: `DAGSTER_HOME`, else `default`. It is made if it is missing."""
-    home = os.environ.get("DAGSTER_HOME") or default
-    if home is None:
-        return None
-    folder = Path(home).absolute()
+def dagster_home() -> Path:
+    """Return the folder of the Dagster instance: `DAGSTER_HOME`, else `.dagster`. It is made if it is missing."""
+    folder = Path(os.environ.get("DAGSTER_HOME") or ".dagster").absolute()
     if not folder.exists():
         folder.mkdir(parents=True)
-        (folder / "dagster.yaml").write_text(DAGSTER_YAML)
+        (folder / "dagster.yaml").write_text(NEW_INSTANCE)
     return folder
 
 
@@ -64,7 +61,7 @@ def open_ui(settings: Settings, *, port: int) -> int:
 
     Without `DAGSTER_HOME` the instance is in `.dagster` in the working directory.
     """
-    environment = {**os.environ, "DAGSTER_HOME": str(dagster_home(".dagster")), **_as_environment(settings)}
+    environment = {**os.environ, "DAGSTER_HOME": str(dagster_home()), **_as_environment(settings)}
     dagster = Path(sys.executable).with_name("dagster")
     command = [str(dagster), "dev", "--module-name", "kontext_pipeline.definitions", "--port", str(port)]
     with subprocess.Popen(command, env=environment) as process:  # noqa: S603

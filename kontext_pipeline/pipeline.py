@@ -6,22 +6,21 @@ their metadata tables.
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from upath import UPath
 
+from kontext_pipeline.batch_tables import BatchTable, BatchTables
 from kontext_pipeline.batch_tracker import BatchTracker
-from kontext_pipeline.dataset.metadata import metadata_table, plan_digest
-from kontext_pipeline.dataset.own_columns import own_schema
-from kontext_pipeline.dataset.storage import is_current, read_batch, write_batch
+from kontext_pipeline.data_directory import bind, data_dir_of
+from kontext_pipeline.dataset.storage import read_batch
 from kontext_pipeline.dataset.summary import SUMMED_UP, BatchSummary, summarize
+from kontext_pipeline.failures import Failures
 from kontext_pipeline.generation.image_store import ImageStore
-from kontext_pipeline.generation.ledger import Ledger, Status
+from kontext_pipeline.generation.ledger import AskAgain, Ledger, Status
 from kontext_pipeline.generation.ledger.money import Cap, micros, usd
 from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
@@ -29,6 +28,7 @@ from kontext_pipeline.generation.picture_check import PictureCheck
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.rescue_folder import rescue_folder_of
 from kontext_pipeline.generation.retries import RetryPolicy
+from kontext_pipeline.generation.run_state import stop_of
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.input_collection import close_collector, input_images, open_collector
 from kontext_pipeline.planning.estimate import Estimate, Settled, estimate
@@ -40,29 +40,12 @@ from kontext_pipeline.preflight import check_account
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Cause
 from kontext_pipeline.settings import Settings
+from kontext_pipeline.settled_requests import SettledRequests
 
 log: Final = logging.getLogger(__name__)
 
 SPOOL_KEPT_S: Final = 7 * 24 * 3600.0
 """Time for which half-received answers of dead processes are kept, seconds."""
-WHOLE_LEDGER_FROM: Final = 10_000
-"""Least number of requests for which the whole ledger may be read at once."""
-WHOLE_LEDGER_SHARE: Final = 5
-"""Most requests in the ledger, per request that is looked up, for which reading all of it is faster."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchTable:
-    """A batch's metadata table, and the digest of the plan that it was made from."""
-
-    key: str
-    table: pa.Table
-    plan_digest: str
-
-    def write(self, data_dir: UPath) -> None:
-        """Write the table to a data directory, unless the file there would not change."""
-        if not is_current(data_dir, self.key, self.plan_digest):
-            write_batch(self.table, data_dir, self.key, plan_digest=self.plan_digest)
 
 
 @dataclass(slots=True)
@@ -76,14 +59,6 @@ class RunReport:
     """Batches of which every row has its outcome."""
 
 
-def data_dir_of(settings: Settings) -> UPath:
-    """Return the data directory of these settings. A local path is absolute."""
-    folder = UPath(settings.data_dir)
-    if folder.protocol in ("", "file", "local"):
-        folder = UPath(folder.path).expanduser().absolute()
-    return folder
-
-
 class Pipeline(AbstractContextManager["Pipeline"]):
     """The pipeline for one data directory and one ledger. Use it in a `with` block."""
 
@@ -91,13 +66,20 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         """Open the ledger.
 
         Raises:
-            SettingsError: the data directory is remote and no ledger is set.
+            SettingsError: the data directory is remote and no ledger is set, or it belongs to another ledger.
             LedgerError: the ledger can't be opened.
         """
         self.settings = settings
         self.data_dir = data_dir_of(settings)
         self.ledger = Ledger(settings.resolved_ledger_url, backend=settings.backend)
-        self._own: tuple[Plan, pa.Schema] | None = None
+        try:
+            bind(self.data_dir, self.ledger)
+        except BaseException:
+            self.ledger.close()
+            raise
+        self._tables: BatchTables | None = None
+        self.requests = SettledRequests(self.ledger, self.data_dir, unknown_retries=settings.unknown_retries)
+        self._loop: GenerationLoop | None = None
 
     def __exit__(self, *_error: object) -> None:
         self.ledger.close()
@@ -128,32 +110,40 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         """
         return load_plan(self.data_dir, backend=self.settings.backend)
 
-    def estimate(self, plan: Plan, *, retry_failed: bool = False) -> Estimate:
-        """Compare a plan with the ledger: pictures that exist, pictures to generate, their cost and time."""
-        return estimate(
+    def estimate(self, plan: Plan, *, retry_failed: bool = False, ask_again: AskAgain = "within bounds") -> Estimate:
+        """Compare a plan with ledger and image store: pictures that exist, pictures to generate, their cost and time.
+
+        Raises:
+            ListingError: the image store can't be listed.
+        """
+        made = estimate(
             plan,
-            settled=self.settled(plan.requested, retry_failed=retry_failed),
+            settled=self.settled(plan.requested, retry_failed=retry_failed, ask_again=ask_again),
             concurrency=self.settings.concurrency,
             rpm=self.settings.rpm,
         )
+        return replace(made, gone=len(self.requests.gone_of(plan.fingerprints())))
 
-    def settled(self, requests: int, *, retry_failed: bool = False) -> Settled:
+    def settled(
+        self,
+        requests: int,
+        *,
+        retry_failed: bool = False,
+        ask_again: AskAgain = "within bounds",
+        look_at_files: bool = True,
+    ) -> Settled:
         """Return a function that tells which requests succeeded, and which a run doesn't try again.
 
-        `requests`: how many will be looked up in all. Reading the whole ledger once is faster than looking up a
-        large part of it.
+        As `SettledRequests.settled`.
         """
-        ledger, retries = self.ledger, self.settings.unknown_retries
-        if requests >= WHOLE_LEDGER_FROM and ledger.size() <= WHOLE_LEDGER_SHARE * requests:
-            everything = ledger.settled(unknown_retries=retries, retry_failed=retry_failed)
-            return lambda _fingerprints: everything
+        return self.requests.settled(
+            requests, retry_failed=retry_failed, ask_again=ask_again, look_at_files=look_at_files
+        )
 
-        def look_up(fingerprints: Sequence[str]) -> tuple[Set[str], Set[str]]:
-            known = ledger.statuses(fingerprints, unknown_retries=retries, retry_failed=retry_failed)
-            succeeded = {key for key, (status, _) in known.items() if status == "succeeded"}
-            return succeeded, {key for key, (_, again) in known.items() if not again} - succeeded
-
-        return look_up
+    @property
+    def posts(self) -> int:
+        """How many requests this pipeline has sent, whatever came of them."""
+        return self._loop.progress.attempts if self._loop else 0
 
     def client(self, settings: Settings | None = None) -> SegmindClient:
         """Return a client of the API, to use in a `with` block. `settings`: use these in place of the pipeline's.
@@ -193,20 +183,25 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         run_id: str | None = None,
         budget_usd: float | None = None,
         retry_failed: bool = False,
+        ask_again: AskAgain = "within bounds",
         watch: Callable[[Callable[[], Progress]], None] | None = None,
     ) -> RunReport:
         """Generate the missing pictures of the batches `keys`; write each batch's table when it is finished.
 
+        Pictures that `estimate` or `settled` found to be gone from the image store are among them.
+
         `budget_usd` caps this run; `KONTEXT_BUDGET_USD` caps all runs. `watch` is given the run's progress, which
         stays up to date.
 
-        An exception that interrupts the run (Ctrl-C, a termination) is raised again after everything is settled.
+        An exception that interrupts the run (Ctrl-C, a termination) is raised again after everything is settled. Every
+        other error is in the report: requests may have been sent.
 
         Raises:
-            KontextError: the plan or the ledger can't be read or written.
+            KontextError: the run can't start: the ledger or the image store can't be written. Nothing was sent.
         """
         settings = self.settings
         run_id = run_id or uuid.uuid4().hex
+        self.requests.reopen(plan, keys)
         store = ImageStore(self.data_dir)
         store.sweep(SPOOL_KEPT_S)
         self.ledger.register(run_id=run_id, lease_s=settings.lease_s)
@@ -221,7 +216,9 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         tracker = BatchTracker(
             plan,
             keys,
-            read_settled=lambda: self.settled(requests, retry_failed=retry_failed),
+            read_settled=lambda: self.settled(
+                requests, retry_failed=retry_failed, ask_again=ask_again, look_at_files=False
+            ),
             write_table=finish_batch,
         )
         collector = open_collector(settings, self.data_dir)
@@ -230,24 +227,35 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             pictures.add(item, status)
             tracker.has_outcome(item, status)
 
-        loop = GenerationLoop(
+        self._loop = loop = GenerationLoop(
             ledger=self.ledger,
             store=store,
             client=client,
             inputs=input_images(settings, client, self.ledger, collector),
-            options=self._options(budget_usd=budget_usd, retry_failed=retry_failed),
+            options=self._options(budget_usd=budget_usd, retry_failed=retry_failed, ask_again=ask_again),
             on_outcome=has_outcome,
         )
         if watch is not None:
             watch(lambda: loop.progress)
         log.info("Run %s starts: batches %d, requests %d.", run_id, len(keys), requests)
-        with ExitStack() as closing:
-            closing.callback(pictures.close)
-            closing.callback(tracker.close)
-            closing.callback(close_collector, collector)
-            closing.callback(self.ledger.deregister)
-            loop.run(tracker.work_items())
+        errors: list[Exception] = []
+
+        def attempt(step: Callable[[], object]) -> None:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001  the report says it, and the steps that follow are taken
+                errors.append(error)
+
+        try:
+            attempt(lambda: loop.run(tracker.work_items()))
+        finally:
+            attempt(self.ledger.deregister)
+            attempt(lambda: close_collector(collector))
+            attempt(tracker.close)
+            attempt(pictures.close)
         progress, stopped = loop.progress, loop.stopped
+        if stopped is None and errors:
+            stopped = stop_of(errors[0])
         if stopped is None and tracker.left:
             message = f"{tracker.left:,} jobs are not finished; start again to collect their pictures."
             stopped = Stop(Cause.STILL_OUT_THERE, message)
@@ -258,7 +266,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         )
         return RunReport(progress, stopped, tracker.finished)
 
-    def _options(self, *, budget_usd: float | None, retry_failed: bool) -> Options:
+    def _options(self, *, budget_usd: float | None, retry_failed: bool, ask_again: AskAgain) -> Options:
         settings = self.settings
         return Options(
             api_version=settings.api_version,
@@ -273,6 +281,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
                 jitter=settings.backoff_jitter,
             ),
             retry_failed=retry_failed,
+            ask_again=ask_again,
             job_timeout_s=settings.job_timeout_s,
             drain_s=settings.drain_s,
         )
@@ -285,30 +294,24 @@ class Pipeline(AbstractContextManager["Pipeline"]):
 
     def metadata_of(self, plan: Plan, key: str) -> BatchTable:
         """Make the metadata table of a batch from the plan and the ledger."""
-        batch = plan.batch_table(key)
-        generations = self.ledger.generations(pc.unique(batch["fingerprint"]).to_pylist())
-        charged = generations.filter(pc.equal(generations["batch"], key))["fingerprint"].combine_chunks()
-        backend, own = self.settings.backend, self._own_columns(plan)
-        generations = generations.drop_columns(["batch"])
-        return BatchTable(
-            key,
-            metadata_table(batch, generations, backend=backend, charged=charged, own=own),
-            plan_digest(batch, backend=backend, charged=charged, own=own),
-        )
+        return self._tables_of(plan).make(key)
 
     def write_tables(self, plan: Plan, keys: Iterable[str]) -> None:
         """Write the metadata tables of these batches, except those that would not change."""
+        tables = self._tables_of(plan)
         for key in keys:
-            self.metadata_of(plan, key).write(self.data_dir)
+            tables.bring_up_to_date(key)
+
+    def failures(self, plan: Plan, keys: Iterable[str] | None = None) -> Failures:
+        """Return the rows without a picture of these batches (None: of all), by cause."""
+        return Failures(plan, self.ledger, unknown_retries=self.settings.unknown_retries, keys=keys)
 
     def summary(self, plan: Plan) -> BatchSummary:
         """Sum up the written metadata tables of all batches of a plan."""
         tables = (read_batch(self.data_dir, key, columns=SUMMED_UP) for key in plan.batch_keys)
         return summarize(pa.concat_tables(tables))
 
-    def _own_columns(self, plan: Plan) -> pa.Schema:
-        """Return the schema of the manifests' own columns, which every table of the plan has."""
-        if self._own is None or self._own[0] is not plan:
-            first_of_each = {batch.manifest: batch.key for batch in reversed(plan.batches)}
-            self._own = plan, own_schema([plan.batch_table(key).schema for key in first_of_each.values()])
-        return self._own[1]
+    def _tables_of(self, plan: Plan) -> BatchTables:
+        if self._tables is None or self._tables.plan is not plan:
+            self._tables = BatchTables(plan, ledger=self.ledger, data_dir=self.data_dir)
+        return self._tables

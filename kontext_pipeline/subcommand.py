@@ -4,14 +4,12 @@ Importing `Settings` takes longer than `kontext --help` should, so a command mak
 """
 
 import sys
-from enum import IntEnum
 from functools import cache, partial
 from typing import Any, Final, Literal, get_args, get_origin
 
 import click
 
-from kontext_pipeline import logs
-from kontext_pipeline.errors import KontextError
+from kontext_pipeline import exits, logs
 
 PLANNING: Final = ("manifests", "columns", "data_dir", "backend", "batch_size", "seed")
 """Settings that decide what is planned, and where."""
@@ -20,19 +18,8 @@ GENERATION: Final = ("api_version", "concurrency", "rpm")
 
 _LOGS: Final = f"{__name__}.logs"
 """Key in click's `meta`, which the command and its subcommand share."""
-
-
-class Exit(IntEnum):
-    """Exit statuses of `kontext run`; other commands use `DONE` and `NOTHING_SENT`."""
-
-    DONE = 0
-    """Every row has its picture."""
-    SOME_FAILED = 1
-    """Some rows failed for good, or may have been charged without a picture; the other rows have theirs."""
-    NOTHING_SENT = 2
-    """The manifest, the settings or the key was wrong."""
-    STOPPED = 3
-    """Stopped early by the account, the budget, the disk or the user; start again to go on."""
+POSTS: Final = f"{__name__}.posts"
+"""Key in click's `meta` of a function that returns how many requests the command has sent; absent: none."""
 
 
 class Command(click.Command):
@@ -53,13 +40,18 @@ class Command(click.Command):
         try:
             logs.configure(**ctx.meta.get(_LOGS, {}))
             return super().invoke(ctx)
-        except KontextError as error:
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            posts = ctx.meta.get(POSTS, int)()
+            if isinstance(error, BrokenPipeError) and not posts:
+                # The reader of a pipe has ended: click knows what to do.
+                raise
             from kontext_pipeline import console
 
-            console.complain(str(error))
-            sys.exit(Exit.NOTHING_SENT)
-        except KeyboardInterrupt:
-            sys.exit(Exit.STOPPED)
+            for line in exits.lines_of(error):
+                console.complain(line)
+            sys.exit(exits.of_error(error, posts=posts))
 
 
 class Group(click.Group):

@@ -84,31 +84,23 @@ def metadata_table(
     return pa.table(arrays, schema=schema).combine_chunks()
 
 
-def plan_digest(
-    plan_batch: pa.Table,
-    *,
-    backend: str,
-    charged: Charged | None = None,
-    own: pa.Schema | None = None,
-) -> str:
-    """Return a sha256 (64 hex digits) of all arguments of `metadata_table` except the generations.
+def plan_digest(plan_batch: pa.Table, *, backend: str, own: pa.Schema | None = None) -> str:
+    """Return a sha256 (64 hex digits) of all arguments of `metadata_table` that don't come from the ledger.
 
-    A table with every picture and the same digest needs no rewriting.
+    A table with the same digest, and the same state of its requests in the ledger, needs no rewriting. Equal values may
+    have several digests, as Arrow has several encodings: then a table is written once more than needed.
     """
     names = own_names(plan_batch.schema)
     own = own_schema([plan_batch.schema]) if own is None else own
-    # Python values, because Arrow has several encodings of the same values.
-    values = plan_batch.combine_chunks().to_pydict()
-    fingerprints = plan_batch["fingerprint"].combine_chunks()
-    described = {
-        "version": TABLE_VERSION,
-        "backend": backend,
-        "schema": [[field.name, str(field.type)] for field in metadata_schema(own)],
-        "columns": {name: values[name] for name in (*PLAN_SCHEMA.names, *names) if name != "input_source"},
-        "pays": _has_cost(fingerprints, charged).to_pylist(),
-    }
-    text = json.dumps(described, sort_keys=True, separators=(",", ":"), default=repr)
-    return hashlib.sha256(text.encode()).hexdigest()
+    schema = [[field.name, str(field.type)] for field in metadata_schema(own)]
+    digest = hashlib.sha256(json.dumps([TABLE_VERSION, backend, schema]).encode())
+    # Arrow's bytes, because Python values of a million rows would take minutes.
+    values = plan_batch.select([name for name in (*PLAN_SCHEMA.names, *names) if name != "input_source"])
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, values.schema) as writer:
+        writer.write_table(values.combine_chunks())
+    digest.update(stream.getvalue())
+    return digest.hexdigest()
 
 
 def _has_cost(fingerprints: pa.Array, charged: Charged | None) -> pa.Array:

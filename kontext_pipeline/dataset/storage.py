@@ -22,8 +22,7 @@ from kontext_pipeline.columns import TABLE_SCHEMA
 from kontext_pipeline.errors import KontextError
 from kontext_pipeline.files import write_atomically
 
-_PLAN_DIGEST: Final = b"kontext.plan_digest"
-_COMPLETE: Final = b"kontext.complete"
+_MADE_FROM: Final = b"kontext.made_from"
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -45,11 +44,11 @@ def batch_path(root: UPath | Path, key: str) -> UPath:
     return UPath(root) / "metadata" / f"batch={key}" / "part-0.parquet"
 
 
-def write_batch(table: pa.Table, root: UPath | Path, key: str, *, plan_digest: str) -> UPath:
+def write_batch(table: pa.Table, root: UPath | Path, key: str, *, made_from: str) -> UPath:
     """Write the metadata table of batch `key` into the data directory `root`, and return the path.
 
-    An existing file is replaced atomically. The same table gives the same bytes. The footer has `plan_digest` and
-    whether every picture is there, for `is_current`.
+    An existing file is replaced atomically. The same table gives the same bytes. The footer has `made_from`, which names
+    the state of plan and ledger that the table shows, for `is_current`.
 
     Raises:
         DatasetError: As `batch_path`.
@@ -59,11 +58,8 @@ def write_batch(table: pa.Table, root: UPath | Path, key: str, *, plan_digest: s
     path = batch_path(root, key)
     if not pc.all(pc.equal(table["batch"], key), min_count=0).as_py():
         raise ValueError(f"the table has rows of other batches than {key}")
-    complete = pc.all(pc.equal(table["status"], "succeeded"), min_count=0).as_py()
     stored = table.drop_columns(["batch"]).combine_chunks()
-    stored = stored.replace_schema_metadata(
-        {_PLAN_DIGEST: plan_digest.encode(), _COMPLETE: str(complete).lower().encode()}
-    )
+    stored = stored.replace_schema_metadata({_MADE_FROM: made_from.encode()})
 
     def write(temporary: Path) -> None:
         with pq.ParquetWriter(temporary, stored.schema, compression="zstd") as writer:
@@ -76,8 +72,8 @@ def write_batch(table: pa.Table, root: UPath | Path, key: str, *, plan_digest: s
     return path
 
 
-def is_current(root: UPath | Path, key: str, plan_digest: str) -> bool:
-    """Return whether the file of batch `key` has this plan digest and every picture, so needs no rewriting.
+def is_current(root: UPath | Path, key: str, made_from: str) -> bool:
+    """Return whether the file of batch `key` was made from this state of plan and ledger, so needs no rewriting.
 
     Reads only the footer. A file that can't be read isn't current.
     """
@@ -86,7 +82,7 @@ def is_current(root: UPath | Path, key: str, plan_digest: str) -> bool:
             footer = pq.read_metadata(file).metadata or {}
     except (OSError, pa.ArrowException):
         return False
-    return footer.get(_PLAN_DIGEST) == plan_digest.encode() and footer.get(_COMPLETE) == b"true"
+    return bool(footer.get(_MADE_FROM) == made_from.encode())
 
 
 def written_batches(root: UPath | Path) -> list[str]:

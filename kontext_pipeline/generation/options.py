@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kontext_pipeline.generation.ledger import AskAgain
 from kontext_pipeline.generation.ledger.money import Cap
 from kontext_pipeline.generation.retries import RetryPolicy
 
@@ -22,5 +23,6 @@ class Options:
     caps: Sequence[Cap] = ()
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     retry_failed: bool = False
+    ask_again: AskAgain = "within bounds"
     job_timeout_s: float = 600.0
     drain_s: float = 120.0

@@ -29,13 +29,11 @@ from kontext_pipeline.generation.run_state import RunState
 from kontext_pipeline.generation.shared_pause import SharedPause
 from kontext_pipeline.generation.slots import Slots
 from kontext_pipeline.generation.work import Reservation, ResolvedRequest, WorkItem, today
-from kontext_pipeline.generation.work_queue import WorkQueue
+from kontext_pipeline.generation.work_queue import ASK_AGAIN_S, CLAIMED_ELSEWHERE, WorkQueue
 from kontext_pipeline.segmind.outcomes import Cause
 
 LARGEST_BATCH: Final = 64
 """Requests in one transaction, at most: others wait for the ledger's write lock meanwhile."""
-ASK_AGAIN_S: Final = 0.5
-"""Seconds before the run asks again for a request, or for the rest of a budget, that another run holds."""
 
 
 class Reserver:
@@ -192,7 +190,7 @@ class Reserver:
             case AlreadySettled(status):
                 self._run.finish(item, status, found=True)
             case ClaimedElsewhere():
-                if not self._queue.retry(item, ASK_AGAIN_S, "claimed by another run"):
+                if not self._queue.retry(item, ASK_AGAIN_S, CLAIMED_ELSEWHERE):
                     self._run.let_go()
             case RetryLater(seconds):
                 self._not_before = self._clock() + seconds

@@ -8,7 +8,7 @@ from kontext_pipeline.generation.reserver import Reserver
 from kontext_pipeline.generation.run_state import RunState
 from kontext_pipeline.generation.settler import Settler
 from kontext_pipeline.generation.work import ResolvedRequest, SentRequest, WorkItem
-from kontext_pipeline.generation.work_queue import WorkQueue
+from kontext_pipeline.generation.work_queue import ASK_AGAIN_S, CLAIMED_ELSEWHERE, WorkQueue
 
 
 class Resolver:
@@ -61,8 +61,11 @@ class Resolver:
             return None
         stored = self._store.find(item.fingerprint)
         if stored is not None:
-            self._ledger.adopt_picture(item.fingerprint, item.batch, stored)
-            self._run.finish(item, "succeeded", found=True)
+            if self._ledger.adopt_picture(item.fingerprint, item.batch, stored):
+                self._run.finish(item, "succeeded", found=True)
+            elif not self._queue.retry(item, ASK_AGAIN_S, CLAIMED_ELSEWHERE):
+                # Another run has stored the picture and has yet to settle its attempt.
+                self._run.let_go()
             return None
         try:
             found = self._inputs.resolve(item.request)

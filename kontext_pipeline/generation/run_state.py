@@ -1,19 +1,40 @@
 """What all stages of one run share: whether the run goes on, how much work is in hand, and its figures."""
 
+import errno
 import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
 
-from kontext_pipeline.errors import KontextError
+from kontext_pipeline.errors import KontextError, PlanError
 from kontext_pipeline.generation.image_store import StoreFull
 from kontext_pipeline.generation.ledger import Status
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.generation.work import WorkItem
-from kontext_pipeline.inputs.input_store import InputStoreFull
 from kontext_pipeline.segmind.outcomes import Cause
 
 log = logging.getLogger(__name__)
+
+
+def stop_of(error: BaseException) -> Stop:
+    """Return the stop that an error means: of the plan, of the disk, of the ledger, or a defect of ours, which is logged."""
+    match error:
+        case StoreFull():
+            return Stop(Cause.DISK_FULL, str(error))
+        case PlanError():
+            return Stop(Cause.MANIFEST, str(error))
+        case KontextError():
+            return Stop(Cause.LEDGER, str(error))
+        case OSError():
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            where = f"{error.filename}: " if error.filename else ""
+            return Stop(
+                Cause.DISK_FULL if full else Cause.FILES,
+                f"{where}{error.strerror or error}. {'Make room' if full else 'Mend that'} and start again to continue: "
+                "what was paid for is kept.",
+            )
+    log.error("a defect stops the run", exc_info=error)
+    return Stop(Cause.FAULT, f"{type(error).__name__}: {error}")
 
 
 class RunState:
@@ -68,18 +89,16 @@ class RunState:
 
     def stop_for(self, error: Exception) -> None:
         """Stop because of an error: of the disk, of the ledger, or a defect of ours."""
-        if isinstance(error, KontextError):
-            full = isinstance(error, StoreFull | InputStoreFull)
-            self.stop(Cause.DISK_FULL if full else Cause.LEDGER, str(error))
-            return
-        log.error("a defect stops the run", exc_info=error)
-        self._keep_error(error)
-        self.stop(Cause.FAULT, f"{type(error).__name__}: {error}")
+        stop = stop_of(error)
+        if stop.cause is Cause.FAULT:
+            self._keep_error(error)
+        self.stop(stop.cause, stop.message)
 
     def source_failed(self, error: BaseException) -> None:
         """Stop because the source of items raised `error`; the caller of the run gets it."""
         self._keep_error(error)
-        self.stop(Cause.MANIFEST, str(error))
+        stop = stop_of(error)
+        self.stop(stop.cause, stop.message)
 
     def _keep_error(self, error: BaseException) -> None:
         with self._condition:

@@ -7,8 +7,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from kontext_pipeline.generation.work import WorkItem
+
+ASK_AGAIN_S: Final = 0.5
+"""Seconds before the run asks again for a request, or for the rest of a budget, that another run holds."""
+CLAIMED_ELSEWHERE: Final = "claimed by another run"
+"""Why an item waits that another run is at work on."""
 
 
 @dataclass(order=True, slots=True)

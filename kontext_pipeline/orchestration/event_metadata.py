@@ -36,6 +36,7 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
         "already_there": estimate.already_there,
         "given_up": estimate.failed_for_good,
         "to_generate": estimate.to_generate,
+        "gone": estimate.gone,
         "estimated_cost_usd": estimate.cost_usd,
         "estimated_minutes": round(estimate.seconds / 60, 1),
         "batches": len(plan.batches),
@@ -84,6 +85,8 @@ def batch_metadata(pipeline: "Pipeline", plan: "Plan", key: str, thumbnails: int
         shown["contact_sheet"] = MetadataValue.md(sheet)
     if without := _rows_without_picture(table):
         shown["without_picture"] = without
+    if causes := pipeline.failures(plan, [key]).lines():
+        shown["failures"] = MetadataValue.md("\n".join(f"    {line}" for line in causes))
     return shown
 
 

@@ -9,8 +9,10 @@ from pydantic import Field
 from kontext_pipeline.orchestration.event_metadata import batch_metadata, thumbnails_for
 from kontext_pipeline.orchestration.step_failures import failure_of
 from kontext_pipeline.orchestration.step_log import progress_lines
+from kontext_pipeline.segmind.model import LIST_PRICE_USD
 
 if TYPE_CHECKING:
+    from kontext_pipeline.generation.ledger import AskAgain
     from kontext_pipeline.pipeline import Pipeline
     from kontext_pipeline.planning.plan import Plan
 
@@ -24,6 +26,11 @@ class GenerationConfig(Config):
         description="The most that this run may spend, USD; empty: only the standing budget applies.",
     )
     retry_failed: bool = Field(False, description="Try rows again that failed for good.")
+    retry_unknown: bool = Field(
+        False,
+        description="Try rows once more whose answers were lost more often than KONTEXT_UNKNOWN_RETRIES allows. The lost "
+        "answers may have been charged already.",
+    )
     go_on_with_less_credit: bool = Field(
         False,
         description="Where the account's balance is too small for all pictures, generate as many as it pays for.",
@@ -31,11 +38,16 @@ class GenerationConfig(Config):
 
 
 def missing_pictures(
-    pipeline: "Pipeline", planned: "Plan", keys: Sequence[str], *, retry_failed: bool = False
+    pipeline: "Pipeline",
+    planned: "Plan",
+    keys: Sequence[str],
+    *,
+    retry_failed: bool = False,
+    ask_again: "AskAgain" = "within bounds",
 ) -> dict[str, set[str]]:
     """Return, by batch, the fingerprints of pictures that a run would request."""
     wanted = {key: set(planned.batch_table(key)["fingerprint"].to_pylist()) for key in keys}
-    settled = pipeline.settled(sum(map(len, wanted.values())), retry_failed=retry_failed)
+    settled = pipeline.settled(sum(map(len, wanted.values())), retry_failed=retry_failed, ask_again=ask_again)
     return {key: prints.difference(*settled(list(prints))) for key, prints in wanted.items()}
 
 
@@ -50,13 +62,26 @@ def generate_missing(
         Failure: the run was stopped.
     """
     keys = list(context.partition_keys)
-    missing = missing_pictures(pipeline, planned, keys, retry_failed=config.retry_failed)
+    ask_again: AskAgain = "always" if config.retry_unknown else "within bounds"
+    missing = missing_pictures(pipeline, planned, keys, retry_failed=config.retry_failed, ask_again=ask_again)
     to_generate = len(set().union(*missing.values()))
     if not to_generate:
         context.log.info("Every picture has its outcome already: nothing is sent.")
         pipeline.write_tables(planned, keys)
         return
     context.log.info(f"{to_generate:,} pictures are to be generated (batches: {len(keys):,})")
+    if gone := len(set().union(*missing.values()) & pipeline.requests.gone):
+        context.log.warning(
+            f"{gone:,} of these are gone from the data directory and are generated again for "
+            f"{gone * LIST_PRICE_USD:,.2f} USD"
+        )
+    if config.retry_unknown:
+        within = missing_pictures(pipeline, planned, keys, retry_failed=config.retry_failed)
+        if lost := to_generate - len(set().union(*within.values())):
+            context.log.warning(
+                f"{lost:,} of these have lost their answers too often and are requested once more for "
+                f"{lost * LIST_PRICE_USD:,.2f} USD; the lost answers may have been charged already"
+            )
 
     def record(finished: Sequence[str], thumbnails: int) -> None:
         """Record these batches as materialized: the step itself is about to fail."""
@@ -78,6 +103,7 @@ def generate_missing(
                 run_id=context.run.run_id,
                 budget_usd=config.budget_usd,
                 retry_failed=config.retry_failed,
+                ask_again=ask_again,
                 watch=progress.watch,
             )
     except (DagsterExecutionInterruptedError, KeyboardInterrupt):
@@ -87,4 +113,5 @@ def generate_missing(
         raise
     if report.stopped is not None:
         record(report.finished, thumbnails_for(len(keys)))
-        raise failure_of(report.stopped, report, batches=len(keys))
+        lines = pipeline.failures(planned, keys).lines()
+        raise failure_of(report.stopped, report, batches=len(keys), without_picture=lines)

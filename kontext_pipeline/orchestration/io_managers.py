@@ -9,7 +9,7 @@ from kontext_pipeline.orchestration.resources import KontextResource
 from kontext_pipeline.orchestration.step_failures import as_failures
 
 if TYPE_CHECKING:
-    from kontext_pipeline.pipeline import BatchTable
+    from kontext_pipeline.batch_tables import BatchTable
 
 
 class MetadataIOManager(ConfigurableIOManager):
@@ -25,8 +25,8 @@ class MetadataIOManager(ConfigurableIOManager):
     def handle_output(self, context: OutputContext, obj: "Mapping[str, BatchTable]") -> None:
         """Write each partition's table, except those that would not change."""
         with as_failures():
+            from kontext_pipeline.data_directory import data_dir_of
             from kontext_pipeline.dataset.storage import batch_path
-            from kontext_pipeline.pipeline import data_dir_of
 
             data_dir, keys = data_dir_of(self.kontext.settings()), context.asset_partition_keys
             for key in keys:
@@ -37,8 +37,8 @@ class MetadataIOManager(ConfigurableIOManager):
     def load_input(self, context: InputContext) -> Any:
         """Read one partition's table, or a dict of several by key."""
         with as_failures():
+            from kontext_pipeline.data_directory import data_dir_of
             from kontext_pipeline.dataset.storage import read_batch
-            from kontext_pipeline.pipeline import data_dir_of
 
             data_dir = data_dir_of(self.kontext.settings())
             tables = {key: read_batch(data_dir, key) for key in context.asset_partition_keys}

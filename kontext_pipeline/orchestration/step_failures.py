@@ -5,7 +5,7 @@ cause, a retry can't help.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from dagster import Backoff, Failure, Jitter, RetryPolicy
@@ -39,12 +39,21 @@ def as_failures() -> Iterator[None]:
         ) from None
 
 
-def failure_of(stop: "Stop", report: "RunReport", *, batches: int) -> Failure:
-    """Return the failure of a step that was stopped, with the batches and pictures that were finished."""
+def failure_of(stop: "Stop", report: "RunReport", *, batches: int, without_picture: Sequence[str] = ()) -> Failure:
+    """Return the failure of a step that was stopped, with the batches and pictures that were finished.
+
+    `without_picture`: lines about rows that failed or whose answers were lost.
+    """
     finished, generated = len(report.finished), report.progress.succeeded
     kept = f"{finished:,} of {batches:,} batches are finished" if batches > 1 else "The batch is not finished"
     return Failure(
-        description=displayable(f"Stopped: {stop.message} {kept}; {generated:,} pictures were generated and are kept."),
+        description="\n".join(
+            displayable(line)
+            for line in [
+                f"Stopped: {stop.message} {kept}; {generated:,} pictures were generated and are kept.",
+                *without_picture,
+            ]
+        ),
         metadata={
             "cause": stop.cause.value,
             "finished_batches": finished,

@@ -19,7 +19,7 @@ class Estimate:
 
     `rows` are rows of manifests, `requested` their pictures, `pictures` the different ones of these. Each of these is
     `already_there`, `failed_for_good` or `to_generate`. `cost_usd` is the list price of `to_generate`, `seconds` the
-    time without retries.
+    time without retries. `gone` of `to_generate` were generated before, and their files are gone.
     """
 
     rows: int
@@ -30,6 +30,7 @@ class Estimate:
     to_generate: int
     cost_usd: float
     seconds: float
+    gone: int = 0
 
 
 def estimate(plan: Plan, *, settled: Settled, concurrency: int, rpm: float | None = None) -> Estimate:

@@ -137,6 +137,7 @@ class Cause(StrEnum):
     BUDGET = "budget"
     DISK_FULL = "disk_full"
     FAULT = "fault"
+    FILES = "files"
     INTERRUPTED = "interrupted"
     LEDGER = "ledger"
     MANIFEST = "manifest"

@@ -16,8 +16,9 @@ from kontext_pipeline.settings import Settings, load_settings
 PLANNED = ["columns", "data_dir", "backend", "batch_size", "seed", "api_version", "concurrency", "rpm"]
 EXPECTED = {
     "plan": ["manifests", *PLANNED],
-    "run": ["manifests", *PLANNED, "budget", "retry_failed", "yes"],
+    "run": ["manifests", *PLANNED, "budget", "retry_failed", "retry_unknown", "yes"],
     "ui": ["manifests", *PLANNED, "port"],
+    "failures": ["data_dir", "backend", "csv_path"],
     "status": ["data_dir", "as_json"],
 }
 LOG_OPTIONS = ["verbosity", "log_file", "log_format"]

@@ -218,7 +218,6 @@ def test_the_digest_follows_all_that_makes_the_table_but_the_ledger() -> None:
     digests = [
         plan_digest(batch, backend="sandbox"),
         plan_digest(batch, backend="segmind"),
-        plan_digest(batch, backend="sandbox", charged=[]),
         plan_digest(batch, backend="sandbox", own=pa.schema([("label", pa.string()), ("x", pa.int64())])),
         plan_digest(plan(["a", "b"], label=pa.array(["cat", "cow"])), backend="sandbox"),
         plan_digest(plan(["a", "c"], label=pa.array(["cat", "dog"])), backend="sandbox"),

@@ -38,7 +38,7 @@ def table_of(key: str, names: str = "ab") -> pa.Table:
 def root(tmp_path: Path) -> Path:
     """Return a data directory of four batches, one of them without a row."""
     for key in KEYS:
-        write_batch(table_of(key, "" if key == "demo-00001" else "ab"), tmp_path, key, plan_digest=DIGEST)
+        write_batch(table_of(key, "" if key == "demo-00001" else "ab"), tmp_path, key, made_from=DIGEST)
     return tmp_path
 
 
@@ -106,10 +106,10 @@ def test_a_reader_without_hive_folders_reads_the_files(root: Path) -> None:
 
 def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
     table = table_of("demo-00000")
-    path = write_batch(table, tmp_path, "demo-00000", plan_digest=DIGEST)
+    path = write_batch(table, tmp_path, "demo-00000", made_from=DIGEST)
     first = path.read_bytes()
     chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
-    write_batch(chunked, tmp_path, "demo-00000", plan_digest=DIGEST)
+    write_batch(chunked, tmp_path, "demo-00000", made_from=DIGEST)
     assert path.read_bytes() == first
 
 
@@ -125,7 +125,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(root: Path) -> 
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(OSError, match="too large"):
-            write_batch(table_of("demo-00000"), root, "demo-00000", plan_digest="new")
+            write_batch(table_of("demo-00000"), root, "demo-00000", made_from="new")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
@@ -135,16 +135,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(root: Path) -> 
 def test_a_rename_that_fails_leaves_nothing_aside(tmp_path: Path) -> None:
     batch_path(tmp_path, "demo-00000").mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
-        write_batch(table_of("demo-00000"), tmp_path, "demo-00000", plan_digest=DIGEST)
+        write_batch(table_of("demo-00000"), tmp_path, "demo-00000", made_from=DIGEST)
     assert [path.name for path in tmp_path.iterdir()] == ["metadata"]
 
 
-def test_a_batch_is_current_when_whole_and_of_the_same_plan(tmp_path: Path) -> None:
+def test_a_batch_is_current_when_whole_and_made_from_the_same(tmp_path: Path) -> None:
     key = "demo-00000"
     assert not is_current(tmp_path, key, DIGEST)
-    write_batch(table_of(key, "ab"), tmp_path, key, plan_digest=DIGEST)
-    assert not is_current(tmp_path, key, DIGEST)
-    write_batch(table_of(key, "a"), tmp_path, key, plan_digest=DIGEST)
+    write_batch(table_of(key, "a"), tmp_path, key, made_from=DIGEST)
     assert is_current(tmp_path, key, DIGEST)
     assert not is_current(tmp_path, key, "e" * 64)
     path = batch_path(tmp_path, key)
@@ -163,12 +161,12 @@ def test_a_broken_or_absent_batch_says_what_to_do(root: Path) -> None:
 @pytest.mark.parametrize("key", ["", "../up", "a/b", "a=b", "a b", "ä-1", ".hidden", "a%2Fb"])
 def test_a_key_that_folders_cannot_carry_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(DatasetError, match="can't name a folder"):
-        write_batch(table_of("x-1"), tmp_path, key, plan_digest=DIGEST)
+        write_batch(table_of("x-1"), tmp_path, key, made_from=DIGEST)
 
 
 def test_a_table_of_another_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other batches"):
-        write_batch(table_of("demo-00000"), tmp_path, "demo-00001", plan_digest=DIGEST)
+        write_batch(table_of("demo-00000"), tmp_path, "demo-00001", made_from=DIGEST)
 
 
 def test_an_empty_data_directory_is_an_empty_dataset(tmp_path: Path) -> None:
@@ -183,7 +181,7 @@ def test_batches_of_manifests_with_other_own_columns_read_as_one(tmp_path: Path)
     own = own_schema(batch.schema for batch in plans.values())
     for key, batch in plans.items():
         table = metadata_table(batch, generations(), backend="sandbox", own=own)
-        write_batch(table, tmp_path, key, plan_digest=DIGEST)
+        write_batch(table, tmp_path, key, made_from=DIGEST)
     table = pa.concat_tables(read_batch(tmp_path, key) for key in plans)
     assert table["label"].to_pylist() == ["cat", "7"]
     assert table["x"].to_pylist() == [None, [1]]
@@ -191,7 +189,7 @@ def test_batches_of_manifests_with_other_own_columns_read_as_one(tmp_path: Path)
 
 def test_a_remote_data_directory_works_the_same() -> None:
     root = UPath("memory://dataset-storage")
-    write_batch(table_of("demo-00000", "a"), root, "demo-00000", plan_digest=DIGEST)
+    write_batch(table_of("demo-00000", "a"), root, "demo-00000", made_from=DIGEST)
     assert written_batches(root) == ["demo-00000"]
     assert is_current(root, "demo-00000", DIGEST)
     assert read_batch(root, "demo-00000").equals(table_of("demo-00000", "a"))
@@ -199,6 +197,6 @@ def test_a_remote_data_directory_works_the_same() -> None:
 
 def test_a_file_url_is_written_atomically_too(tmp_path: Path) -> None:
     root = UPath(f"file://{tmp_path}")
-    path = write_batch(table_of("demo-00000", "a"), root, "demo-00000", plan_digest=DIGEST)
+    path = write_batch(table_of("demo-00000", "a"), root, "demo-00000", made_from=DIGEST)
     assert path.read_bytes() == (tmp_path / "metadata/batch=demo-00000/part-0.parquet").read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["metadata"]

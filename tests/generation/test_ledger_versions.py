@@ -23,6 +23,7 @@ from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import (
     AlreadySettled,
     ClaimedElsewhere,
+    DatasetLink,
     Ledger,
     OverBudget,
     ReservationTerms,
@@ -159,6 +160,8 @@ def test_a_ledger_of_the_release_before_says_the_same_and_stays_as_it_is(tmp_pat
     assert json.loads(json.dumps(rows, default=datetime.isoformat)) == [{**row, **new} for row in said["generations"]]
     assert (ledger.highest_charge(), ledger.size()) == (said["highest_charge"], said["size"])
     assert spending_differs(ledger.database) == []
+    link = DatasetLink(ledger.database)
+    assert (link.dataset_id(), link.latest_revision(names)) == (None, 0)
     ledger.close()
     assert content(tmp_path / "ledger.db", tables) == before
 
@@ -255,6 +258,7 @@ def check_made_by_four(one: RunSpec, folder: Path) -> None:
         "claimants",
         "generations",
         "inputs",
+        "ledger_facts",
         "rates",
         "spending",
         "uploads",

@@ -12,7 +12,7 @@ import pytest
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.image_store import StoreFull
 from kontext_pipeline.generation.input_images import InputImages
-from kontext_pipeline.generation.ledger import Stored
+from kontext_pipeline.generation.ledger import Ledger, ReservationTerms, Reserved, Settlement, Stored
 from kontext_pipeline.generation.ledger.money import Cap
 from kontext_pipeline.generation.ledger.uploads import UPLOAD_LIFE_S, RememberedUploads
 from kontext_pipeline.generation.work import ResolvedRequest, SentRequest, WorkItem
@@ -20,7 +20,7 @@ from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Call, Outcome
 from tests.generation.scripted_client import PNG, picture_in
-from tests.generation.stages import UPLOADS, Stages, StagesMaker, answer, fingerprint
+from tests.generation.stages import BACKEND, PRICE, UPLOADS, Stages, StagesMaker, answer, fingerprint
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -261,3 +261,21 @@ def test_an_error_stops_the_run_and_lets_the_item_go(stages: StagesMaker, monkey
     assert s.stop_cause == "ledger"
     assert s.idle
     assert s.outcomes == []
+
+
+def test_an_image_that_another_run_has_yet_to_settle_is_waited_for(stages: StagesMaker) -> None:
+    s = stages()
+    other = Ledger(str(s.ledger.database.url), backend=BACKEND)
+    other.register(run_id="another", lease_s=60)
+    (reserved,) = other.reserve([(fingerprint(1), "batch")], ReservationTerms("v1", PRICE))
+    assert isinstance(reserved, Reserved)
+    picture = s.store.keep(fingerprint(1), picture_in(s.store.spool, fingerprint(1)))
+    assert s.resolver.resolve(s.item(1)) is None
+    assert s.queue.waiting() == {"claimed by another run": 1}
+    assert s.outcomes == []
+    assert not s.idle
+    settlement = Settlement("charged", "succeeded", cost=PRICE)
+    other.settle(reserved.attempt, settlement, status="succeeded", picture=picture)
+    other.close()
+    assert s.resolver.resolve(s.item(1)) is None
+    assert s.outcomes == [(1, "succeeded")]

@@ -1,11 +1,12 @@
 """What the stages of a run share: its counts, its end, and the first reason for a stop."""
 
+import errno
 import logging
 import threading
 
 import pytest
 
-from kontext_pipeline.errors import KontextError, LedgerError
+from kontext_pipeline.errors import KontextError, LedgerError, PlanError
 from kontext_pipeline.generation.image_store import StoreFull
 from kontext_pipeline.generation.ledger import Status
 from kontext_pipeline.generation.progress import Stop
@@ -101,13 +102,17 @@ def test_a_callback_may_use_the_run(run: RunState) -> None:
         (LedgerError("the ledger can't be written"), Cause.LEDGER),
         (StoreFull("the disk is full"), Cause.DISK_FULL),
         (KontextError("something else that is ours"), Cause.LEDGER),
+        (OSError(errno.ENOSPC, "No space left on device", "out/table"), Cause.DISK_FULL),
+        (PermissionError(errno.EACCES, "Permission denied", "out/table"), Cause.FILES),
     ],
 )
 def test_an_error_that_is_expected_stops_the_run_and_is_not_raised(
-    run: RunState, error: KontextError, cause: Cause
+    run: RunState, error: Exception, cause: Cause
 ) -> None:
     run.stop_for(error)
-    assert run.stopped == Stop(cause, str(error))
+    assert run.stopped is not None
+    assert run.stopped.cause == cause
+    assert run.stopped.message.startswith(str(error) if isinstance(error, KontextError) else "out/table: ")
     assert run.error is None
 
 
@@ -134,7 +139,7 @@ def test_a_defect_after_a_stop_is_raised_all_the_same(run: RunState) -> None:
 
 
 def test_the_error_of_the_source_is_raised(run: RunState) -> None:
-    error = KontextError("row 7 has no prompt")
+    error = PlanError("row 7 has no prompt")
     run.source_failed(error)
     assert run.stopped == Stop(Cause.MANIFEST, "row 7 has no prompt")
     assert run.error is error

@@ -90,7 +90,7 @@ def test_a_picture_that_two_batches_share_is_charged_once(project: Project) -> N
 
 
 def _replace(project: Project, key: str, table: pa.Table) -> None:
-    write_batch(table, project.data_dir, key, plan_digest="of a test")
+    write_batch(table, project.data_dir, key, made_from="of a test")
 
 
 def _checked(project: Project) -> ExecuteInProcessResult:

@@ -29,6 +29,8 @@ def test_rows_that_the_api_refuses_do_not_fail_the_batch(project: Project) -> No
     [row] = shown["without_picture"].records
     assert row.data["status_code"] == 400
     assert row.data["error"]
+    assert "1 row failed: the API refuses" in shown["failures"]
+    assert "--retry-failed" in shown["failures"]
     found = checks(result)
     assert found["books_balance"].passed
     assert not found["every_row_has_its_picture"].passed
@@ -179,3 +181,14 @@ def _up_for_retry(project: Project) -> list[EventLogEntry]:
         for run in project.instance.get_runs()
         for entry in project.instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_UP_FOR_RETRY)
     ]
+
+
+def test_a_stopped_step_names_the_rows_without_a_picture(project: Project) -> None:
+    project.plan()
+    project.sandbox.set_faults(
+        {"kind": "status", "status": 400, "prompt": "number 2"}, {"kind": "status", "status": 401, "after": 3}
+    )
+    said = failure_of(project.augment(ALL[0], ALL[2], check=False))
+    assert "Stopped: the API answered 401" in said.description
+    assert "failed: the API refuses" in said.description
+    assert "photos row" in said.description

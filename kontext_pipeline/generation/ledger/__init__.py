@@ -1,8 +1,10 @@
 """The ledger: the durable record of attempts and generations, and the only truth about money."""
 
+from kontext_pipeline.generation.ledger.dataset_link import DatasetLink
 from kontext_pipeline.generation.ledger.ledger import Ledger
 from kontext_pipeline.generation.ledger.records import (
     AlreadySettled,
+    AskAgain,
     ClaimedElsewhere,
     Orphan,
     OverBudget,
@@ -14,11 +16,14 @@ from kontext_pipeline.generation.ledger.records import (
     Settlement,
     Status,
     Stored,
+    WithoutPicture,
 )
 
 __all__ = [
     "AlreadySettled",
+    "AskAgain",
     "ClaimedElsewhere",
+    "DatasetLink",
     "Ledger",
     "Orphan",
     "OverBudget",
@@ -30,4 +35,5 @@ __all__ = [
     "Settlement",
     "Status",
     "Stored",
+    "WithoutPicture",
 ]

@@ -13,6 +13,7 @@ from kontext_pipeline.generation.ledger.rates import acquire_permit, pause_left_
 from kontext_pipeline.generation.ledger.records import (
     NOT_SENT,
     AlreadySettled,
+    AskAgain,
     ClaimedElsewhere,
     OverBudget,
     ReservationTerms,
@@ -26,6 +27,7 @@ from kontext_pipeline.generation.ledger.records import (
 )
 from kontext_pipeline.generation.ledger.sent_log import SentAttempts
 from kontext_pipeline.inputs.input_store import KeptInput
+from kontext_pipeline.segmind.outcomes import Cause
 
 
 class ReserveCall:
@@ -106,8 +108,10 @@ class ReserveCall:
         if found["status"] == "unknown" and transaction.row(statements.EXPIRED_ATTEMPT, here):
             # Nearly certainly charged. The run that found the job expired does not try again.
             return AlreadySettled("unknown")
-        if count_wasted(transaction, fingerprint) > self._terms.unknown_retries:
-            transaction.execute(statements.GIVE_UP_GENERATION, {"fingerprint": fingerprint})
+        if not may_ask_again(transaction, fingerprint, self._terms.unknown_retries, self._terms.ask_again):
+            transaction.execute(
+                statements.GIVE_UP_GENERATION, {"fingerprint": fingerprint, "revision": transaction.revision}
+            )
             return AlreadySettled("unknown")
         return None
 
@@ -118,10 +122,13 @@ class ReserveCall:
             {"fingerprint": fingerprint, "backend": lease.backend, "batch": batch, "claimant": lease.id}
             for fingerprint, batch in (self._claims[number] for number in accepted.values())
         ]
-        transaction.insert(statements.ADD_GENERATION, [one for one in claims if one["fingerprint"] not in found])
+        revised = {"revision": transaction.revision} if claims else {}
+        transaction.insert(
+            statements.ADD_GENERATION, [{**one, **revised} for one in claims if one["fingerprint"] not in found]
+        )
         for claim in claims:
             if (known := found.get(claim["fingerprint"])) is not None:
-                transaction.execute(statements.CLAIM_GENERATION, claim)
+                transaction.execute(statements.CLAIM_GENERATION, {**claim, **revised})
                 # The batch that first asked for a request bears its costs.
                 claim["batch"] = known["batch"]
         common: dict[str, Any] = {
@@ -163,7 +170,8 @@ def settle(
 ) -> bool:
     """Do what `Ledger.settle` does."""
     row = transaction.row(statements.FIND_ATTEMPT, {"id": attempt})
-    if row["state"] in ("open", "unknown") or row["outcome"] == NOT_SENT.outcome:
+    changes_attempt = row["state"] in ("open", "unknown") or row["outcome"] == NOT_SENT.outcome
+    if changes_attempt:
         now = time.time_ns() // 1000
         transaction.execute(
             statements.SETTLE_ATTEMPT, {"id": attempt, "now": now, **_values_of(settlement, Settlement)}
@@ -174,11 +182,14 @@ def settle(
     keep = keep_claim and count_wasted(transaction, row["fingerprint"]) <= unknown_retries
     request = {
         "fingerprint": row["fingerprint"],
+        "revision": transaction.revision,
         "status": status,
         "retryable": retryable,
         "claimant": row["claimant"] if keep else None,
     }
-    transaction.execute(statements.SETTLE_GENERATION, {**request, **_values_of(picture, Stored)})
+    settled = transaction.execute(statements.SETTLE_GENERATION, {**request, **_values_of(picture, Stored)})
+    if changes_attempt and not settled:
+        transaction.execute(statements.TOUCH_GENERATION, {"id": attempt, "revision": transaction.revision})
     return keep
 
 
@@ -200,18 +211,50 @@ def release_unsent(transaction: Transaction, claimant: str, sent: SentAttempts) 
     release(transaction, [row["id"] for row in rows if row["id"] not in sent])
 
 
-def adopt_picture(transaction: Transaction, backend: str, fingerprint: str, batch: str, picture: Stored) -> None:
+def adopt_picture(transaction: Transaction, backend: str, fingerprint: str, batch: str, picture: Stored) -> bool:
     """Do what `Ledger.adopt_picture` does."""
-    request = {"fingerprint": fingerprint, "backend": backend, "batch": batch, "claimant": None}
-    if not transaction.rows_of(statements.FIND_GENERATIONS, [fingerprint]):
+    known = transaction.rows_of(statements.FIND_GENERATIONS, [fingerprint])
+    if known and known[0]["in_flight"]:
+        return False
+    request = {
+        "fingerprint": fingerprint,
+        "backend": backend,
+        "batch": batch,
+        "claimant": None,
+        "revision": transaction.revision,
+    }
+    if not known:
         transaction.insert(statements.ADD_GENERATION, [request])
     outcome = {**request, "status": "succeeded", "retryable": False, **_values_of(picture, Stored)}
     transaction.execute(statements.SETTLE_GENERATION, outcome)
+    return True
 
 
-def count_wasted(transaction: Transaction, fingerprint: str) -> int:
-    """Return how often the request met its most frequent kind of answer that may have cost money without a picture."""
-    row = transaction.row(statements.COUNT_WASTED, {"fingerprint": fingerprint})
+def reopen(transaction: Transaction, seen: Mapping[str, int]) -> int:
+    """Do what `Ledger.reopen` does."""
+    return sum(
+        transaction.execute(
+            statements.REOPEN_GENERATION,
+            {"fingerprint": fingerprint, "seen": revision, "revision": transaction.revision},
+        )
+        for fingerprint, revision in seen.items()
+    )
+
+
+def may_ask_again(transaction: Transaction, fingerprint: str, unknown_retries: int, ask_again: AskAgain) -> bool:
+    """Return whether a request may be sent again after the answers that it has lost."""
+    if ask_again == "always":
+        return True
+    but_cause = Cause.RUN_DIED if ask_again == "after crashes" else ""
+    return count_wasted(transaction, fingerprint, but_cause=but_cause) <= unknown_retries
+
+
+def count_wasted(transaction: Transaction, fingerprint: str, *, but_cause: str = "") -> int:
+    """Return how often the request met its most frequent kind of answer that may have cost money without a picture.
+
+    Attempts that ended for `but_cause` don't count.
+    """
+    row = transaction.row(statements.COUNT_WASTED, {"fingerprint": fingerprint, "but_cause": but_cause})
     return int(row["times"]) if row else 0
 
 

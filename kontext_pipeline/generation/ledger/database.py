@@ -60,6 +60,7 @@ class Transaction:
         self.connection = connection
         self.sqlite = connection.dialect.name == "sqlite"
         self._driver: Any = connection.connection.driver_connection
+        self._revision: int | None = None
 
     def execute(self, statement: str, parameters: Mapping[str, Any]) -> int:
         """Run a statement and return the number of rows that it changed."""
@@ -110,6 +111,13 @@ class Transaction:
             if driver is None or not isinstance(error, driver.Error):
                 raise
             raise DBAPIError.instance(statement, parameters, error, driver.Error) from error
+
+    @property
+    def revision(self) -> int:
+        """The number of this transaction among those that changed requests: higher than that of every earlier one."""
+        if self._revision is None:
+            self._revision = int(self.row(statements.NEXT_REVISION, {})["revision"])
+        return self._revision
 
     def shared_clock(self) -> int:
         """Return microseconds on the clock that all users of this ledger share.

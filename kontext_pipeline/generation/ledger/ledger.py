@@ -13,6 +13,7 @@ from sqlalchemy import URL
 
 from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.ledger import attempts, orphans, rates, statements
+from kontext_pipeline.generation.ledger.database import Transaction
 from kontext_pipeline.generation.ledger.leases import FailureDetector, Lease
 from kontext_pipeline.generation.ledger.records import (
     Orphan,
@@ -104,7 +105,12 @@ class Ledger(LedgerViews):
     def record_job(self, attempt: int, job: str, request_id: str, sent_at: int) -> None:
         """Write down the v2 job of an open attempt, submitted at `sent_at` (microseconds since 1970)."""
         parameters = {"id": attempt, "job": job, "request_id": request_id, "sent_at": sent_at}
-        self.database.write(lambda transaction: transaction.execute(statements.SET_JOB, parameters))
+
+        def work(transaction: Transaction) -> None:
+            transaction.execute(statements.SET_JOB, parameters)
+            transaction.execute(statements.TOUCH_GENERATION, {"id": attempt, "revision": transaction.revision})
+
+        self.database.write(work)
 
     def settle(
         self,
@@ -149,9 +155,12 @@ class Ledger(LedgerViews):
         if images:
             self.database.write(lambda transaction: attempts.settle_images(transaction, images))
 
-    def adopt_picture(self, fingerprint: str, batch: str, picture: Stored) -> None:
-        """Enter a picture that is in the store and that no attempt of this ledger made. It costs nothing."""
-        self.database.write(
+    def adopt_picture(self, fingerprint: str, batch: str, picture: Stored) -> bool:
+        """Enter a picture that is in the store and that no attempt of this ledger made. It costs nothing.
+
+        Return False where an attempt at the request is open: the picture is that attempt's, which will be settled.
+        """
+        return self.database.write(
             lambda transaction: attempts.adopt_picture(transaction, self.backend, fingerprint, batch, picture)
         )
 

@@ -169,6 +169,7 @@ def _reconcile(transaction: Transaction, usages: Sequence[Usage]) -> Reconciled:
         charged = usage.cost > 0 or row["outcome"] == "succeeded"
         state = "charged" if charged else "released"
         transaction.execute(statements.RECONCILE_ATTEMPT, {"id": row["id"], "state": state, "cost": usage.cost})
+        transaction.execute(statements.TOUCH_GENERATION, {"id": row["id"], "revision": transaction.revision})
         done.charged += charged
         done.released += not charged
         done.charged_usd += usd(usage.cost)

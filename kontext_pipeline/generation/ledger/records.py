@@ -10,6 +10,10 @@ from kontext_pipeline.segmind.outcomes import Cause
 
 Status = Literal["pending", "succeeded", "failed", "unknown"]
 
+AskAgain = Literal["within bounds", "after crashes", "always"]
+"""Whether to try a request again that has lost answers: as often as `unknown_retries` allows; the same, but attempts of
+runs that died don't count; or once more in any case."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReservationTerms:
@@ -25,6 +29,8 @@ class ReservationTerms:
     """How many attempts of a request may end `unknown` and still be followed by another one."""
     retry_failed: bool = False
     """Whether to try again what failed for good."""
+    ask_again: AskAgain = "within bounds"
+    """Whether to try again what has lost its answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,18 @@ class Stored:
     width: int
     height: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutPicture:
+    """A request that has no picture, and how its last attempt ended."""
+
+    fingerprint: str
+    status: Status
+    retryable: bool
+    cause: str
+    status_code: int | None
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)

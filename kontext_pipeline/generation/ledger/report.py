@@ -1,5 +1,6 @@
 """The report: what the ledger says of pictures and money, for people and for programs. Amounts are USD."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.money import usd
+from kontext_pipeline.generation.ledger.records import WithoutPicture
 
 
 @dataclass(slots=True)
@@ -75,6 +77,17 @@ def read_books(database: Database) -> Books:
         transaction = Transaction(connection)
         names = transaction.rows(statements.BACKENDS, {})
         return Books(str(database), [_books_of(transaction, str(row["backend"])) for row in names])
+
+
+def read_without_picture(database: Database, fingerprints: Sequence[str] | None = None) -> list[WithoutPicture]:
+    """Return the requests that failed or whose answers were lost: all, or those of `fingerprints`."""
+    with database.read() as connection:
+        transaction = Transaction(connection)
+        if fingerprints is None:
+            rows = transaction.rows(statements.WITHOUT_PICTURE, {})
+        else:
+            rows = transaction.rows_of(statements.SOME_WITHOUT_PICTURE, fingerprints)
+        return [WithoutPicture(**{**dict(row), "retryable": bool(row["retryable"])}) for row in rows]
 
 
 def spending_differs(database: Database) -> list[str]:

@@ -20,6 +20,12 @@ TAKE_WRITE_LOCK: Final = "SELECT pg_advisory_xact_lock(:key)"
 SERVER_CLOCK: Final = "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint AS now"
 # The version of the ledger's tables.
 VERSION: Final = "SELECT version_num FROM alembic_version"
+# The next revision, for all changes of one transaction.
+NEXT_REVISION: Final = "UPDATE ledger_facts SET revision = revision + 1 RETURNING revision"
+# The id of the data directory that has the pictures.
+DATASET_ID: Final = "SELECT dataset_id FROM ledger_facts"
+# Note that id, unless there is one.
+SET_DATASET_ID: Final = "UPDATE ledger_facts SET dataset_id = :id WHERE dataset_id IS NULL"
 
 # --- claimants
 
@@ -48,14 +54,15 @@ FIND_GENERATIONS: Final = """
     FROM generations g LEFT JOIN claimants c ON c.id = g.claimant WHERE g.fingerprint IN :keys"""
 # Enter requests that the ledger has not seen before.
 ADD_GENERATION: Final = """
-    INSERT INTO generations (fingerprint, backend, batch, status, retryable, claimant)
-    VALUES (:fingerprint, :backend, :batch, 'pending', TRUE, :claimant)"""
+    INSERT INTO generations (fingerprint, backend, batch, status, retryable, claimant, revision)
+    VALUES (:fingerprint, :backend, :batch, 'pending', TRUE, :claimant, :revision)"""
 # Claim a known request for another attempt.
 CLAIM_GENERATION: Final = """
-    UPDATE generations SET status = 'pending', retryable = TRUE, claimant = :claimant WHERE fingerprint = :fingerprint"""
+    UPDATE generations SET status = 'pending', retryable = TRUE, claimant = :claimant, revision = :revision
+    WHERE fingerprint = :fingerprint"""
 # Mark a request whose retries after lost answers are used up.
 GIVE_UP_GENERATION: Final = """
-    UPDATE generations SET status = 'unknown', claimant = NULL WHERE fingerprint = :fingerprint"""
+    UPDATE generations SET status = 'unknown', claimant = NULL, revision = :revision WHERE fingerprint = :fingerprint"""
 # Open attempts, which hold their prices.
 ADD_ATTEMPT: Final = """
     INSERT INTO attempts (fingerprint, batch, backend, run_id, claimant, api_version, state, price, cost,
@@ -67,11 +74,12 @@ ADD_ATTEMPT: Final = """
 ADD_INPUT: Final = """
     INSERT INTO inputs (sha256, path, width, height) VALUES (:sha256, :path, :width, :height)
     ON CONFLICT (sha256) DO NOTHING"""
-# How often a request met the most frequent kind of answer that may have cost money without a picture.
+# How often a request met the most frequent kind of answer that may have cost money without a picture. `but_cause`: a
+# cause that does not count, or an empty text.
 COUNT_WASTED: Final = """
     SELECT COUNT(*) AS times FROM attempts
     WHERE fingerprint = :fingerprint AND (state = 'unknown' OR (state = 'charged' AND outcome <> 'succeeded'))
-    GROUP BY outcome ORDER BY times DESC LIMIT 1"""
+    AND COALESCE(cause, '-') <> :but_cause GROUP BY outcome ORDER BY times DESC LIMIT 1"""
 # Whether a claimant found the job of a request expired.
 EXPIRED_ATTEMPT: Final = """
     SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND claimant = :claimant AND outcome = 'expired'"""
@@ -94,9 +102,19 @@ SETTLE_ATTEMPT: Final = """
 # Write what came of a request: never over a success, and without a picture only where no other attempt is open.
 SETTLE_GENERATION: Final = """
     UPDATE generations SET status = :status, retryable = :retryable, claimant = :claimant,
-        image_path = :path, image_sha256 = :sha256, width = :width, height = :height, bytes = :bytes
+        image_path = :path, image_sha256 = :sha256, width = :width, height = :height, bytes = :bytes,
+        revision = :revision
     WHERE fingerprint = :fingerprint AND status <> 'succeeded' AND (:path IS NOT NULL OR NOT EXISTS (
         SELECT 1 FROM attempts WHERE fingerprint = :fingerprint AND state = 'open'))"""
+# Note that an attempt at a request has changed, where the request itself has not.
+TOUCH_GENERATION: Final = """
+    UPDATE generations SET revision = :revision WHERE fingerprint = (SELECT fingerprint FROM attempts WHERE id = :id)"""
+# Make a request pending again whose picture is gone, unless it has changed since it was looked at.
+REOPEN_GENERATION: Final = """
+    UPDATE generations SET status = 'pending', retryable = TRUE, claimant = NULL, image_path = NULL, image_sha256 = NULL,
+        width = NULL, height = NULL, bytes = NULL, revision = :revision,
+        reopened_after = (SELECT MAX(id) FROM attempts WHERE fingerprint = :fingerprint)
+    WHERE fingerprint = :fingerprint AND status = 'succeeded' AND revision = :seen"""
 
 # --- uploads
 
@@ -115,7 +133,8 @@ OPEN_ATTEMPTS_OF: Final = """
 _ORPHAN: Final = """
     SELECT a.id, a.fingerprint, a.claimant, a.batch, a.api_version, a.job, a.started_at, a.price, EXISTS (
         SELECT 1 FROM attempts o WHERE o.fingerprint = a.fingerprint AND o.state = 'charged'
-        AND o.outcome = 'succeeded') AS accounted_for
+        AND o.outcome = 'succeeded' AND o.id > COALESCE(
+            (SELECT reopened_after FROM generations g WHERE g.fingerprint = a.fingerprint), 0)) AS accounted_for
     FROM attempts a"""
 # The open attempts of claimants that have ended.
 ORPHANS: Final = f"""{_ORPHAN} JOIN claimants c ON c.id = a.claimant
@@ -165,6 +184,11 @@ COUNT_GENERATIONS: Final = "SELECT COUNT(*) AS times FROM generations"
 # The status of all requests, and of some.
 ALL_STATUSES: Final = "SELECT fingerprint, status, retryable FROM generations"
 STATUSES: Final = f"{ALL_STATUSES} WHERE fingerprint IN :keys"
+# The latest revision of some requests.
+LATEST_REVISION: Final = "SELECT MAX(revision) AS revision FROM generations WHERE fingerprint IN :keys"
+# The revisions of some requests that succeeded, and the sizes of their pictures.
+PICTURES: Final = """
+    SELECT fingerprint, revision, bytes FROM generations WHERE status = 'succeeded' AND fingerprint IN :keys"""
 # The accounting of some requests, and of the attempt that tells most: the one with the picture, or else the last one.
 GENERATIONS: Final = """
     SELECT g.fingerprint, g.batch, g.status, g.image_path, g.image_sha256, g.width, g.height, g.bytes,
@@ -198,6 +222,14 @@ FAILED_BY_CAUSE: Final = """
     SELECT COALESCE(a.cause, 'other') AS cause, COUNT(*) AS times FROM generations g JOIN attempts a ON a.id = (
         SELECT MAX(id) FROM attempts WHERE fingerprint = g.fingerprint AND COALESCE(outcome, '') <> 'not_sent')
     WHERE g.backend = :backend AND g.status = 'failed' GROUP BY COALESCE(a.cause, 'other') ORDER BY times DESC"""
+# Requests without a picture that a run has given up, or may give up, and the attempt that was the last one.
+WITHOUT_PICTURE: Final = """
+    SELECT g.fingerprint, g.status, g.retryable, COALESCE(a.cause, '') AS cause, a.status_code, a.error
+    FROM generations g LEFT JOIN attempts a ON a.id = (
+        SELECT MAX(id) FROM attempts WHERE fingerprint = g.fingerprint AND COALESCE(outcome, '') <> 'not_sent')
+    WHERE g.status IN ('failed', 'unknown')"""
+# The same, of some requests.
+SOME_WITHOUT_PICTURE: Final = f"{WITHOUT_PICTURE} AND g.fingerprint IN :keys"
 # v2 jobs that no run has collected.
 OPEN_JOBS: Final = """
     SELECT request_id, fingerprint, started_at FROM attempts
@@ -237,7 +269,7 @@ SET_SPENDING: Final = """
 # --- damaged pictures
 
 # Where the pictures of some requests are.
-PICTURES: Final = """
+PATHS_OF_PICTURES: Final = """
     SELECT fingerprint, image_path, image_sha256 FROM generations
     WHERE status = 'succeeded' AND fingerprint IN :keys"""
 # The attempt that brought the picture of a request.
@@ -249,5 +281,5 @@ MARK_UNUSABLE: Final = "UPDATE attempts SET outcome = 'unusable', cause = :cause
 # Take a picture that can't be decoded from its request: the one exception to a success that never changes.
 WITHDRAW_PICTURE: Final = """
     UPDATE generations SET status = 'unknown', retryable = TRUE, claimant = NULL, image_path = NULL,
-        image_sha256 = NULL, width = NULL, height = NULL, bytes = NULL
+        image_sha256 = NULL, width = NULL, height = NULL, bytes = NULL, revision = :revision
     WHERE fingerprint = :fingerprint AND status = 'succeeded' AND image_sha256 = :sha256"""

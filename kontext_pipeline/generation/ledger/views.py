@@ -8,11 +8,11 @@ from sqlalchemy import URL, text
 
 from kontext_pipeline.columns import GENERATION_SCHEMA
 from kontext_pipeline.generation.ledger import statements
-from kontext_pipeline.generation.ledger.attempts import count_wasted
+from kontext_pipeline.generation.ledger.attempts import may_ask_again
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.money import HIGHEST_COST, Cap, held, today, usd
 from kontext_pipeline.generation.ledger.rates import pause_left_us
-from kontext_pipeline.generation.ledger.records import Status
+from kontext_pipeline.generation.ledger.records import AskAgain, Status
 
 
 class LedgerViews:
@@ -61,15 +61,22 @@ class LedgerViews:
             return int(Transaction(connection).row(statements.COUNT_GENERATIONS, {})["times"])
 
     def statuses(
-        self, fingerprints: Sequence[str], *, unknown_retries: int = 1, retry_failed: bool = False
+        self,
+        fingerprints: Sequence[str],
+        *,
+        unknown_retries: int = 1,
+        retry_failed: bool = False,
+        ask_again: AskAgain = "within bounds",
     ) -> dict[str, tuple[Status, bool]]:
         """Return the status of each request that the ledger knows, and whether a run would try it again."""
         with self.database.read() as connection:
             transaction = Transaction(connection)
             rows = transaction.rows_of(statements.STATUSES, fingerprints)
-            return dict(_judged(transaction, rows, unknown_retries, retry_failed))
+            return dict(_judged(transaction, rows, unknown_retries, retry_failed, ask_again))
 
-    def settled(self, *, unknown_retries: int = 1, retry_failed: bool = False) -> tuple[frozenset[str], frozenset[str]]:
+    def settled(
+        self, *, unknown_retries: int = 1, retry_failed: bool = False, ask_again: AskAgain = "within bounds"
+    ) -> tuple[frozenset[str], frozenset[str]]:
         """Return all requests that succeeded, and all others that a run would not try again.
 
         Reads the whole ledger, in a microsecond or two for each request; `statuses` takes ten times as long.
@@ -77,7 +84,8 @@ class LedgerViews:
         succeeded, others = [], []
         with self.database.read() as connection:
             rows = connection.execute(text(statements.ALL_STATUSES))
-            for key, (status, again) in _judged(Transaction(connection), rows, unknown_retries, retry_failed):
+            judged = _judged(Transaction(connection), rows, unknown_retries, retry_failed, ask_again)
+            for key, (status, again) in judged:
                 if status == "succeeded":
                     succeeded.append(key)
                 elif not again:
@@ -104,7 +112,7 @@ class LedgerViews:
 
 
 def _judged(
-    transaction: Transaction, rows: Iterable[Any], unknown_retries: int, retry_failed: bool
+    transaction: Transaction, rows: Iterable[Any], unknown_retries: int, retry_failed: bool, ask_again: AskAgain
 ) -> Iterator[tuple[str, tuple[Status, bool]]]:
     """Yield the fingerprint of each row, its status, and whether a run would try it again."""
     for fingerprint, status, retryable in rows:
@@ -112,5 +120,5 @@ def _judged(
         if status == "failed":
             again = bool(retryable) or retry_failed
         elif status == "unknown":
-            again = count_wasted(transaction, fingerprint) <= unknown_retries
+            again = may_ask_again(transaction, fingerprint, unknown_retries, ask_again)
         yield fingerprint, (status, again)

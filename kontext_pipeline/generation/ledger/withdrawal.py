@@ -10,7 +10,7 @@ from kontext_pipeline.segmind.outcomes import Cause
 def pictures_of(database: Database, fingerprints: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return path (relative to the data directory) and sha256 of the picture of each request that has one."""
     with database.read() as connection:
-        rows = Transaction(connection).rows_of(statements.PICTURES, fingerprints)
+        rows = Transaction(connection).rows_of(statements.PATHS_OF_PICTURES, fingerprints)
         return {row["fingerprint"]: (row["image_path"], row["image_sha256"]) for row in rows}
 
 
@@ -33,7 +33,8 @@ def _withdraw(transaction: Transaction, fingerprint: str, sha256: str, damage: s
     here = {"fingerprint": fingerprint, "sha256": sha256}
     row = transaction.row(statements.FIND_PICTURES_ATTEMPT, here)
     attempt = None if row["id"] is None else int(row["id"])
-    if transaction.execute(statements.WITHDRAW_PICTURE, here) and attempt is not None:
+    withdrawn = transaction.execute(statements.WITHDRAW_PICTURE, {**here, "revision": transaction.revision})
+    if withdrawn and attempt is not None:
         why = {"id": attempt, "cause": Cause.DAMAGED_PICTURE.value, "error": damage}
         transaction.execute(statements.MARK_UNUSABLE, why)
     return attempt
