@@ -20,6 +20,8 @@ LARGEST_CORRECTION: Final = 0.2
 """The largest share by which the estimate decreases after a job that its first poll found completed."""
 POLLS_A_SECOND: Final = 400
 """Bound on the polls of all jobs while no duration is known: a poll costs more than 0.5 ms of CPU."""
+FEW_POLLS_A_SECOND: Final = 100
+"""Polls of all jobs that are enough to find the first finished one, whichever it is, within a fraction of a second."""
 GOLDEN_RATIO: Final = 0.618
 """Multiples of the golden ratio modulo 1 spread polls evenly, however many there are."""
 SHORTEST_S: Final = 0.005
@@ -120,7 +122,7 @@ class PollSchedule:
             # Spread the polls: polls at the same moment would find the first finished job as late as the last.
             self._phase = (self._phase + GOLDEN_RATIO) % 1
             pause = max(SHORTEST_S, age_s * UNKNOWN_INTERVAL, waiting / POLLS_A_SECOND)
-            return min(pause * (0.5 + self._phase), LONGEST_S)
+            return min(pause * (0.5 + self._phase), max(LONGEST_S, waiting / FEW_POLLS_A_SECOND))
         late_s = age_s - self._expected
         if late_s < 0:
             return max(-late_s, SHORTEST_S)
