@@ -6,6 +6,7 @@ Commands import other modules only when they run, so that `kontext --help` answe
 import contextlib
 import ctypes
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -148,11 +149,20 @@ def inputs(**options: Any) -> None:
 @click.argument("recipe")
 @click.option("--out", required=True, metavar="FILE", help="The table: .csv, .jsonl or .parquet.")
 def expand(*, recipe: str, out: str) -> None:
-    """Write the manifest that a recipe stands for. Planning either gives the same pictures."""
+    """Write the manifest that a recipe stands for. Planning either gives the same pictures.
+
+    KONTEXT_INPUT_ROOTS, KONTEXT_PRIVATE_INPUTS and KONTEXT_MAX_ROWS count as they do for `kontext plan`.
+    """
     from kontext_pipeline import console
     from kontext_pipeline.planning.expanded_file import write_expanded
+    from kontext_pipeline.planning.manifest_options import ManifestOptions
+    from kontext_pipeline.settings import load_settings
 
-    console.say(f"{write_expanded(recipe, out):,} rows written to {out}")
+    written = write_expanded(recipe, out, ManifestOptions.from_settings(load_settings()))
+    console.say(f"{written.rows:,} rows written to {out}")
+    if written.input_roots:
+        roots = shlex.quote(shlex.join(written.input_roots))
+        console.warn(f"pictures are outside the folder of {out}; to plan it, set KONTEXT_INPUT_ROOTS={roots}")
 
 
 @main.command(settings=("data_dir",))

@@ -140,8 +140,8 @@ class Settings(BaseSettings):
     api_version: ApiVersion = Field("v1", description="`v1` waits for each answer; `v2` submits, polls and fetches.")
     manifests: Annotated[list[str], NoDecode, Words] = Field(
         ["data/demo.csv"],
-        description="CSV, TSV, JSON Lines or Parquet files or globs, separated by spaces; quote names that contain "
-        "spaces.",
+        description="CSV, TSV, JSON Lines or Parquet files, recipes (.toml) or globs of these, separated by spaces; quote "
+        "names that contain spaces.",
     )
     columns: Annotated[list[str], NoDecode, Words, AfterValidator(_columns)] = Field(
         [],
@@ -150,8 +150,8 @@ class Settings(BaseSettings):
     )
     input_roots: Annotated[list[str], NoDecode, Words] = Field(
         [],
-        description="Folders of this machine in which manifests may name pictures, separated by spaces; the folder of a "
-        "local manifest is always allowed.",
+        description="Folders of this machine in which manifests may name pictures, and recipes tables, separated by "
+        "spaces; the folder of a local manifest is always allowed.",
     )
     private_inputs: bool = Field(
         False,

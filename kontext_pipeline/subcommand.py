@@ -35,6 +35,14 @@ class Command(click.Command):
         """Return all parameters: of settings first, then the command's own."""
         return [*map(_of_setting, self.settings), *super().get_params(ctx)]
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what a manifest is, which click has no place for beside the arguments."""
+        if "manifests" in self.settings:
+            from kontext_pipeline.settings import Settings
+
+            self.epilog = f"MANIFEST...: {Settings.model_fields['manifests'].description} Default: KONTEXT_MANIFESTS."
+        super().format_epilog(ctx, formatter)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Configure the logs as the options before and after the subcommand say, then run the command."""
         try:

@@ -1,7 +1,9 @@
 """Writing the manifest that a recipe stands for: a table with the ids, prompts and options that planning the recipe has."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,8 @@ import pyarrow.parquet as pq
 
 from kontext_pipeline.errors import ManifestError
 from kontext_pipeline.files import AnyPath, is_local, write_atomically
+from kontext_pipeline.planning.input_addresses import LocalFolders
+from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.manifests import read_manifests, read_rows
 from kontext_pipeline.planning.problems import ManifestProblems, quoted
 from kontext_pipeline.planning.recipes.recipe_inputs import moved
@@ -19,10 +23,20 @@ from kontext_pipeline.planning.sources import absolute
 from kontext_pipeline.planning.tables import read_table
 
 _ROWS_AT_ONCE: Final = 10_000
+_MOST_FOLDERS: Final = 5
+"""Folders of pictures that are named one by one; of more, the folder that holds them all is named."""
 
 
-def write_expanded(recipe: str, out: str) -> int:
-    """Write the manifest that a recipe stands for, complete or not at all. Return how many rows it has.
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """What was written: how many `rows`, and the `input_roots` that a plan of the file needs (none: as they are)."""
+
+    rows: int
+    input_roots: list[str]
+
+
+def write_expanded(recipe: str, out: str, options: ManifestOptions | None = None) -> Expanded:
+    """Write the manifest that a recipe stands for, complete or not at all.
 
     `out` is a path or an fsspec URL, whose extension decides the format. Relative input images are written so that they
     are relative to the folder of `out`. An existing file is replaced.
@@ -34,16 +48,19 @@ def write_expanded(recipe: str, out: str) -> int:
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise ManifestError([f"{out}: unknown file type {quoted(path.suffix)}; allowed: {', '.join(_WRITERS)}"])
-    manifests = read_manifests([recipe])
-    others = [manifest.shown for manifest in manifests if manifest.path.suffix.lower() != ".toml"]
+    options = options or ManifestOptions()
+    manifests = read_manifests([recipe], options)
+    others = [manifest.shown for manifest in manifests if not manifest.is_recipe]
     if others or len(manifests) != 1:
         raise ManifestError([f"{recipe}: name one recipe, a .toml file; a manifest has its rows already"])
     manifest = manifests[0]
     # The checked rows have defaults in them, which are not the recipe's. So they are checked, and made again.
-    read_rows(manifests, {})
+    (rows,) = read_rows(manifests, {}, options)
+    input_roots = _roots_needed(rows.input_files, path, options)
+    del rows
     release_memory()
     problems = ManifestProblems()
-    raw = read_table(manifest, problems.of(manifest.shown, 0))
+    raw = read_table(manifest, problems.of(manifest.shown, 0), options)
     problems.raise_if_any()
     if raw is None or manifest.has_changed():
         raise ManifestError([f"{recipe}: was changed while it was read; try again"])
@@ -58,7 +75,18 @@ def write_expanded(recipe: str, out: str) -> int:
         raise ManifestError(
             [f"{out}: the recipe has a column that this file type can't hold ({error}); try .parquet"]
         ) from error
-    return len(table)
+    return Expanded(len(table), input_roots)
+
+
+def _roots_needed(files: Iterable[str], out: AnyPath, options: ManifestOptions) -> list[str]:
+    """Return the value of KONTEXT_INPUT_ROOTS with which a manifest at `out` may name the files; none: it may anyway."""
+    allowed = LocalFolders.of(out, options)
+    folders = {os.path.realpath(Path(file).parent) for file in files if not allowed.allow(file)}
+    if not folders:
+        return []
+    if len(folders) > _MOST_FOLDERS:
+        folders = {os.path.commonpath(folders)}
+    return [*map(str, options.input_roots), *sorted(folders)]
 
 
 def _path(text: str) -> AnyPath:

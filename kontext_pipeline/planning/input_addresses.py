@@ -88,6 +88,11 @@ class LocalFolders:
         return any((real + os.sep).startswith(allowed) for allowed in self._allowed)
 
 
+def how_to_allow(path: Path) -> str:
+    """Return what allows a manifest to name a local file, which `LocalFolders` doesn't allow."""
+    return f"to allow it, add {shlex.quote(str(Path(os.path.realpath(path)).parent))} to KONTEXT_INPUT_ROOTS"
+
+
 def check_input_images(
     images: pa.ChunkedArray,
     numbers: npt.NDArray[np.int64],
@@ -210,8 +215,7 @@ class _Addresses:
         path = absolute(path)
         if not self._folders.allow(str(path)):
             raise NotAPictureError(
-                f"{path} is outside the folders that this manifest may name pictures in; to allow it, add "
-                f"{shlex.quote(str(Path(os.path.realpath(path)).parent))} to KONTEXT_INPUT_ROOTS"
+                f"{path} is outside the folders that this manifest may name pictures in; {how_to_allow(path)}"
             )
         file = inspect(path, self._known)
         self.files[file.path] = file

@@ -34,16 +34,16 @@ def read_manifests(patterns: Sequence["str | AnyPath"], options: ManifestOptions
     manifests = find_manifests(patterns, tuple(READERS), problems)
     if problems:
         read_rows(manifests, {}, options, problems)
-    return [_with_whole_digest(manifest) for manifest in manifests]
+    return [_with_whole_digest(manifest, options or ManifestOptions()) for manifest in manifests]
 
 
-def _with_whole_digest(manifest: Manifest) -> Manifest:
+def _with_whole_digest(manifest: Manifest, options: ManifestOptions) -> Manifest:
     """Return a manifest with the digest of all that its rows follow from: those of a recipe, also from what it finds."""
-    if manifest.path.suffix.lower() != ".toml":
+    if not manifest.is_recipe:
         return manifest
     from kontext_pipeline.planning.recipes.recipe_inputs import recipe_digest
 
-    return replace(manifest, digest=recipe_digest(manifest, tuple(READERS)))
+    return replace(manifest, digest=recipe_digest(manifest, tuple(READERS), options))
 
 
 def read_rows(
@@ -64,9 +64,10 @@ def read_rows(
     files = [problems.of(manifest.shown, manifest.order) for manifest in manifests]
     checked = [check_rows(*one, options) for one in zip(manifests, repeat(known), files)]
     found = [rows for rows in checked if rows is not None]
+    tables = [file for manifest, file in zip(manifests, files, strict=True) if not manifest.is_recipe]
     # A file that can't be read may have any column.
-    if files and all(file.names for file in files):
-        add_unused(options.columns, files, problems.of("column mapping (--column, KONTEXT_COLUMNS)", -1))
+    if tables and all(file.names for file in tables):
+        add_unused(options.columns, tables, problems.of("column mapping (--column, KONTEXT_COLUMNS)", -1))
     if found:
         _check_ids(found, problems)
         _unify_own_columns(found, problems)

@@ -61,7 +61,8 @@ def check_rows(
     raw = read_table(manifest, problems, options)
     if raw is None:
         return None
-    table = with_checked_names(raw.table, options.columns, problems)
+    # A recipe gives its columns our names.
+    table = with_checked_names(raw.table, {} if manifest.is_recipe else options.columns, problems)
     if table is None:
         return None
     release_memory()

@@ -14,6 +14,8 @@ from typing import Any, Final
 from kontext_pipeline.files import AnyPath, is_local
 from kontext_pipeline.planning.problems import ManifestProblems, quoted
 
+RECIPE: Final = ".toml"
+"""Extension of recipes."""
 _LONGEST_NAME: Final = 64
 _EXTRAS: Final = {
     "s3": ("s3", "s3a"),
@@ -49,6 +51,11 @@ class Manifest:
         return str(self.path)
 
     @property
+    def is_recipe(self) -> bool:
+        """Whether the file stands for a table that it doesn't hold."""
+        return file_type(self.path) == RECIPE
+
+    @property
     def is_on_the_web(self) -> bool:
         """Whether the manifest is at an http URL."""
         return not isinstance(self.path, Path) and self.path.protocol in ("http", "https")
@@ -74,7 +81,9 @@ def find_manifests(
     or has the same name as another one.
     """
     if not patterns:
-        problems.of("manifests", 0).add("none is given; name a CSV, TSV, JSON Lines or Parquet file, or a glob of them")
+        problems.of("manifests", 0).add(
+            "none is given; name a CSV, TSV, JSON Lines or Parquet file, a recipe (.toml), or a glob of them"
+        )
     by_name: dict[str, Manifest] = {}
     for order, path, shown in _paths(patterns, problems):
         file = problems.of(shown, order)

@@ -5,6 +5,7 @@ A reader takes the values as the file has them. Which columns there are and what
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from kontext_pipeline.planning.manifest_options import ManifestOptions, TooLarge
 from kontext_pipeline.planning.parquet_file import read_parquet
 from kontext_pipeline.planning.problems import FileProblems
 from kontext_pipeline.planning.raw_table import RawTable
-from kontext_pipeline.planning.sources import Manifest, file_type
+from kontext_pipeline.planning.sources import RECIPE, Manifest, file_type
 
 Reader: TypeAlias = Callable[[Manifest, FileProblems, ManifestOptions], RawTable | None]
 """Returns the content of a file, or None where it can't be read, which is a problem."""
@@ -26,11 +27,20 @@ def _read_recipe(manifest: Manifest, problems: FileProblems, options: ManifestOp
     # Only a recipe needs jinja2.
     from kontext_pipeline.planning.recipes.recipe_reader import expand
 
+    # A recipe says which columns its tables have.
+    of_tables = replace(options, columns={})
+
     def read(table: Manifest, its_problems: FileProblems) -> pa.Table | None:
-        raw = read_table(table, its_problems, options)
+        raw = read_table(table, its_problems, of_tables)
+        if raw is not None and raw.pictures is not None:
+            its_problems.add(
+                "holds pictures; a recipe takes their addresses. Name this table as a manifest, or save the pictures as "
+                "files",
+                column="input_image",
+            )
         return None if raw is None else raw.table
 
-    rows = expand(manifest, tuple(READERS), read, problems)
+    rows = expand(manifest, tuple(READERS), read, problems, options)
     return None if rows is None else RawTable(rows, np.arange(1, rows.num_rows + 1, dtype=np.int64))
 
 
@@ -44,7 +54,7 @@ READERS: Final[dict[str, Reader]] = {
     **_TEXT,
     **{f"{extension}.gz": reader for extension, reader in _TEXT.items()},
     ".parquet": read_parquet,
-    ".toml": _read_recipe,
+    RECIPE: _read_recipe,
 }
 """The reader for each file type, by its extension in lower case."""
 

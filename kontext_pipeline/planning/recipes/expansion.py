@@ -36,8 +36,6 @@ from kontext_pipeline.planning.recipes.recipe_inputs import (
 )
 from kontext_pipeline.planning.recipes.templates import Template, TemplateProblem
 
-MOST_ROWS: Final = 10_000_000
-"""Most rows that a recipe expands to."""
 MOST_PAIRS: Final = 1_000_000_000
 """Most pairs from which a sample is taken, or which a condition filters."""
 _AT_ONCE: Final = 2**16
@@ -84,8 +82,8 @@ class Expansion:
         """The counts of inputs and of combinations."""
         return len(self._input_hashes), len(self._combinations)
 
-    def choose(self) -> None:
-        """Choose the pairs that become rows.
+    def choose(self, max_rows: int) -> None:
+        """Choose the pairs that become rows, at most `max_rows`.
 
         Raises:
             TemplateProblem: A condition can't be evaluated, or there are too many rows.
@@ -95,14 +93,21 @@ class Expansion:
         is_filtered = any("when" in templates for templates in self._templates)
         total = inputs if combine == "zip" else inputs * combinations
         is_sampled = not isinstance(combine, str)
-        most = MOST_PAIRS if is_sampled or is_filtered else MOST_ROWS
-        if total > most:
+        if is_sampled or is_filtered:
+            if total > MOST_PAIRS:
+                raise TemplateProblem(
+                    f"has {total:,} pairs of an input and an edit; at most {MOST_PAIRS:,} are allowed"
+                )
+        elif total > max_rows:
             raise TemplateProblem(
-                f"gives {total:,} rows; at most {most:,} are allowed: use fewer, or combine = {{sample = N}}"
+                f"gives {total:,} rows; at most {max_rows:,} are allowed: use fewer, combine = {{sample = N}}, or raise "
+                "KONTEXT_MAX_ROWS"
             )
         wanted = total if isinstance(combine, str) else min(combine.sample, total)
-        if wanted > MOST_ROWS:
-            raise TemplateProblem(f"samples {wanted:,} rows; at most {MOST_ROWS:,} are allowed")
+        if is_sampled and wanted > max_rows:
+            raise TemplateProblem(
+                f"samples {wanted:,} rows; at most {max_rows:,} are allowed: use fewer, or raise KONTEXT_MAX_ROWS"
+            )
         if not is_filtered and wanted == total:
             self._pairs = np.arange(total, dtype=np.int64)
             return
@@ -115,13 +120,15 @@ class Expansion:
             if is_sampled and size > 2 * wanted + 16 * _AT_ONCE:
                 chosen = [self._smallest(np.concatenate(chosen), wanted)]
                 size = wanted
-            elif size > MOST_ROWS + 2 * wanted:
+            elif not is_sampled and size > max_rows:
                 break
         pairs = np.concatenate(chosen)
         if is_sampled:
             pairs = self._smallest(pairs, wanted)
-        if len(pairs) > MOST_ROWS:
-            raise TemplateProblem(f"gives more than {MOST_ROWS:,} rows, the most that are allowed")
+        if len(pairs) > max_rows:
+            raise TemplateProblem(
+                f"gives more than {max_rows:,} rows, the most that are allowed; use fewer, or raise KONTEXT_MAX_ROWS"
+            )
         self._pairs = np.sort(pairs)
 
     def tables(self) -> Iterator[pa.Table]:

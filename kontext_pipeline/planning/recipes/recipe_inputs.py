@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 from kontext_pipeline.errors import ManifestError
 from kontext_pipeline.files import AnyPath, is_local
 from kontext_pipeline.planning import cells
+from kontext_pipeline.planning.input_addresses import LocalFolders, how_to_allow
+from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.problems import FileProblems, ManifestProblems, quoted
 from kontext_pipeline.planning.recipes.recipe_file import Recipe, RecipeProblems, Source, read_recipe
 from kontext_pipeline.planning.sources import Manifest, find_manifests
@@ -51,8 +53,11 @@ class InputTable:
 class RecipeInputs:
     """Finds and reads the inputs of one recipe."""
 
-    def __init__(self, manifest: Manifest, file_types: Sequence[str], read_table: ReadTable) -> None:
+    def __init__(
+        self, manifest: Manifest, file_types: Sequence[str], read_table: ReadTable, options: ManifestOptions
+    ) -> None:
         """`file_types` are the extensions of files that `read_table` reads."""
+        self._allowed = LocalFolders.of(manifest.path, options)
         self._folder = manifest.path.parent
         self._file_types = [kind for kind in file_types if kind != manifest.path.suffix.lower()]
         self._read_table = read_table
@@ -159,6 +164,9 @@ class RecipeInputs:
             problems.raise_if_any()
         except ManifestError as error:
             raise _NotFoundError("; ".join(error.problems)) from None
+        for path in (table.path for table in tables if isinstance(table.path, Path)):
+            if not self._allowed.allow(str(path)):
+                raise _NotFoundError(f"{path} is outside the folders of this recipe; {how_to_allow(path)}")
         return tables
 
     def _found_files(self, pattern: str) -> list[str]:
@@ -182,7 +190,7 @@ class _NotFoundError(Exception):
     """An input can't be found or used. The text of the error says why."""
 
 
-def recipe_digest(manifest: Manifest, file_types: Sequence[str]) -> str:
+def recipe_digest(manifest: Manifest, file_types: Sequence[str], options: ManifestOptions) -> str:
     """Return the digest of what a recipe expands to, as far as listing its inputs can tell.
 
     The digest covers the recipe, the names of the files that it finds and the contents of its tables. Changed pictures
@@ -194,7 +202,7 @@ def recipe_digest(manifest: Manifest, file_types: Sequence[str]) -> str:
         read = read_recipe(manifest, problems.of(manifest.shown, manifest.order))
         if read is None:
             return manifest.digest
-        listed = RecipeInputs(manifest, file_types, lambda *_: None).digest(read[0])
+        listed = RecipeInputs(manifest, file_types, lambda *_: None, options).digest(read[0])
     except (_NotFoundError, OSError):
         return manifest.digest
     return hashlib.sha256(f"{manifest.digest}\n{listed}".encode()).hexdigest()

@@ -9,6 +9,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.problems import FileProblems, quoted
 from kontext_pipeline.planning.recipes.expansion import Expansion, RowProblem
 from kontext_pipeline.planning.recipes.recipe_file import LABEL, PARTS, Edit, Recipe, RecipeProblems, read_recipe
@@ -40,18 +41,22 @@ _NO_INPUT: Final = InputTable(
 
 
 def expand(
-    manifest: Manifest, file_types: Sequence[str], read_table: ReadTable, problems: FileProblems
+    manifest: Manifest,
+    file_types: Sequence[str],
+    read_table: ReadTable,
+    problems: FileProblems,
+    options: ManifestOptions,
 ) -> pa.Table | None:
     """Return the rows of a recipe's manifest, or None where the recipe can't be used, which is a problem.
 
     `read_table` reads tables of `file_types` (extensions). Problems of rows will name the lines of edit and input.
     """
-    expansion = _opened(manifest, file_types, read_table, problems)
+    expansion = _opened(manifest, file_types, read_table, problems, options)
     if expansion is None:
         return None
     expanded, found = expansion
     try:
-        expanded.choose()
+        expanded.choose(options.max_rows)
         table = pa.concat_tables(expanded.tables())
     except RowProblem as error:
         found.add(("edits", error.edit, error.part), str(error))
@@ -66,7 +71,11 @@ def expand(
 
 
 def _opened(
-    manifest: Manifest, file_types: Sequence[str], read_table: ReadTable, problems: FileProblems
+    manifest: Manifest,
+    file_types: Sequence[str],
+    read_table: ReadTable,
+    problems: FileProblems,
+    options: ManifestOptions,
 ) -> tuple[Expansion, RecipeProblems] | None:
     """Read and check a recipe and its inputs, before a row is made."""
     read = read_recipe(manifest, problems)
@@ -75,7 +84,8 @@ def _opened(
     recipe, found = read
     templates = [_templates(index, edit, recipe, found) for index, edit in enumerate(recipe.edits)]
     _check_names(recipe, found)
-    inputs = RecipeInputs(manifest, file_types, read_table).tables(recipe, found) if recipe.inputs else _NO_INPUT
+    finder = RecipeInputs(manifest, file_types, read_table, options)
+    inputs = finder.tables(recipe, found) if recipe.inputs else _NO_INPUT
     if inputs is None or found:
         return None
     expansion = Expansion(recipe, inputs, templates)

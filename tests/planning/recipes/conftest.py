@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.manifests import read_manifests, read_rows
 
 Expand = Callable[..., list[dict[str, Any]]]
@@ -22,9 +23,10 @@ def folder(tmp_path: Path, make_picture: Callable[..., Path]) -> Path:
 def expand(folder: Path) -> Expand:
     """Return a function that writes a recipe into the folder and returns its checked rows."""
 
-    def rows(text: str, name: str = "r.toml") -> list[dict[str, Any]]:
+    def rows(text: str, name: str = "r.toml", **changes: Any) -> list[dict[str, Any]]:
         (folder / name).write_text(text)
-        (found,) = read_rows(read_manifests([folder / name]), {})
+        options = ManifestOptions(**changes)
+        (found,) = read_rows(read_manifests([folder / name], options), {}, options)
         found_rows: list[dict[str, Any]] = found.table.to_pylist()
         return found_rows
 

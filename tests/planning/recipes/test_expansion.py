@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from kontext_pipeline.errors import ManifestError
 from kontext_pipeline.planning.manifests import read_manifests
 from kontext_pipeline.planning.problems import ManifestProblems
 from kontext_pipeline.planning.recipes import expansion
@@ -201,7 +202,10 @@ def test_files_are_found_in_every_way(expand: Expand, folder: Path, make_picture
         f"../{outside.parent.name}/*.jpg",
         "HTTPS://e.org/*",
     ]
-    rows = expand(recipe(f"[[inputs]]\nfiles = {json.dumps(files)}", '[[edits]]\nprompt = "x"'))
+    text = recipe(f"[[inputs]]\nfiles = {json.dumps(files)}", '[[edits]]\nprompt = "x"')
+    with pytest.raises(ManifestError, match=r"is outside the folders .* to KONTEXT_INPUT_ROOTS"):
+        expand(text)
+    rows = expand(text, input_roots=(outside.parent,))
     assert [row["input_image"] for row in rows] == [
         "deep/b [1].png",
         "deep/er/a.JPG",

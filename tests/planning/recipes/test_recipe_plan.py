@@ -1,7 +1,7 @@
 """A plan of a recipe is the plan of the manifest that the recipe stands for, and notices what the recipe finds."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from click.testing import CliRunner, Result
 from upath import UPath
 
 from kontext_pipeline.cli import main
-from kontext_pipeline.planning.expanded_file import write_expanded
-from kontext_pipeline.planning.manifests import read_manifests
+from kontext_pipeline.errors import ManifestError
+from kontext_pipeline.planning.expanded_file import Expanded, write_expanded
+from kontext_pipeline.planning.manifest_options import ManifestOptions
+from kontext_pipeline.planning.manifests import read_manifests, read_rows
 from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.planning.planner import make_plan
 
@@ -44,10 +46,17 @@ def recipe(folder: Path) -> Path:
     return path
 
 
-def planned(manifest: Path, *, batch_size: int = 4) -> Plan:
-    options: dict[str, Any] = {"backend": "sandbox", "seed": 3, "clamp_safety_tolerance": False}
-    data_dir = manifest.parent / "data"
-    return make_plan(read_manifests([manifest]), data_dir=data_dir, batch_size=batch_size, **options)
+def planned(manifest: Path, *, input_roots: Sequence[str] = ()) -> Plan:
+    options = ManifestOptions(input_roots=tuple(map(Path, input_roots)))
+    return make_plan(
+        read_manifests([manifest], options),
+        data_dir=manifest.parent / "data",
+        backend="sandbox",
+        seed=3,
+        batch_size=4,
+        clamp_safety_tolerance=False,
+        options=options,
+    )
 
 
 def rows(plan: Plan) -> list[dict[str, Any]]:
@@ -62,14 +71,15 @@ def requests(plan: Plan) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("out", ["out.csv", "elsewhere/deep/out.parquet", "out.jsonl"])
 def test_the_written_manifest_asks_for_the_same_pictures(recipe: Path, out: str) -> None:
     path = recipe.parent / out
-    assert write_expanded(str(recipe), str(path)) == 12
+    written = write_expanded(str(recipe), str(path))
+    assert written == Expanded(12, [str(recipe.parent / "photos")] if "elsewhere" in out else [])
     if path.suffix == ".jsonl":
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         path = path.with_suffix(".parquet")
         pq.write_table(pa.Table.from_pylist(lines), path)
     expected = requests(planned(recipe))
     assert len(expected) == 20
-    assert requests(planned(path)) == expected
+    assert requests(planned(path, input_roots=written.input_roots)) == expected
 
 
 def test_a_longer_recipe_keeps_every_picture_and_batch(
@@ -110,9 +120,62 @@ def test_the_command_says_what_it_wrote(recipe: Path, folder: Path) -> None:
     done = expand(recipe, "--out", out)
     assert (done.exit_code, done.stdout) == (0, f"12 rows written to {out}\n")
     assert out.read_text().splitlines()[1].split(",")[2] == '"photos/bird.jpg"'
+    assert done.stderr == ""
     remote = f"memory://{folder.name}/out.parquet"
     assert expand(recipe, "--out", remote).exit_code == 0
     assert len(pq.read_table(UPath(remote).open("rb"))) == 12
+
+
+def test_the_command_says_which_folders_a_table_elsewhere_needs(
+    recipe: Path, folder: Path, make_picture: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = make_picture(folder.parent / f"{folder.name}-more" / "my cat.jpg").parent
+    recipe.write_text(RECIPE + f'[[inputs]]\nfiles = "{there}"\n')
+    out = folder / "elsewhere" / "out.csv"
+    assert expand(recipe, "--out", out).exit_code == 2
+    monkeypatch.setenv("KONTEXT_INPUT_ROOTS", str(there))
+    done = expand(recipe, "--out", out)
+    assert done.exit_code == 0
+    assert f"to plan it, set KONTEXT_INPUT_ROOTS='{there} {folder / 'photos'}'\n" in done.stderr
+    for n in range(6):
+        make_picture(folder / f"photos-{n}" / "a.jpg", b"%d" % n)
+    recipe.write_text('[[inputs]]\nfiles = "photos-*/a.jpg"\n[[edits]]\nprompt = "x"\n')
+    assert write_expanded(str(recipe), str(out)).input_roots == [str(folder)]
+
+
+def test_the_options_of_manifests_hold_for_recipes(recipe: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KONTEXT_MAX_ROWS", "11")
+    done = expand(recipe, "--out", folder / "out.csv")
+    assert "r.toml, line 1, combine: gives 12 rows; at most 11 are allowed: use fewer" in done.stderr
+    assert "KONTEXT_MAX_ROWS" in done.stderr
+    outside = folder.parent / f"{folder.name}-tables" / "t.csv"
+    outside.parent.mkdir()
+    outside.write_text("input_image\nhttps://e.org/a.jpg\n")
+    text = f'[[inputs]]\ntable = "{outside}"\n[[edits]]\nprompt = "x"\n'
+    recipe.write_text(text)
+    with pytest.raises(ManifestError, match=f"line 2, inputs.table: {outside} is outside .* KONTEXT_INPUT_ROOTS"):
+        planned(recipe)
+    assert len(rows(planned(recipe, input_roots=[str(outside.parent)]))) == 1
+    with pytest.raises(ManifestError, match="is outside the folders of this recipe"):
+        planned(recipe)
+
+
+def test_columns_with_other_names_are_those_of_manifests(recipe: Path, folder: Path) -> None:
+    (folder / "t.csv").write_text("input_image,Prompt\nhttps://e.org/a.jpg,a cat\n")
+    recipe.write_text(RECIPE.replace('["subject"]', '["Prompt"]'))
+    options = ManifestOptions(columns={"prompt": "Prompt"})
+    (found,) = read_rows(read_manifests([recipe], options), {}, options)
+    assert found.own_names == ["label", "inverse", "Prompt"]
+    (folder / "m.tsv").write_text("Prompt\nx\n")
+    both = read_rows(read_manifests([recipe, folder / "m.tsv"], options), {}, options)
+    assert [rows.mapped for rows in both] == [{}, {"prompt": "Prompt"}]
+
+
+def test_pictures_in_a_table_of_a_recipe_are_refused(recipe: Path, folder: Path) -> None:
+    pq.write_table(pa.table({"input_image": [b"GIF89a" + bytes(20)], "subject": ["x"]}), folder / "t.parquet")
+    recipe.write_text(RECIPE.replace("t.csv", "t.parquet"))
+    with pytest.raises(ManifestError, match="column input_image: holds pictures; a recipe takes their addresses"):
+        planned(recipe)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import pytest
 
 from kontext_pipeline.errors import ManifestError
 from kontext_pipeline.planning.manifests import read_manifests, read_rows
-from kontext_pipeline.planning.recipes import expansion
 from tests.planning.recipes.conftest import Expand
 
 KEYS = """\
@@ -186,8 +185,7 @@ def test_bytes_that_are_no_text(folder: Path) -> None:
         ("{sample = 31}", "line 1, combine: samples 31 rows; at most 30 are allowed"),
     ],
 )
-def test_too_many_rows(expand: Expand, monkeypatch: pytest.MonkeyPatch, combine: str, words: str) -> None:
-    monkeypatch.setattr(expansion, "MOST_ROWS", 30)
+def test_too_many_rows(expand: Expand, combine: str, words: str) -> None:
     recipe = f"combine = {combine}\nlists.n = {list(range(12))}\n{PHOTOS}[[edits]]\nprompt = '{{{{ n }}}}'"
     with pytest.raises(ManifestError, match=words):
-        expand(recipe)
+        expand(recipe, max_rows=30)
