@@ -61,7 +61,7 @@ def plan(**options: Any) -> None:
 
     with _pipeline(options) as pipeline:
         planned = pipeline.plan()
-        console.show_plan(pipeline.settings, planned, pipeline.estimate(planned))
+        console.show_plan(pipeline.settings, planned, pipeline.estimate(planned), pipeline.warnings(planned))
 
 
 @main.command(settings=(*PLANNING, *GENERATION))

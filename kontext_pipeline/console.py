@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +73,8 @@ def complain(text: str) -> None:
     err.print(f"[red]{escape(text)}[/red]")
 
 
-def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
-    """Print a plan's counts, estimated cost and time, and its warnings."""
+def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate", warnings: Sequence[str]) -> None:
+    """Print a plan's counts, estimated cost and time, and what the user should know before paying."""
     table = _table()
     table.add_row("rows", f"{estimate.rows:,}", f"in {many(len(plan.manifests), 'manifest')}")
     if plan.mapped_columns:
@@ -93,7 +93,7 @@ def show_plan(settings: "Settings", plan: "Plan", estimate: "Estimate") -> None:
     pace = f"{settings.concurrency} in flight" + (f", {settings.rpm:g} requests a minute" if settings.rpm else "")
     table.add_row("estimated time", _duration(estimate.seconds), pace if settings.paid else "of the paid API")
     out.print(table)
-    for warning in plan.warnings:
+    for warning in warnings:
         warn(warning)
     if estimate.gone:
         are = "picture is" if estimate.gone == 1 else "pictures are"

@@ -31,6 +31,8 @@ from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.generation.run_state import stop_of
 from kontext_pipeline.generation.work import WorkItem
 from kontext_pipeline.input_collection import close_collector, input_images, open_collector
+from kontext_pipeline.input_warnings import input_warnings
+from kontext_pipeline.planning.default_ratios import DefaultRatio
 from kontext_pipeline.planning.estimate import Estimate, Settled, estimate
 from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.manifests import read_manifests
@@ -100,7 +102,17 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             batch_size=settings.batch_size,
             clamp_safety_tolerance=settings.clamp_safety_tolerance,
             options=options,
+            default_ratio=DefaultRatio(settings.aspect_ratio, self._made),
         )
+
+    def _made(self, fingerprints: Sequence[str]) -> set[str]:
+        """Return which requests have a picture."""
+        succeeded, _ = self.settled(len(fingerprints), look_at_files=False)(fingerprints)
+        return set(succeeded) & set(fingerprints)
+
+    def warnings(self, plan: Plan) -> list[str]:
+        """Return what the user should know before paying, a sentence each."""
+        return [*plan.warnings, *input_warnings(plan, self.data_dir)]
 
     def planned(self) -> Plan:
         """Open the last plan, without reading the manifests.

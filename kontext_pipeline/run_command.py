@@ -73,7 +73,7 @@ class RunCommand:
     def _estimate(self, planned: Plan) -> Estimate:
         """Show what the run will cost. Ask about pictures that are unknown because runs were killed."""
         estimate = self._estimate_for(planned, self._ask_again)
-        console.show_plan(self._pipeline.settings, planned, estimate)
+        console.show_plan(self._pipeline.settings, planned, estimate, self._pipeline.warnings(planned))
         if self._ask_again == "always":
             lost = estimate.to_generate - self._estimate_for(planned, "within bounds").to_generate
             if lost:

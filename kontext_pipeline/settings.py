@@ -24,6 +24,9 @@ ENV_FILE: Final = ".env"
 
 Backend = Literal["segmind", "sandbox"]
 ApiVersion = Literal["v1", "v2"]
+AspectRatio = Literal[
+    "match_input_image", "1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "4:5", "5:4", "21:9", "9:21", "2:1", "1:2"
+]
 BudgetPeriod = Literal["all", "day", "month"]
 
 SEGMIND_URL: Final = "https://api.segmind.com"
@@ -192,6 +195,11 @@ class Settings(BaseSettings):
     )
     budget_period: BudgetPeriod = Field(
         "all", description="Period that `KONTEXT_BUDGET_USD` caps: `all` time, a UTC `day` or `month`."
+    )
+    aspect_ratio: Annotated[AspectRatio | None, Optionally] = Field(
+        None,
+        description="Aspect ratio of rows that edit a picture, name none and have no picture yet, such as "
+        "`match_input_image`; default: the provider's, 16:9.",
     )
     clamp_safety_tolerance: bool = Field(
         False, description="Send 2 where a row with an input picture asks for more; the table records both values."

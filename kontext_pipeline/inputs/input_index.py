@@ -65,6 +65,11 @@ class IndexEntry:
     problem: str | None = None
 
 
+def read_index(data_dir: AnyPath) -> pa.Table:
+    """Return the index of a data directory as it is now, of `INDEX_SCHEMA`; no rows where there is none."""
+    return _read_file(data_dir / "inputs.parquet")
+
+
 class InputIndex:
     """The index of one data directory. Any number of threads may use it."""
 

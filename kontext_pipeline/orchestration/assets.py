@@ -40,10 +40,11 @@ def plan(context: AssetExecutionContext, kontext: KontextResource) -> Materializ
             f"{estimate.pictures:,} pictures in {len(made.batches):,} batches ({len(new):,} new, {len(gone):,} gone); "
             f"{estimate.to_generate:,} to generate for about {estimate.cost_usd:,.2f} USD"
         )
-        for warning in made.warnings:
+        warnings = pipeline.warnings(made)
+        for warning in warnings:
             context.log.warning(warning)
         counts = {"new_batches": len(new), "gone_batches": len(gone)}
-        return MaterializeResult(metadata={**plan_metadata(made, estimate), **counts})
+        return MaterializeResult(metadata={**plan_metadata(made, estimate, warnings), **counts})
 
 
 @asset(

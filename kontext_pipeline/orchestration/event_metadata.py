@@ -23,7 +23,7 @@ ROWS_SHOWN: Final = 20
 """Most rows of a table in the metadata of one event."""
 
 
-def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
+def plan_metadata(plan: "Plan", estimate: "Estimate", warnings: Iterable[str]) -> dict[str, Any]:
     """Return the plan's counts, estimated cost and time, warnings, and its manifests."""
     by_manifest: dict[str, dict[str, Any]] = {}
     for batch in plan.batches:
@@ -42,7 +42,7 @@ def plan_metadata(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
         "batches": len(plan.batches),
         "backend": plan.backend,
         **({"columns": plan.mapped_columns} if plan.mapped_columns else {}),
-        "warnings": MetadataValue.md("\n".join(f"- {markdown(text)}" for text in plan.warnings) or "none"),
+        "warnings": MetadataValue.md("\n".join(f"- {markdown(text)}" for text in warnings) or "none"),
         "manifests": table_value(list(by_manifest.values())[:ROWS_SHOWN]),
     }
 

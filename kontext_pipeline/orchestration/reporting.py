@@ -106,7 +106,8 @@ def report_batches(pipeline: "Pipeline", keys: Sequence[str], *, instance: Dagst
     new = [key for key in keys if not _is_recorded(instance, key, figures(summaries[key]))]
     if new:
         estimate = pipeline.estimate(planned)
-        instance.report_runless_asset_event(AssetMaterialization("plan", metadata=plan_metadata(planned, estimate)))
+        shown = plan_metadata(planned, estimate, pipeline.warnings(planned))
+        instance.report_runless_asset_event(AssetMaterialization("plan", metadata=shown))
     log.info("%d of %d batches are recorded as materialized in Dagster.", len(new), len(keys))
     for key in new:
         summary = summaries[key]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SECRET: Final = frozenset({"api_key", "ledger_url"})
 OF_THE_PIPELINE: Final = (
     *("manifests", "columns", "input_roots", "private_inputs", "max_rows", "max_columns", "max_manifest_mb"),
-    *("data_dir", "seed", "batch_size", "clamp_safety_tolerance"),
+    *("data_dir", "seed", "batch_size", "aspect_ratio", "clamp_safety_tolerance"),
     *("budget_usd", "budget_period", "lease_s"),
     *("keep_inputs", "input_max_mb", "input_min_side", "input_max_ratio", "input_animated"),
     "input_max_age_s",

@@ -11,8 +11,12 @@ import pyarrow.compute as pc
 from kontext_pipeline.errors import PlanError
 from kontext_pipeline.files import AnyPath
 from kontext_pipeline.planning.batches import COMFORTABLE_BATCHES, MOST_BATCHES, batch_key
-from kontext_pipeline.planning.plan_file import PlanFile
-from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
+from kontext_pipeline.planning.plan_file import Footer, PlanFile
+from kontext_pipeline.segmind.model import (
+    DEFAULT_ASPECT_RATIO,
+    LIST_PRICE_USD,
+    MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE,
+)
 from kontext_pipeline.segmind.request import GenerationRequest
 
 
@@ -104,6 +108,10 @@ class Plan:
         matching = _rows_named((footer.shown, footer.match_without_image) for footer in footers)
         if matching:
             found.append(f"aspect_ratio is match_input_image without an input image in {matching}")
+        found += _ratio_warnings(footers)
+        same = _rows_named((footer.shown, footer.same_edits) for footer in footers)
+        if same:
+            found.append(f"prompt and input_image are those of an earlier row in {same}")
         if self.text_to_image:
             rows = "1 row has" if self.text_to_image == 1 else f"{self.text_to_image:,} rows have"
             found.append(f"{rows} no input_image and will be text-to-image")
@@ -164,11 +172,32 @@ def requests_of(table: pa.Table) -> Iterator[tuple[str, GenerationRequest]]:
         yield row.pop("fingerprint"), GenerationRequest(**row)
 
 
+def _ratio_warnings(footers: Sequence[Footer]) -> list[str]:
+    found = []
+    default = _rows_named((footer.shown, footer.default_ratio) for footer in footers)
+    if default:
+        pictures = sum(footer.default_ratio.get("pictures", 0) for footer in footers)
+        found.append(
+            f"rows that edit a picture and name no aspect_ratio get {DEFAULT_ASPECT_RATIO}, whatever the shape of the "
+            f"picture is (pictures: {pictures:,}, {pictures * LIST_PRICE_USD:,.2f} USD): {default}; to keep the "
+            "picture's shape, write match_input_image into the column, or set KONTEXT_ASPECT_RATIO=match_input_image, "
+            "which changes no row that has its picture"
+        )
+    kept = _rows_named((footer.shown, footer.kept_ratio) for footer in footers)
+    if kept:
+        pictures = sum(footer.kept_ratio.get("pictures", 0) for footer in footers)
+        found.append(
+            f"KONTEXT_ASPECT_RATIO doesn't change rows whose pictures exist at another ratio, {kept}; to ask for them "
+            f"again ({pictures:,} pictures, {pictures * LIST_PRICE_USD:,.2f} USD), write the ratio into the manifest"
+        )
+    return found
+
+
 def _rows_named(found: Iterator[tuple[str, dict[str, Any]]]) -> str:
     """Return the rows of each manifest for a sentence, or nothing where no manifest has any."""
     parts = []
     for shown, rows in found:
-        if rows["count"]:
+        if rows.get("count"):
             word = "row" if rows["count"] == 1 else "rows"
             numbers = ", ".join(str(number) for number in rows["first"])
             more = rows["count"] - len(rows["first"])

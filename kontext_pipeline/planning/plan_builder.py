@@ -11,10 +11,11 @@ from kontext_pipeline.errors import ManifestError, PlanError
 from kontext_pipeline.files import AnyPath, write_atomically
 from kontext_pipeline.planning import input_files, seeds
 from kontext_pipeline.planning.batches import Numbers, assign, batch_key
+from kontext_pipeline.planning.default_ratios import DefaultRatio
 from kontext_pipeline.planning.plan_file import Footer, Origin, PlanFile, write_plan_file
 from kontext_pipeline.planning.rows import ManifestRows, release_memory
 from kontext_pipeline.planning.seeds import DIGEST_BYTES, Digests, all_different, count_different, hex_of
-from kontext_pipeline.segmind.model import MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
+from kontext_pipeline.segmind.model import DEFAULT_ASPECT_RATIO, MAX_SAFETY_TOLERANCE_WITH_INPUT_IMAGE
 
 _MOST_ROWS_NAMED: Final = 20
 _BYTES_AT_ONCE: Final = 2 * 2**20
@@ -23,7 +24,14 @@ _BYTES_AT_ONCE: Final = 2 * 2**20
 class PlanBuilder:
     """The plan of one manifest, before it is written. `batches` has the batch number of each row."""
 
-    def __init__(self, rows: ManifestRows, origin: Origin, earlier: PlanFile | None, batch_size: int) -> None:
+    def __init__(
+        self,
+        rows: ManifestRows,
+        origin: Origin,
+        earlier: PlanFile | None,
+        batch_size: int,
+        default_ratio: DefaultRatio | None = None,
+    ) -> None:
         """Hash new input pictures, derive seeds and fingerprints, and put each row into its batch.
 
         Raises:
@@ -50,17 +58,20 @@ class PlanBuilder:
         self._sizes = np.asarray(table["variants"]).astype(np.int64)
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._derive()
+        self._set_ratios(default_ratio or DefaultRatio(), earlier)
         release_memory()
         self.batches = self._assigned(earlier, batch_size)
         self._next_number = max(earlier.footer.next_number if earlier else 0, int(self.batches.max()) + 1)
 
-    def _derive(self) -> None:
+    def _derive(self, ratios: pa.Array | None = None) -> None:
+        """Derive ids, seeds and fingerprints. `ratios` are sent in place of those that the rows are identified by."""
         rows, requests = len(self._sizes), int(self._sizes.sum())
         identities = np.empty((rows, DIGEST_BYTES), np.uint8)
         self._fingerprints = np.empty((requests, DIGEST_BYTES), np.uint8)
         variant, seed = np.empty(requests, np.int32), np.empty(requests, np.int64)
         columns = self._table.drop_columns(self._rows.own_names)
         columns = columns.rename_columns({"safety_tolerance_asked": "safety_tolerance", "safety_tolerance": "sent"})
+        columns = columns.append_column("sent_ratio", columns["aspect_ratio"] if ratios is None else ratios)
         ends = np.append(self._starts, requests)
         # In pieces, because the texts that are hashed are larger than the columns.
         step = max(1, _BYTES_AT_ONCE * rows // max(1, columns.nbytes * requests // rows))
@@ -72,13 +83,27 @@ class PlanBuilder:
         self._ids = _unique_ids(self._table["id"].combine_chunks(), identities)
         self._requests = pa.table({"variant": pa.array(variant), "seed": pa.array(seed)})
 
+    def _set_ratios(self, default: DefaultRatio, earlier: PlanFile | None) -> None:
+        """Give the rows without a ratio of their own the one that they are sent with. Ids and seeds stay as they are."""
+        nobody = pa.array(np.zeros(len(self._sizes), bool))
+        without = nobody if self._rows.without_ratio is None else self._rows.without_ratio
+        ratios, self._kept_ratio = default.of_rows(self._ids, without, earlier)
+        sent = pc.coalesce(ratios, self._table["aspect_ratio"].combine_chunks())
+        self._at_default = pc.and_not(pc.and_(without, pc.equal(sent, DEFAULT_ASPECT_RATIO)), self._kept_ratio)
+        if not pc.all(pc.equal(sent, self._table["aspect_ratio"].combine_chunks())).as_py():
+            self._derive(sent)
+            index = self._table.column_names.index("aspect_ratio")
+            self._table = self._table.set_column(index, "aspect_ratio", sent)
+
     def _derived(self, rows: pa.Table) -> tuple[Digests, Numbers, Numbers, Digests]:
         """Return the rows' identities by content, and the variants, seeds and fingerprints of their requests."""
         # A relative path in a remote manifest is identified by the URL that it stands for.
         images = pc.coalesce(rows["input_source"], rows["input_image"])
         rows = rows.set_column(rows.column_names.index("input_image"), "input_image", images)
-        rows = seeds.with_json_texts(rows.drop_columns(["input_source"]))
+        sent_ratio = rows["sent_ratio"]
+        rows = seeds.with_json_texts(rows.drop_columns(["input_source", "sent_ratio"]))
         content = seeds.identities_of_content(rows)
+        rows = rows.set_column(rows.column_names.index("aspect_ratio"), "aspect_ratio", seeds.json_values(sent_ratio))
         rows = rows.append_column("identity", pc.coalesce(seeds.identities_of_ids(rows["id"]), hex_of(content)))
         sizes = np.asarray(rows["variants"]).astype(np.int64)
         variants = np.ones(len(sizes), np.int64)
@@ -177,10 +202,27 @@ class PlanBuilder:
             text_to_image=int(pc.sum(without).as_py()),
             above_tolerance=self._rows_where(self._above),
             match_without_image=self._rows_where(matching),
+            default_ratio=self._rows_where(self._at_default) | {"pictures": self._pictures_of(self._at_default)},
+            kept_ratio=self._rows_where(self._kept_ratio) | {"pictures": self._pictures_of(self._kept_ratio)},
+            same_edits=self._rows_where(self._same_edits()),
             notes=rows.notes,
             mapped=rows.mapped,
             private_inputs=rows.private_inputs,
         )
+
+    def _pictures_of(self, mask: pa.Array) -> int:
+        return int(self._sizes[np.asarray(mask)].sum())
+
+    def _same_edits(self) -> pa.Array:
+        """Return which rows edit the same picture by the same prompt as a row before them."""
+        images = pc.coalesce(self._table["input_sha256"], self._table["input_source"], self._table["input_image"])
+        edits = pa.table({"image": images, "prompt": self._table["prompt"], "index": np.arange(len(images))})
+        edits = edits.filter(pc.is_valid(images))
+        firsts = edits.group_by(["image", "prompt"], use_threads=False).aggregate([("index", "min")])["index_min"]
+        repeated = np.zeros(len(images), bool)
+        repeated[edits["index"].to_numpy()] = True
+        repeated[firsts.to_numpy()] = False
+        return pa.array(repeated)
 
     def _rows_where(self, mask: pa.ChunkedArray) -> dict[str, Any]:
         indices = pc.indices_nonzero(mask).to_numpy()

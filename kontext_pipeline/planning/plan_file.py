@@ -50,6 +50,10 @@ class Footer:
         mapped: Our names of columns, with the names that the manifest has for them where these differ.
         private_inputs: Rows with an input image at an address of a private network. None: not counted, by an
             earlier version.
+        default_ratio: Rows (`first` and `count`) that edit a picture at the provider's default ratio because they name
+            none, and the `pictures` that they request.
+        kept_ratio: Rows (the same) that keep the ratio of their pictures although a setting names another one.
+        same_edits: Rows (`first` and `count`) whose prompt and input image are those of another row.
     """
 
     origin: Origin
@@ -67,6 +71,9 @@ class Footer:
     notes: list[str]
     mapped: dict[str, str] = field(default_factory=dict)
     private_inputs: int | None = None
+    default_ratio: dict[str, Any] = field(default_factory=dict)
+    kept_ratio: dict[str, Any] = field(default_factory=dict)
+    same_edits: dict[str, Any] = field(default_factory=dict)
 
 
 class PlanFile:
@@ -120,6 +127,10 @@ class PlanFile:
             with self._lock:
                 table = self._file.read_row_groups(groups[start : start + step], columns=[name])
             yield table[name]
+
+    def ratios(self) -> pa.Table:
+        """Return `id`, `aspect_ratio` and `fingerprint` of each requested picture."""
+        return self._file.read(columns=["id", "aspect_ratio", "fingerprint"])
 
     def assigned(self) -> pa.Table:
         """Return `id`, `row` and number of the `batch` of each row, sorted by `row`."""

@@ -15,6 +15,7 @@ from kontext_pipeline.errors import ManifestError, PlanError
 from kontext_pipeline.files import AnyPath, is_local
 from kontext_pipeline.planning import input_files
 from kontext_pipeline.planning.batches import MOST_BATCHES
+from kontext_pipeline.planning.default_ratios import ORIGIN, DefaultRatio
 from kontext_pipeline.planning.input_addresses import LocalFolders, private_inputs
 from kontext_pipeline.planning.input_files import InputFile
 from kontext_pipeline.planning.manifest_options import ManifestOptions
@@ -37,6 +38,7 @@ def make_plan(
     batch_size: int,
     clamp_safety_tolerance: bool,
     options: ManifestOptions | None = None,
+    default_ratio: DefaultRatio | None = None,
 ) -> Plan:
     """Plan the manifests together, write the plan into the data directory, and return it.
 
@@ -46,6 +48,7 @@ def make_plan(
     `seed` is the project's (`KONTEXT_SEED`), `batch_size` the most requested pictures of a new batch; the variants of a
     row stay together. `clamp_safety_tolerance` lowers the tolerance of rows with an input image to the most that the
     provider allows for them. `options` say how manifests are read; pictures in them are kept in `data_dir`.
+    `default_ratio` is for rows that edit a picture and name no aspect ratio.
 
     Raises:
         ManifestError: The manifests have problems. The earlier plan is untouched.
@@ -54,6 +57,7 @@ def make_plan(
     if batch_size < 1:
         raise PlanError(f"a batch size of {batch_size} is not allowed; it must be 1 or more")
     options = replace(options or ManifestOptions(), data_dir=data_dir)
+    default_ratio = default_ratio or DefaultRatio()
     pairs = sorted((manifest.name, manifest.digest) for manifest in manifests)
     together = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
     origins: dict[str, Origin] = {
@@ -68,6 +72,7 @@ def make_plan(
             "clamp_safety_tolerance": clamp_safety_tolerance,
             # Plans of versions that mapped no columns have no such member.
             **({"columns": options.mapping} if options.columns else {}),
+            **({ORIGIN: default_ratio.ratio} if default_ratio.ratio else {}),
         }
         for manifest in manifests
     }
@@ -80,7 +85,9 @@ def make_plan(
             earlier = {name: PlanFile(name, path) for name, path in paths.items() if path.is_file()}
             if _is_current(manifests, origins, earlier, folder, options):
                 return Plan(list(earlier.values()))
-            _plan_again(manifests, origins, earlier, folder, options, batch_size=batch_size)
+            _plan_again(
+                manifests, origins, earlier, folder, options, default_ratio=default_ratio, batch_size=batch_size
+            )
             earlier.clear()
             release_memory()
             return Plan([PlanFile(name, path) for name, path in paths.items()])
@@ -135,6 +142,7 @@ def _plan_again(
     folder: AnyPath,
     options: ManifestOptions,
     *,
+    default_ratio: DefaultRatio,
     batch_size: int,
 ) -> None:
     caches = [input_files.read_cache(folder, manifest.name) for manifest in manifests]
@@ -147,7 +155,7 @@ def _plan_again(
         if rows.manifest.has_changed():
             raise ManifestError([f"{rows.manifest.shown}: was changed while it was read; try again"])
         name = rows.manifest.name
-        builder = PlanBuilder(rows, origins[name], earlier.get(name), batch_size)
+        builder = PlanBuilder(rows, origins[name], earlier.get(name), batch_size, default_ratio)
         batches += len(np.unique(builder.batches))
         builders.append(builder)
     if batches > MOST_BATCHES:

@@ -37,7 +37,7 @@ class ManifestRows:
     `table` has `MANIFEST_COLUMNS` and `input_source`, with the types of the registry, and the user's own columns. Null
     means: not given (`id`, `input_image`, `seed`), or neither a local file nor another URL than `input_image`
     (`input_source`). `private_inputs` counts rows with an address of a private network; `mapped` has our names of
-    columns that the file names otherwise.
+    columns that the file names otherwise; `without_ratio` tells which rows edit a picture and name no aspect ratio.
     """
 
     manifest: Manifest
@@ -48,6 +48,7 @@ class ManifestRows:
     notes: list[str] = field(default_factory=list)
     private_inputs: int = 0
     mapped: dict[str, str] = field(default_factory=dict)
+    without_ratio: pa.Array | None = None
 
 
 def check_rows(
@@ -77,7 +78,8 @@ def check_rows(
         if not raw.has_bad_rows:
             problems.add("has no rows")
         return None
-    columns = _Cells(raw, problems).columns()
+    cells_of_ours = _Cells(raw, problems)
+    columns = cells_of_ours.columns()
     _check_count(columns["variants"], options, problems)
     images = columns["input_image"]
     sources = None
@@ -97,6 +99,7 @@ def check_rows(
         problems.notes,
         inputs.private,
         problems.mapped,
+        pc.and_(cells_of_ours.without_ratio, pc.is_valid(columns["input_image"])).combine_chunks(),
     )
 
 
@@ -174,12 +177,16 @@ class _Cells:
         images = self._read("input_image", lambda column: cells.text(column, trim=True))
         tolerances = self._whole_numbers("safety_tolerance", model.SAFETY_TOLERANCES)
         tolerances = pc.fill_null(tolerances, model.DEFAULT_SAFETY_TOLERANCE)
+        ratios = self._choices("aspect_ratio", _RATIO_SPELLINGS)
+        self.without_ratio = pc.is_null(ratios)
         return {
             "id": ids,
             "prompt": prompts,
             "input_image": images,
-            "aspect_ratio": self._choices("aspect_ratio", _RATIO_SPELLINGS, model.DEFAULT_ASPECT_RATIO),
-            "output_format": self._choices("output_format", _FORMAT_SPELLINGS, model.DEFAULT_OUTPUT_FORMAT),
+            "aspect_ratio": pc.fill_null(ratios, model.DEFAULT_ASPECT_RATIO),
+            "output_format": pc.fill_null(
+                self._choices("output_format", _FORMAT_SPELLINGS), model.DEFAULT_OUTPUT_FORMAT
+            ),
             "safety_tolerance": tolerances.cast(pa.int32()),
             "seed": self._whole_numbers("seed", model.SEEDS),
             "variants": pc.fill_null(self._whole_numbers("variants", _VARIANTS), 1).cast(pa.int32()),
@@ -196,10 +203,10 @@ class _Cells:
             self._problems.add(str(error), column=name)
             return read(self._nothing if otherwise is None else otherwise)
 
-    def _choices(self, name: str, spellings: Mapping[str, str], default: str) -> pa.ChunkedArray:
+    def _choices(self, name: str, spellings: Mapping[str, str]) -> pa.ChunkedArray:
         values, bad = self._read(name, lambda column: cells.choices(column, spellings))
         self._add_not_allowed(bad, name, ", ".join(dict.fromkeys(spellings.values())))
-        return pc.fill_null(values, default)
+        return values
 
     def _whole_numbers(self, name: str, allowed: range) -> pa.ChunkedArray:
         values, bad = self._read(name, lambda column: cells.whole_numbers(column, allowed))
