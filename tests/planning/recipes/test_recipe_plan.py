@@ -153,7 +153,7 @@ def test_the_options_of_manifests_hold_for_recipes(recipe: Path, folder: Path, m
     outside.write_text("input_image\nhttps://e.org/a.jpg\n")
     text = f'[[inputs]]\ntable = "{outside}"\n[[edits]]\nprompt = "x"\n'
     recipe.write_text(text)
-    with pytest.raises(ManifestError, match=f"line 2, inputs.table: {outside} is outside .* KONTEXT_INPUT_ROOTS"):
+    with pytest.raises(ManifestError, match=rf"line 2, inputs.table: {outside} is outside .* KONTEXT_INPUT_ROOTS"):
         planned(recipe)
     assert len(rows(planned(recipe, input_roots=[str(outside.parent)]))) == 1
     with pytest.raises(ManifestError, match="is outside the folders of this recipe"):
