@@ -125,6 +125,7 @@ class Reserver:
             rpm=options.rpm,
             unknown_retries=options.retries.unknown_retries,
             retry_failed=options.retry_failed,
+            ask_again=options.ask_again,
         )
 
     # --- the stage ------------------------------------------------------------------------------

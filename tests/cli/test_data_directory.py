@@ -85,6 +85,7 @@ def test_a_ledger_and_a_directory_of_the_version_before_get_their_id(
         ledger.executescript(
             "DROP TABLE ledger_facts; ALTER TABLE generations DROP COLUMN revision; "
             "ALTER TABLE generations DROP COLUMN reopened_after; "
+            "DROP TABLE inputs; DROP TABLE uploads; ALTER TABLE attempts DROP COLUMN input_sha256; "
             "UPDATE alembic_version SET version_num = '0002'"
         )
     assert kontext(*RUN).returncode == 0
