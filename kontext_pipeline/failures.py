@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kontext_pipeline.columns import MANIFEST_COLUMNS, PLAN_SCHEMA
-from kontext_pipeline.escaping import one_line
 from kontext_pipeline.files import write_atomically
 from kontext_pipeline.generation.ledger import Ledger, WithoutPicture
 from kontext_pipeline.generation.ledger.report import read_without_picture
@@ -139,11 +138,8 @@ class Failures:
             if len(cause.shown) < ROWS_SHOWN:
                 words = " ".join(str(part) for part in (one.status_code, one.error) if part)
                 variant = f", variant {row['variant']}" if row["variant"] > 1 else ""
-                # On one line: a line feed in an id must not forge a row of this list.
                 cause.shown.append(
-                    one_line(
-                        f"{row['manifest']} row {row['row']}, id {row['id']}{variant}: {words[:LONGEST_WORDS] or 'no words'}"
-                    )
+                    f"{row['manifest']} row {row['row']}, id {row['id']}{variant}: {words[:LONGEST_WORDS] or 'no words'}"
                 )
         return sorted(causes.values(), key=lambda cause: -cause.rows)
 
