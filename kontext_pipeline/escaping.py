@@ -1,4 +1,7 @@
-"""Text from files and answers, made safe for where it is shown: one function for a terminal, one for Markdown.
+"""Text that goes out: made safe for where it is shown, one function for a terminal, one for Markdown.
+
+Nothing is lost: what is hidden is shown as an escape. `plain_text` is for text that comes in, which is bounded and cleaned
+for good before it is kept.
 
 HTML pages are Jinja templates that escape all text; `displayable` is their last step.
 """

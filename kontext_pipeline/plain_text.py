@@ -1,6 +1,7 @@
-"""The gate for text from outside: an answer's JSON, headers and bodies become text by this function alone.
+"""Text that comes in, the gate for text from outside: an answer's JSON, headers and bodies become text here alone.
 
-What has passed can be written to the ledger, to a log and to a terminal.
+What has passed can be written to the ledger and to a log. `escaping` is for text that goes out, such as that of
+manifests, which is kept as it is.
 """
 
 import re

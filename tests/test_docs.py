@@ -44,3 +44,14 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+def test_the_tests_that_show_what_is_promised_exist() -> None:
+    """docs/threats.md names test files, and tests and classes in them."""
+    files = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "tests").rglob("test_*.py")}
+    named = re.findall(r"`((?:tests/[\w/]+/)?test_\w+\.py)(?:::(\w+))?`", (ROOT / "docs" / "threats.md").read_text())
+    assert len(named) > 50
+    for file, name in named:
+        found = [path for known, path in files.items() if f"/{known}".endswith(f"/{file}")]
+        assert len(found) == 1, file
+        assert not name or re.search(rf"^ *(?:def|class) {name}\b", found[0].read_text(), re.MULTILINE), name

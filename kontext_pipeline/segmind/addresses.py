@@ -8,6 +8,7 @@ import ipaddress
 import re
 import socket
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 import requests
 
 from kontext_pipeline.segmind.answers import Job
+from kontext_pipeline.segmind.connections import ForbiddenAddressError
 from kontext_pipeline.segmind.contradictions import Contradictions
 from kontext_pipeline.segmind.payloads import request_id
 
@@ -73,6 +75,22 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         if address.is_site_local or address.packed[8:12] in _ISATAP or any(address in some for some in _WITHDRAWN):
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def peer_check(*own_urls: str) -> Callable[[str, str], None]:
+    """Return a check of each new connection's host and address, as `Transport` takes it.
+
+    `own_urls`: the URLs that the settings name. Their hosts may be anywhere. A host that an answer names may not be in
+    this network, whatever its name resolves to, unless the first of these hosts is too.
+    """
+    own = {_plain_host(urlsplit(url).hostname or "") for url in own_urls}
+    private_allowed = not is_public_host(urlsplit(own_urls[0]).hostname or "")
+
+    def check(host: str, address: str) -> None:
+        if not (private_allowed or _plain_host(host) in own or is_public_host(address)):
+            raise ForbiddenAddressError(f"{host} is {address}, an address inside this network")
+
+    return check
 
 
 class ApiAddresses:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from kontext_pipeline.errors import KontextError
 from kontext_pipeline.files import state_folder
-from kontext_pipeline.segmind.addresses import ApiAddresses, is_loopback
+from kontext_pipeline.segmind.addresses import ApiAddresses, is_loopback, peer_check
 from kontext_pipeline.segmind.answers import Answer, Credits, Job
 from kontext_pipeline.segmind.exchange import Exchanger
 from kontext_pipeline.segmind.model import MODEL
@@ -77,7 +77,11 @@ class SegmindClient:
         """
         self._upload_url = upload_url or f"{base_url}/upload-asset"
         self._rescue = spill or state_folder("rescue")
-        self._transport = Transport(connect_timeout_s=connect_timeout_s, pool_size=pool_size)
+        self._transport = Transport(
+            connect_timeout_s=connect_timeout_s,
+            pool_size=pool_size,
+            check_peer=peer_check(base_url, self._upload_url),
+        )
         self._exchanger = Exchanger(
             self._transport,
             api_key,

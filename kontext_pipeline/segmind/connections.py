@@ -27,9 +27,11 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import NewConnectionError
 from urllib3.util.ssl_ import create_urllib3_context
 
 from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.files import wait_for_descriptor
 from kontext_pipeline.plain_text import plain_text
 from kontext_pipeline.segmind.outcomes import Cause
 
@@ -187,8 +189,8 @@ class _CallConnection:
     _idle_since: float | None = None
 
     def _new_conn(self) -> socket.socket:
-        connected: socket.socket = super()._new_conn()  # type: ignore[misc]
         call = current_call.get()
+        connected = wait_for_descriptor(lambda: self._connected(call))
         if call is not None and call.check_peer is not None and self.proxy is None:
             try:
                 call.check_peer(self.host, connected.getpeername()[0])
@@ -196,6 +198,16 @@ class _CallConnection:
                 connected.close()
                 raise
         return connected
+
+    def _connected(self, call: OpenCall | None) -> socket.socket:
+        if call is not None and call.ended:
+            raise ConnectionAbortedError("the call was ended before it was sent")
+        try:
+            return super()._new_conn()  # type: ignore[misc,no-any-return]
+        except NewConnectionError:
+            # This program may have too many files open, which a failed look-up of a name doesn't say. Opening one does.
+            os.close(os.open(os.devnull, os.O_RDONLY))
+            raise
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
         # Connect before the call is known: what a proxy is told while connecting is not the request.

@@ -124,6 +124,8 @@ class PictureReader:
     def _download(self, answer: Answer, url: str) -> Answer:
         exchange = self.exchanger.send(Call.DOWNLOAD, url, spool=self.new_spool())
         file = exchange.answer
+        if file.cause is Cause.FORBIDDEN_ADDRESS:
+            file = replace(file, outcome=Outcome.UNUSABLE, cause=Cause.BAD_OUTPUT_URL)
         if exchange.received is not None:
             file = self._judged(file, exchange.received)
             if file.picture is None:

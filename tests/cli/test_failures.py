@@ -79,6 +79,13 @@ def test_retry_unknown_asks_once_more_and_says_what_that_costs(
     assert (nothing.returncode, nothing.stdout.strip()) == (0, "No row has failed, and no answer is lost.")
 
 
+def test_an_id_steers_no_terminal(kontext: Kontext, provider: Provider, manifest: Manifest) -> None:
+    manifest([{"id": "a\u202eb", "prompt": "bad"}])
+    provider.fault = refuse
+    assert kontext(*RUN).returncode == 1
+    assert "id a\\u202eb: 400 bad was flagged" in kontext("failures").stdout
+
+
 def test_without_a_plan_there_is_nothing_to_list_and_no_ledger_is_made(kontext: Kontext, tmp_path: Path) -> None:
     done = kontext("failures")
     assert done.returncode == 2

@@ -86,3 +86,17 @@ def test_lost_answers_are_listed_and_settled(
     assert "for 1 lost answer" not in kontext("status").stdout
     provider.fault = lambda _body, _times: None
     assert kontext("run", "rows.csv", "--yes", KONTEXT_UNKNOWN_RETRIES="0").returncode == 0
+
+
+def test_a_reconciliation_reaches_the_table_at_the_next_run(
+    kontext: Kontext, provider: Provider, manifest: Manifest, tmp_path: Path
+) -> None:
+    provider.fault = lambda _body, _times: Reply(reset=True)
+    manifest(rows("lost"))
+    run = ("run", "rows.csv", "--yes")
+    assert kontext(*run, KONTEXT_UNKNOWN_RETRIES="0").returncode == 1
+    (tmp_path / "usage.csv").write_text("attempt,cost\n1,0.07\n")
+    assert kontext("reconcile", "--usage", "usage.csv").returncode == 0
+    assert kontext(*run, KONTEXT_UNKNOWN_RETRIES="0").returncode == 1
+    (row,) = pd.read_parquet(tmp_path / "out" / "metadata").to_dict("records")
+    assert (row["cost_usd"], row["possibly_charged_usd"], provider.posted) == (0.07, 0.0, 1)

@@ -1,8 +1,10 @@
 """Answers that never came, or came as something else: never silently paid again, never forgotten."""
 
 import dataclasses
+import importlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +58,33 @@ def test_a_lost_answer_is_tried_again_once_and_booked_as_unknown(
     assert book.billed == 60 + (lost if kind == "bill-then-reset" else 0)
     assert result.progress["possibly_charged"] == micros(0.10) * lost
     assert len(book.pictures(one.data_dir)) == 60
+
+
+def test_defects_in_the_handling_of_v2_answers_cost_their_own_rows(
+    spec: SpecMaker, kontext_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answer to a submit, one to a poll and one to a fetch can't be handled."""
+    left = Counter({"client.job_state": 1, "exchange.job_state": 1, "received_pictures.find_image": 1})
+    for place in list(left):
+        module, _, name = place.rpartition(".")
+        handle = getattr(importlib.import_module(f"kontext_pipeline.segmind.{module}"), name)
+
+        def fail_once(document: Any, place: str = place, handle: Any = handle) -> Any:
+            left[place] -= 1
+            if left[place] >= 0:
+                raise TypeError("a defect")
+            return handle(document)
+
+        monkeypatch.setattr(f"kontext_pipeline.segmind.{place}", fail_once)
+    one = spec(range(6), api_version="v2", concurrency=1)
+    result = perform(one)
+    assert (result.stopped, set(result.outcomes.values())) == (None, {"succeeded"})
+    book = Ledgerbook(one.ledger, kontext_sandbox)
+    book.check()
+    assert all(times < 0 for times in left.values())
+    # The job of the submit is lost, and may be billed. The others are asked about again, which costs nothing.
+    (lost,) = (attempt for attempt in book.attempts if attempt.state == "unknown")
+    assert (lost.cause, book.count("charged"), book.billed) == ("fault", 6, 7)
 
 
 @pytest.mark.parametrize("unknown_retries", [0, 1])

@@ -1,10 +1,19 @@
 """Which hosts are public, and where the key and the downloads may go."""
 
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from kontext_pipeline.segmind.addresses import ApiAddresses, is_public_host
+from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.contradictions import Contradictions
-from tests.segmind.conftest import KEY
+from kontext_pipeline.segmind.outcomes import Cause, Outcome
+from tests.segmind.conftest import BODY, KEY
+from tests.segmind.gateway import Gateway, Reply
 
 
 @pytest.mark.parametrize(
@@ -90,3 +99,32 @@ def test_a_private_server_may_point_to_a_private_address() -> None:
 def test_a_url_is_made_fit_to_be_requested() -> None:
     addresses = ApiAddresses("https://api.segmind.com", KEY, Contradictions())
     assert addresses.output_url("https://files.example.com/a b.png#x") == "https://files.example.com/a%20b.png"
+
+
+@pytest.mark.parametrize(("file_host", "fetched"), [("api.example.com", True), ("files.example.com", False)])
+def test_a_name_that_resolves_to_a_private_address_is_not_requested_unless_the_settings_name_it(
+    gateway: Gateway,
+    connect: Callable[..., SegmindClient],
+    spool: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file_host: str,
+    fetched: bool,
+) -> None:
+    look_up = socket.getaddrinfo
+
+    def resolve(host: str, *arguments: Any, **options: Any) -> Any:
+        """Stand for a name server that places these names in this network."""
+        return look_up("127.0.0.1" if host.endswith(".example.com") else host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    url = f"http://{file_host}:{gateway.port}/a.png"
+    gateway.routes["/v1/flux-kontext-max"] = Reply(body=json.dumps({"image": url}).encode())
+    client = connect(base_url=f"http://api.example.com:{gateway.port}", connect_timeout_s=5)
+    answer = client.generate(BODY, spool)
+    assert bool(gateway.seen("/a.png")) is fetched
+    if not fetched:
+        assert (answer.outcome, answer.cause) == (Outcome.UNUSABLE, Cause.BAD_OUTPUT_URL)
+        assert "files.example.com is 127.0.0.1, an address inside this network" in str(answer.error)
+        assert gateway.connections == 2, "one to the API, one on which nothing was sent, and no further try"

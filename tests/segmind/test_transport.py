@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from kontext_pipeline.segmind import connections, transport
 from kontext_pipeline.segmind.answers import Answer, Job
 from kontext_pipeline.segmind.client import SegmindClient, UploadFailed
 from kontext_pipeline.segmind.outcomes import Cause, Charge, Outcome
+from tests.descriptors import no_descriptors
 from tests.segmind.conftest import BODY, KEY, picture
 from tests.segmind.gateway import Gateway, Reply, Request, Tunnel, wait_for
 
@@ -95,6 +97,18 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_not_used(
         assert client.generate(BODY, spool).outcome is Outcome.SUCCEEDED
         time.sleep(0.01)
     assert gateway.connections == len(gateway.requests) == 20
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_connection_waits_until_a_file_may_be_opened(
+    gateway: Gateway, connect: Connect, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    gateway.routes["/v1/get-user-credits"] = Reply(body=b'{"credits": 5}')
+    client = connect(base_url=f"http://{host}:{gateway.port}")
+    with ExitStack() as full:
+        monkeypatch.setattr("kontext_pipeline.files.time.sleep", lambda _seconds: full.close())
+        full.enter_context(no_descriptors())
+        assert client.credits().total == 5
 
 
 class Clock:
