@@ -28,10 +28,15 @@ from tests.orchestration.conftest import RANGE_START, REPOSITORY, Project, failu
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
 MULTIPROCESS = """
 from dagster import Definitions, multiprocess_executor
-from kontext_pipeline.definitions import defs as shipped
+from kontext_pipeline import definitions
 
-ours = shipped()
-defs = Definitions(assets=ours.assets, resources=ours.resources, executor=multiprocess_executor)
+
+def with_processes():
+    shipped = definitions.defs()
+    return Definitions(assets=shipped.assets, resources=shipped.resources, executor=multiprocess_executor)
+
+
+defs = with_processes()
 """
 
 
@@ -128,9 +133,9 @@ def test_a_step_whose_run_process_is_killed_stops(
     project.write_manifest([f"a lighthouse with number {index}" for index in range(40)])
     project.plan()
     monkeypatch.setenv("KONTEXT_CONCURRENCY", "3")
-    (tmp_path / "multiprocess.py").write_text(MULTIPROCESS)
+    (tmp_path / "by_process.py").write_text(MULTIPROCESS)
     command = materialize(ALL[0], "photos-00009")
-    command[command.index("-m") : command.index("-m") + 2] = ["-f", str(tmp_path / "multiprocess.py")]
+    command[command.index("-m") : command.index("-m") + 2] = ["-f", str(tmp_path / "by_process.py")]
     with subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ)) as process:
         wait_until(lambda: project.posts() >= 5)
         steps = psutil.Process(process.pid).children(recursive=True)
