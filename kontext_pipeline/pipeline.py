@@ -73,7 +73,8 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         self.data_dir = data_dir_of(settings)
         self.ledger = Ledger(settings.resolved_ledger_url, backend=settings.backend)
         try:
-            bind(self.data_dir, self.ledger)
+            self.dataset_id: Final = bind(self.data_dir, self.ledger)
+            """The id in `dataset.id`."""
         except BaseException:
             self.ledger.close()
             raise

@@ -46,7 +46,7 @@ class RunWatch:
             return f"The process {self._parent.pid} that started this step is gone."
         try:
             run = self._instance.get_run_by_id(self._run_id)
-        except Exception as error:  # noqa: BLE001  Dagster's database may be away for a while: the next look tells
+        except Exception as error:
             log.debug("the run's status can't be read", exc_info=error)
             return None
         if run is None:
