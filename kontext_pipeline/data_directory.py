@@ -36,8 +36,8 @@ def data_dir_of(settings: Settings) -> UPath:
     return folder
 
 
-def bind(data_dir: UPath, ledger: Ledger) -> None:
-    """Make sure that a ledger and a data directory belong together. Both get their id where both have none.
+def bind(data_dir: UPath, ledger: Ledger) -> str:
+    """Make sure that a ledger and a data directory belong together. Both get their id where both have none. Return it.
 
     Raises:
         StrangersError: One of them belongs to another partner.
@@ -58,8 +58,8 @@ def bind(data_dir: UPath, ledger: Ledger) -> None:
             f"KONTEXT_DATA_DIR is {data_dir}: {ID_FILE} there can't be read or written ({error.strerror or error}). Nothing "
             "was sent."
         ) from None
-    if known == found:
-        return
+    if known is not None and known == found:
+        return known
     if found is None:
         raise StrangersError(
             f"the ledger {ledger.database} belongs to another data directory than {data_dir}. A ledger has one: set "

@@ -2,7 +2,7 @@
 
 import warnings
 
-from dagster import BetaWarning, Definitions, definitions
+from dagster import BetaWarning, Definitions, definitions, in_process_executor
 
 
 @definitions
@@ -29,4 +29,6 @@ def defs() -> Definitions:
             "kontext": kontext,
             "metadata_io_manager": MetadataIOManager(kontext=kontext),
         },
+        # A process for each step would take longer than most steps that have nothing to do, and steps run in turn.
+        executor=in_process_executor,
     )

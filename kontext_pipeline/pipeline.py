@@ -75,13 +75,15 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         self.data_dir = data_dir_of(settings)
         self.ledger = Ledger(settings.resolved_ledger_url, backend=settings.backend)
         try:
-            bind(self.data_dir, self.ledger)
+            self.dataset_id: Final = bind(self.data_dir, self.ledger)
+            """The id in `dataset.id`."""
         except BaseException:
             self.ledger.close()
             raise
         self._tables: BatchTables | None = None
         self.requests = SettledRequests(self.ledger, self.data_dir, unknown_retries=settings.unknown_retries)
         self._loop: GenerationLoop | None = None
+        self._stop: str | None = None
 
     def __exit__(self, *_error: object) -> None:
         self.ledger.close()
@@ -156,6 +158,15 @@ class Pipeline(AbstractContextManager["Pipeline"]):
     def posts(self) -> int:
         """How many requests this pipeline has sent, whatever came of them."""
         return self._loop.progress.attempts if self._loop else 0
+
+    def stop(self, message: str) -> None:
+        """Let this pipeline send nothing more, in a run that goes on or that will begin; the report says `message`.
+
+        From any thread. What is in flight is collected.
+        """
+        self._stop = message
+        if self._loop is not None:
+            self._loop.stop(Cause.INTERRUPTED, message)
 
     def client(self, settings: Settings | None = None) -> SegmindClient:
         """Return a client of the API, to use in a `with` block. `settings`: use these in place of the pipeline's.
@@ -249,6 +260,8 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         )
         if watch is not None:
             watch(lambda: loop.progress)
+        if self._stop is not None:
+            loop.stop(Cause.INTERRUPTED, self._stop)
         log.info("Run %s starts: batches %d, requests %d.", run_id, len(keys), requests)
         errors: list[Exception] = []
 

@@ -177,4 +177,4 @@ class RunCommand:
         # Imported here: Dagster takes longer to load than most runs that don't need it should wait.
         from kontext_pipeline.orchestration.reporting import Reporter
 
-        return Reporter(home, planned.batch_keys, warn=console.warn)
+        return Reporter(home, planned.batch_keys, dataset_id=self._pipeline.dataset_id, warn=console.warn)

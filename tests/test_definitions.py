@@ -53,6 +53,29 @@ def test_loading_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_named_dataset_has_assets_and_partitions_of_its_own(tmp_path: Path) -> None:
+    code = (
+        "from kontext_pipeline.definitions import defs\n"
+        "graph = defs().resolve_asset_graph()\n"
+        "print(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))\n"
+        "print(sorted({key.asset_key.to_user_string() for key in graph.asset_check_keys}))\n"
+        "definitions = [graph.get(key).partitions_def for key in graph.get_all_asset_keys()]\n"
+        "print({one.name for one in definitions if one})\n"
+        "print(sorted(key.to_user_string() for key in defs().resolve_job_def('augment').asset_layer.executable_asset_keys))"
+    )
+    environment = _bare() | {"KONTEXT_DATASET": "birds"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "['birds/images', 'birds/inputs', 'birds/metadata', 'birds/plan']",
+        "['birds/inputs', 'birds/metadata']",
+        "{'batch_birds'}",
+        "['birds/images', 'birds/metadata']",
+    ]
+
+
+@pytest.mark.long
 @pytest.mark.alone
 def test_loading_is_quick(tmp_path: Path) -> None:
     assert min(load(tmp_path)[0] for _ in range(3)) < 0.5

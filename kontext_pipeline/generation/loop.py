@@ -159,6 +159,8 @@ class GenerationLoop:
         )
         self._reaper = OrphanReaper(run=run, jobs=jobs, ledger=ledger, store=store)
         self._threads: list[threading.Thread] = []
+        # Here, so that a run may be stopped before it begins.
+        run.when_stopped(self._stop_sending)
 
     @property
     def stopped(self) -> Stop | None:
@@ -192,7 +194,6 @@ class GenerationLoop:
         Raises:
             KontextError: the source of the items failed.
         """
-        self._run.when_stopped(self._stop_sending)
         try:
             self._start(items)
             while not self._run.wait(TICK_S):

@@ -11,19 +11,20 @@ from dagster import AssetExecutionContext, AssetSelection, AutomationCondition, 
 from kontext_pipeline.orchestration.event_metadata import batch_metadata, plan_metadata, table_metadata, thumbnails_for
 from kontext_pipeline.orchestration.image_step import GenerationConfig, generate_missing
 from kontext_pipeline.orchestration.input_asset import inputs
-from kontext_pipeline.orchestration.partitions import batches, register
+from kontext_pipeline.orchestration.partitions import DATASET, KEY_PREFIX, asset_key, batches, register
 from kontext_pipeline.orchestration.resources import KontextResource
 from kontext_pipeline.orchestration.step_failures import RETRIES
 
-GROUP = "dataset"
+GROUP = DATASET or "dataset"
 POOL = "segmind_api"
 """Steps that call the API count against this pool's limit, if one is set."""
-NEW_BATCHES = AutomationCondition.on_missing().ignore(AssetSelection.assets("inputs"))
+NEW_BATCHES = AutomationCondition.on_missing().ignore(AssetSelection.assets(asset_key("inputs")))
 """Condition of automation: batches that were never materialized, once each. A new plan alone doesn't meet it, and nobody
 has to materialize `inputs`."""
 
 
 @asset(
+    key_prefix=KEY_PREFIX,
     group_name=GROUP,
     kinds={"csv", "parquet"},
     tags={"kontext/costs": "nothing"},
@@ -35,7 +36,7 @@ def plan(context: AssetExecutionContext, kontext: KontextResource) -> Materializ
     with kontext.pipeline(context) as pipeline:
         made = pipeline.plan()
         estimate = pipeline.estimate(made)
-        new, gone = register(context.instance, pipeline.planned().batch_keys)
+        new, gone = register(context.instance, pipeline.planned().batch_keys, pipeline.dataset_id)
         context.log.info(
             f"{estimate.pictures:,} pictures in {len(made.batches):,} batches ({len(new):,} new, {len(gone):,} gone); "
             f"{estimate.to_generate:,} to generate for about {estimate.cost_usd:,.2f} USD"
@@ -50,6 +51,7 @@ def plan(context: AssetExecutionContext, kontext: KontextResource) -> Materializ
 @asset(
     partitions_def=batches,
     backfill_policy=BackfillPolicy.single_run(),
+    key_prefix=KEY_PREFIX,
     deps=[plan, inputs],
     group_name=GROUP,
     kinds={"segmind", "png"},
@@ -73,6 +75,7 @@ def images(context: AssetExecutionContext, config: GenerationConfig, kontext: Ko
 @asset(
     partitions_def=batches,
     backfill_policy=BackfillPolicy.single_run(),
+    key_prefix=KEY_PREFIX,
     deps=[images],
     group_name=GROUP,
     kinds={"parquet"},

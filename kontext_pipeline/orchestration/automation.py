@@ -7,6 +7,7 @@ money: set KONTEXT_BUDGET_USD before switching them on.
 
 import hashlib
 import json
+import uuid
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
@@ -14,6 +15,8 @@ from typing import Final
 from dagster import (
     AssetSelection,
     AutomationConditionSensorDefinition,
+    DagsterEventType,
+    DagsterInstance,
     DagsterRunStatus,
     DefaultScheduleStatus,
     DefaultSensorStatus,
@@ -42,6 +45,10 @@ IN_PROGRESS: Final = [
     DagsterRunStatus.CANCELING,
 ]
 EVERY_NIGHT: Final = "0 2 * * *"
+REQUEST: Final = "kontext/plan_request"
+"""Tag of the run by which `manifests_changed` finds what became of its request."""
+LONGEST_REASON: Final = 1000
+"""Characters of a failure that a tick shows."""
 RANGE: Final = "dagster/asset_partition_range"
 """Beginning of the tags with a range's first and last partition."""
 
@@ -65,7 +72,10 @@ augment_job = define_asset_job(
     description="Plan again when a manifest changes, or a setting on which the plan depends. Sends nothing.",
 )
 def manifests_changed(context: SensorEvaluationContext, kontext: KontextResource) -> SensorResult | SkipReason:
-    """Request a run of `plan_manifests` if the manifests changed since the last request."""
+    """Request a run of `plan_manifests` if the manifests changed since they were planned, once for each change.
+
+    The cursor is the digest of what was planned; while a request is open, its digest and its key follow.
+    """
     from kontext_pipeline.errors import KontextError
     from kontext_pipeline.planning.manifests import read_manifests
 
@@ -79,9 +89,35 @@ def manifests_changed(context: SensorEvaluationContext, kontext: KontextResource
         [settings.backend, settings.seed, settings.clamp_safety_tolerance, settings.data_dir],
     ]
     digest = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
-    if digest == context.cursor:
+    planned, asked, key = [*(context.cursor or "").split("|"), "", ""][:3]
+    if digest == planned and not asked:
         return SkipReason("The manifests have not changed.")
-    return SensorResult(run_requests=[RunRequest()], cursor=digest)
+    if digest != asked:
+        key = uuid.uuid4().hex
+    request = SensorResult(
+        run_requests=[RunRequest(run_key=key, tags={REQUEST: key})], cursor=f"{planned}|{digest}|{key}"
+    )
+    runs = context.instance.get_runs(RunsFilter(tags={REQUEST: key}), limit=1)
+    if not runs:
+        return request
+    if runs[0].status is DagsterRunStatus.SUCCESS:
+        return SensorResult(skip_reason="The manifests were planned.", cursor=digest)
+    if runs[0].status in IN_PROGRESS:
+        return SkipReason(f"Run {runs[0].run_id} plans the manifests.")
+    reason = _failure_of(context.instance, runs[0].run_id)
+    return SkipReason(
+        f"The manifests could not be planned: {reason[:LONGEST_REASON]} (run {runs[0].run_id}). They are planned again when "
+        "they change. If the cause was another one, re-execute that run, or reset the sensor's cursor."
+    )
+
+
+def _failure_of(instance: DagsterInstance, run_id: str) -> str:
+    for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
+        if entry.dagster_event is not None:
+            failed = entry.dagster_event.step_failure_data
+            said = failed.user_failure_data.description if failed.user_failure_data else None
+            return said or (failed.error.message if failed.error else "") or "the step failed"
+    return "the run did not succeed"
 
 
 new_batches = AutomationConditionSensorDefinition(
@@ -116,8 +152,11 @@ def unfinished_batches(context: ScheduleEvaluationContext, kontext: KontextResou
     unfinished = {key for key in keys if missing[key] or key not in written}
     if not unfinished:
         return SkipReason("Every picture has its outcome.")
+    # Dagster takes several requests of one tick only with a key each, and runs a key once: the next night has another.
+    time = context.scheduled_execution_time.isoformat()
     return [
-        RunRequest(tags={f"{RANGE}_start": first, f"{RANGE}_end": last}) for first, last in ranges(known, unfinished)
+        RunRequest(run_key=f"{time} {first}", tags={f"{RANGE}_start": first, f"{RANGE}_end": last})
+        for first, last in ranges(known, unfinished)
     ]
 
 

@@ -7,7 +7,8 @@ from dagster import AssetExecutionContext, AssetMaterialization, Config, Dagster
 from pydantic import Field
 
 from kontext_pipeline.orchestration.event_metadata import batch_metadata, thumbnails_for
-from kontext_pipeline.orchestration.step_failures import failure_of
+from kontext_pipeline.orchestration.run_watch import RunWatch
+from kontext_pipeline.orchestration.step_failures import failure_of, failure_of_ended
 from kontext_pipeline.orchestration.step_log import progress_lines
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
 
@@ -61,6 +62,10 @@ def generate_missing(
     Raises:
         Failure: the run was stopped.
     """
+    run = RunWatch(context.instance, context.run.run_id)
+    if (ended := run.end()) is not None:
+        # A retry of a step that was interrupted before it could say so.
+        raise failure_of_ended(ended)
     keys = list(context.partition_keys)
     ask_again: AskAgain = "always" if config.retry_unknown else "within bounds"
     missing = missing_pictures(pipeline, planned, keys, retry_failed=config.retry_failed, ask_again=ask_again)
@@ -90,7 +95,11 @@ def generate_missing(
             context.log_event(AssetMaterialization(context.asset_key, partition=key, metadata=shown))
 
     try:
-        with pipeline.client() as client, progress_lines(context.log, to_generate) as progress:
+        with (
+            run.stopping(pipeline.stop),
+            pipeline.client() as client,
+            progress_lines(context.log, to_generate) as progress,
+        ):
             warning = pipeline.preflight(
                 client, to_generate, budget_usd=config.budget_usd, go_on_with_less=config.go_on_with_less_credit
             )

@@ -16,6 +16,7 @@ from dagster import (
 )
 
 from kontext_pipeline.orchestration.event_metadata import SHEET_PICTURES, table_value
+from kontext_pipeline.orchestration.partitions import DATASET, KEY_PREFIX, asset_key
 from kontext_pipeline.orchestration.resources import KontextResource
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 EVERY_INPUT: Final = AssetCheckSpec(
     name="every_input_is_there",
-    asset="inputs",
+    asset=asset_key("inputs"),
     description="Every input picture of the plan is kept and usable. A warning, not an error: the rows of the others are "
     "not lost.",
 )
@@ -33,8 +34,9 @@ PROBLEMS_SHOWN: Final = 50
 
 
 @asset(
-    deps=["plan"],
-    group_name="dataset",
+    key_prefix=KEY_PREFIX,
+    deps=[asset_key("plan")],
+    group_name=DATASET or "dataset",
     kinds={"jpeg", "png"},
     tags={"kontext/costs": "nothing"},
     check_specs=[EVERY_INPUT],

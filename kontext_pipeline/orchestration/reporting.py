@@ -11,19 +11,19 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
+from dagster import AssetMaterialization, AssetRecordsFilter, DagsterInstance
 from filelock import FileLock
 
 from kontext_pipeline.launcher import NEW_INSTANCE
 from kontext_pipeline.orchestration.event_metadata import batch_metadata, figures, plan_metadata, thumbnails_for
-from kontext_pipeline.orchestration.partitions import register
+from kontext_pipeline.orchestration.partitions import asset_key, register
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
 
 log: Final = logging.getLogger(__name__)
 
-METADATA: Final = AssetKey("metadata")
+METADATA: Final = asset_key("metadata")
 LOCK_TIMEOUT_S: Final = 120.0
 """How long a process waits for others that report to the same instance, seconds."""
 LONGEST_REASON: Final = 300
@@ -37,13 +37,13 @@ class Reporter(AbstractContextManager["Reporter"]):
     money is spent. Processes take turns, because Dagster can't make one new instance from several of them.
     """
 
-    def __init__(self, home: str, batches: Sequence[str], *, warn: Callable[[str], None]) -> None:
+    def __init__(self, home: str, batches: Sequence[str], *, dataset_id: str, warn: Callable[[str], None]) -> None:
         """`home`: the value of `DAGSTER_HOME`. `warn` gets each warning, one line."""
         self._home = Path(home).expanduser().absolute()
         self._warn = warn
         self._instance: DagsterInstance | None = None
         self._exits = ExitStack()
-        self._try(lambda: self._open(batches), "this run is not reported to Dagster")
+        self._try(lambda: self._open(batches, dataset_id), "this run is not reported to Dagster")
 
     def __exit__(self, *_error: object) -> None:
         with contextlib.suppress(Exception), _quiet():
@@ -57,12 +57,12 @@ class Reporter(AbstractContextManager["Reporter"]):
                 "Dagster doesn't show what this run made; the next run reports it",
             )
 
-    def _open(self, batches: Sequence[str]) -> None:
+    def _open(self, batches: Sequence[str], dataset_id: str) -> None:
         if not self._home.exists():
             self._home.mkdir(parents=True, exist_ok=True)
             (self._home / "dagster.yaml").write_text(NEW_INSTANCE)
         instance = self._exits.enter_context(DagsterInstance.from_config(str(self._home)))
-        register(instance, batches)
+        register(instance, batches, dataset_id)
         self._instance = instance
 
     def _try(self, step: Callable[[], object], consequence: str) -> None:
@@ -101,19 +101,21 @@ def report_batches(pipeline: "Pipeline", keys: Sequence[str], *, instance: Dagst
     from kontext_pipeline.dataset.summary import summarize
 
     planned = pipeline.planned()
-    register(instance, planned.batch_keys)
+    register(instance, planned.batch_keys, pipeline.dataset_id)
     summaries = {key: summarize(read_batch(pipeline.data_dir, key)) for key in keys}
     new = [key for key in keys if not _is_recorded(instance, key, figures(summaries[key]))]
     if new:
         estimate = pipeline.estimate(planned)
         shown = plan_metadata(planned, estimate, pipeline.warnings(planned))
-        instance.report_runless_asset_event(AssetMaterialization("plan", metadata=shown))
+        instance.report_runless_asset_event(AssetMaterialization(asset_key("plan"), metadata=shown))
     log.info("%d of %d batches are recorded as materialized in Dagster.", len(new), len(keys))
     for key in new:
         summary = summaries[key]
         if not summary.by_status["pending"]:
             shown = batch_metadata(pipeline, planned, key, thumbnails_for(len(new)))
-            instance.report_runless_asset_event(AssetMaterialization("images", partition=key, metadata=shown))
+            instance.report_runless_asset_event(
+                AssetMaterialization(asset_key("images"), partition=key, metadata=shown)
+            )
         instance.report_runless_asset_event(AssetMaterialization(METADATA, partition=key, metadata=figures(summary)))
     return len(new)
 

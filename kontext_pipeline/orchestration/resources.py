@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
 
 SECRET: Final = frozenset({"api_key", "ledger_url"})
+WITHOUT_FIELD: Final = SECRET | {"dataset"}
+"""Settings that a run can't change: secrets, and the dataset's name, which the definitions depend on."""
 OF_THE_PIPELINE: Final = (
     *("manifests", "columns", "input_roots", "private_inputs", "max_rows", "max_columns", "max_manifest_mb"),
     *("data_dir", "seed", "batch_size", "aspect_ratio", "clamp_safety_tolerance"),
@@ -28,7 +30,7 @@ OF_THE_PIPELINE: Final = (
     *("keep_inputs", "input_max_mb", "input_min_side", "input_max_ratio", "input_animated"),
     "input_max_age_s",
 )
-"""Settings that are fields of `KontextResource`; all others except secrets are fields of `SegmindResource`."""
+"""Settings that are fields of `KontextResource`; all others but `WITHOUT_FIELD` are fields of `SegmindResource`."""
 
 
 def _field_type(name: str) -> Any:
@@ -48,7 +50,7 @@ def _with_fields(names: Iterable[str]) -> Any:
     return create_model("Fields", __base__=ConfigurableResource, __module__=__name__, **fields)
 
 
-class SegmindResource(_with_fields(n for n in Settings.model_fields if n not in SECRET | {*OF_THE_PIPELINE})):  # type: ignore[misc]
+class SegmindResource(_with_fields(n for n in Settings.model_fields if n not in WITHOUT_FIELD | {*OF_THE_PIPELINE})):  # type: ignore[misc]
     """The image API, with its limits, timeouts and retry policy.
 
     Needs SEGMIND_API_KEY in the environment or in a .env file, unless the backend is the sandbox. The key is

@@ -5,10 +5,11 @@ cause, a retry can't help.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from dagster import Backoff, Failure, Jitter, RetryPolicy
+from dagster import Backoff, DagsterExecutionInterruptedError, Failure, Jitter, RetryPolicy
 
 from kontext_pipeline.errors import KontextError, LedgerError
 from kontext_pipeline.escaping import displayable
@@ -21,7 +22,19 @@ if TYPE_CHECKING:
 PASSING_CAUSES: Final = frozenset({Cause.UNREACHABLE, Cause.OUTAGE, Cause.LEDGER, Cause.STILL_OUT_THERE})
 """Causes of a stop that tend to pass without help: the network, the provider, the ledger's database."""
 
-RETRIES: Final = RetryPolicy(max_retries=3, delay=30, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+
+class _FailuresAlone(RetryPolicy):
+    """A retry policy for failures alone: an interrupt passes, where Dagster's policies would retry the step."""
+
+    def calculate_delay(self, attempt_num: int) -> float:
+        """Return the time until an attempt, seconds. Raises the interrupt again for which Dagster asks."""
+        error = sys.exception()
+        if isinstance(error, (DagsterExecutionInterruptedError, KeyboardInterrupt)):
+            raise error
+        return super().calculate_delay(attempt_num)
+
+
+RETRIES: Final = _FailuresAlone(max_retries=3, delay=30, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
 """For failures of the infrastructure. Retries of single requests are the policy in the resource `segmind`."""
 
 
@@ -37,6 +50,13 @@ def as_failures() -> Iterator[None]:
             metadata={"cause": type(error).__name__},
             allow_retries=passing,
         ) from None
+
+
+def failure_of_ended(reason: str) -> Failure:
+    """Return the failure of a step that is not to begin, because its run has ended."""
+    return Failure(
+        description=f"{reason} Nothing was sent.", metadata={"cause": Cause.INTERRUPTED.value}, allow_retries=False
+    )
 
 
 def failure_of(stop: "Stop", report: "RunReport", *, batches: int, without_picture: Sequence[str] = ()) -> Failure:

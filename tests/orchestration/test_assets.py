@@ -37,11 +37,33 @@ def test_a_manifest_that_grows_keeps_its_partitions_and_adds_one(project: Projec
 
 
 def test_batches_that_left_the_plan_leave_the_partitions(project: Project) -> None:
-    project.instance.add_dynamic_partitions("batch", ["of-another-00000"])
+    project.plan()
+    project.write_manifest(["a lighthouse"])
     shown = materialized(project.plan(), "plan")[None]
 
-    assert project.instance.get_dynamic_partitions("batch") == ALL
-    assert shown["gone_batches"] == 1
+    assert project.instance.get_dynamic_partitions("batch") == ALL[:1]
+    assert shown["gone_batches"] == 2
+
+
+def test_datasets_on_one_instance_leave_each_others_partitions(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of an earlier release, which kept no record of whose they are.
+    project.instance.add_dynamic_partitions("batch", ["birds-00000"])
+    project.plan()
+    other = project.folder / "other.csv"
+    other.write_text("prompt\n" + "a red boat\n" * 9)
+    with monkeypatch.context() as patch:
+        patch.setenv("KONTEXT_MANIFESTS", str(other))
+        patch.setenv("KONTEXT_DATA_DIR", str(project.folder / "other"))
+        project.plan()
+        everything = {"birds-00000", *ALL, "other-00000", "other-00001", "other-00002"}
+        assert set(project.instance.get_dynamic_partitions("batch")) == everything
+        other.write_text("prompt\na red boat\n")
+        project.plan()
+    assert set(project.instance.get_dynamic_partitions("batch")) == everything - {"other-00001", "other-00002"}
+    project.plan()
+    assert set(project.instance.get_dynamic_partitions("batch")) == everything - {"other-00001", "other-00002"}
 
 
 def test_one_batch_is_generated_written_shown_and_checked(project: Project) -> None:

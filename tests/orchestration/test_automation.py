@@ -1,5 +1,7 @@
 """The sensor, the schedule and the conditions ask for what is missing, and are off at first."""
 
+import datetime
+
 from dagster import (
     AssetKey,
     DefaultScheduleStatus,
@@ -32,13 +34,45 @@ def test_a_changed_manifest_is_planned_once(project: Project) -> None:
     first = _sensed(project, None)
     assert isinstance(first, SensorResult)
     assert first.run_requests is not None
-    assert len(first.run_requests) == 1
-    assert isinstance(_sensed(project, first.cursor), SkipReason)
+    [request] = first.run_requests
+    # A tick before the run began asks for the same run, which Dagster launches once.
+    again = _sensed(project, first.cursor)
+    assert isinstance(again, SensorResult)
+    assert [one.run_key for one in again.run_requests or []] == [request.run_key]
+
+    project.run("plan_manifests", tags=request.tags)
+    planned = _sensed(project, first.cursor)
+    assert isinstance(planned, SensorResult)
+    assert not planned.run_requests
+    assert isinstance(_sensed(project, planned.cursor), SkipReason)
 
     project.write_manifest(["a red boat"])
-    second = _sensed(project, first.cursor)
+    second = _sensed(project, planned.cursor)
     assert isinstance(second, SensorResult)
-    assert second.cursor != first.cursor
+    assert second.run_requests
+
+
+def test_a_manifest_that_cannot_be_planned_is_asked_for_once_and_said_until_it_changes(project: Project) -> None:
+    project.manifest.write_text("prompt,seed\nred boat,many\n")
+    first = _sensed(project, "digest-of-an-earlier-release")
+    assert isinstance(first, SensorResult)
+    [request] = first.run_requests or []
+    project.run("plan_manifests", tags=request.tags, check=False)
+    for _ in range(2):
+        said = _sensed(project, first.cursor)
+        assert isinstance(said, SkipReason)
+        assert "could not be planned: " in str(said.skip_message)
+        assert "row 1, column seed" in str(said.skip_message)
+
+    project.write_manifest(["a red boat"])
+    fixed = _sensed(project, first.cursor)
+    assert isinstance(fixed, SensorResult)
+    [another] = fixed.run_requests or []
+    project.run("plan_manifests", tags=another.tags)
+    planned = _sensed(project, fixed.cursor)
+    assert isinstance(planned, SensorResult)
+    assert planned.cursor is not None
+    assert "|" not in planned.cursor
 
 
 def test_a_manifest_that_is_missing_is_said(project: Project) -> None:
@@ -99,14 +133,20 @@ def _sensed(project: Project, cursor: str | None) -> object:
 
 
 def _scheduled(project: Project) -> object:
-    with build_schedule_context(instance=project.instance, resources=_resources()) as context:
-        return unfinished_batches(context)
+    night = datetime.datetime(2026, 5, 1, 2, tzinfo=datetime.UTC)
+    with build_schedule_context(
+        instance=project.instance, resources=_resources(), scheduled_execution_time=night
+    ) as context:
+        # As the daemon evaluates it, which refuses requests that it can't tell apart.
+        tick = unfinished_batches.evaluate_tick(context)
+    return SkipReason(tick.skip_message) if tick.skip_message else list(tick.run_requests or [])
 
 
 def _asked(project: Project) -> list[tuple[str, str]]:
     requests = _scheduled(project)
     assert isinstance(requests, list)
     assert all(isinstance(request, RunRequest) for request in requests)
+    assert len({request.run_key for request in requests}) == len(requests)
     return [(request.tags[RANGE_START], request.tags[RANGE_END]) for request in requests]
 
 

@@ -4,13 +4,13 @@ from enum import Enum
 from typing import Literal, get_args, get_origin
 
 from kontext_pipeline.definitions import defs
-from kontext_pipeline.orchestration.resources import SECRET, KontextResource, SegmindResource
+from kontext_pipeline.orchestration.resources import WITHOUT_FIELD, KontextResource, SegmindResource
 from kontext_pipeline.settings import Settings, environment_variable, plain_type
 
 
 def test_every_setting_but_secrets_is_a_field_of_one_resource() -> None:
     segmind, kontext = set(SegmindResource.model_fields), set(KontextResource.model_fields) - {"segmind"}
-    assert segmind | kontext == set(Settings.model_fields) - SECRET
+    assert segmind | kontext == set(Settings.model_fields) - WITHOUT_FIELD
     assert not segmind & kontext
     for resource in (SegmindResource, KontextResource):
         for name, field in resource.model_fields.items():
