@@ -169,7 +169,7 @@ class Settings(BaseSettings):
         4096, ge=1, description="Most MB in a manifest once it is decompressed, pictures in it not counted."
     )
     data_dir: str = Field("data/output", min_length=1, description="Directory of the dataset: a path or an fsspec URL.")
-    dataset: Annotated[str | None, Optionally, Field(pattern="^[a-z][a-z0-9_]{0,39}$")] = Field(
+    dataset: Annotated[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")] | None, Optionally] = Field(
         None,
         description="Name of the dataset in Dagster, where several share one instance: a-z, 0-9 and _. Its assets are then "
         "`NAME/plan` and so on, with partitions of their own.",
