@@ -108,8 +108,8 @@ Words = BeforeValidator(lambda value: shlex.split(value) if isinstance(value, st
 Optionally = BeforeValidator(lambda value: None if isinstance(value, str) and not value.strip() else value)
 
 
-class Settings(BaseSettings):
-    """The settings of one run, from all sources."""
+class DatasetSettings(BaseSettings):
+    """The setting on which definitions depend. Read alone, it loads quickly, and the other settings may be wrong."""
 
     model_config = SettingsConfigDict(
         env_prefix="KONTEXT_",
@@ -121,6 +121,16 @@ class Settings(BaseSettings):
         populate_by_name=True,
         validate_default=True,
     )
+
+    dataset: Annotated[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")] | None, Optionally] = Field(
+        None,
+        description="Name of the dataset in Dagster, where several share one instance: a-z, 0-9 and _. Its assets are then "
+        "`NAME/plan` and so on, with partitions of their own.",
+    )
+
+
+class Settings(DatasetSettings):
+    """The settings of one run, from all sources."""
 
     api_key: Annotated[SecretStr | None, AfterValidator(_key)] = Field(
         None,
@@ -172,11 +182,6 @@ class Settings(BaseSettings):
         4096, ge=1, description="Most MB in a manifest once it is decompressed, pictures in it not counted."
     )
     data_dir: str = Field("data/output", min_length=1, description="Directory of the dataset: a path or an fsspec URL.")
-    dataset: Annotated[str | None, Optionally, Field(pattern="^[a-z][a-z0-9_]{0,39}$")] = Field(
-        None,
-        description="Name of the dataset in Dagster, where several share one instance: a-z, 0-9 and _. Its assets are then "
-        "`NAME/plan` and so on, with partitions of their own.",
-    )
     ledger_url: Annotated[str | None, AfterValidator(_ledger_url)] = Field(
         None,
         description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory.",
@@ -358,6 +363,15 @@ def load_settings(**options: Any) -> Settings:
         raise SettingsError("\n".join(map(_problem, error.errors(include_url=False)))) from None
     logs.hide(*settings.secrets)
     return settings
+
+
+def dataset_name() -> str | None:
+    """Return `KONTEXT_DATASET`; None where it is not set or not allowed, which `load_settings` reports."""
+    try:
+        _check_env_file(Path(ENV_FILE))
+        return DatasetSettings().dataset
+    except (SettingsError, ValidationError):
+        return None
 
 
 def _check_env_file(path: Path) -> None:

@@ -59,8 +59,8 @@ def test_a_named_dataset_has_assets_and_partitions_of_its_own(tmp_path: Path) ->
         "graph = defs().resolve_asset_graph()\n"
         "print(sorted(key.to_user_string() for key in graph.get_all_asset_keys()))\n"
         "print(sorted({key.asset_key.to_user_string() for key in graph.asset_check_keys}))\n"
-        "definitions = [graph.get(key).partitions_def for key in graph.get_all_asset_keys()]\n"
-        "print({one.name for one in definitions if one})\n"
+        "partitions = [graph.get(key).partitions_def for key in graph.get_all_asset_keys()]\n"
+        "print({one.name for one in partitions if one})\n"
         "print(sorted(key.to_user_string() for key in defs().resolve_job_def('augment').asset_layer.executable_asset_keys))"
     )
     environment = _bare() | {"KONTEXT_DATASET": "birds"}
@@ -114,7 +114,7 @@ def test_dg_lists_what_there_is(tmp_path: Path) -> None:
         check=True,
     )
     listed = json.loads(done.stdout)
-    assert {one["asset_key"] for one in listed["assets"]} == {"plan", "images", "metadata"}
+    assert {one["asset_key"] for one in listed["assets"]} == {"plan", "inputs", "images", "metadata"}
     assert {one["name"] for one in listed["jobs"]} == {"plan_manifests", "augment"}
 
 

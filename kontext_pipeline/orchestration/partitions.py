@@ -5,19 +5,9 @@ from typing import Final
 
 from dagster import AssetKey, DagsterInstance, DynamicPartitionsDefinition
 
-from kontext_pipeline.errors import SettingsError
-from kontext_pipeline.settings import load_settings
+from kontext_pipeline.settings import dataset_name
 
-
-def _dataset_name() -> str | None:
-    try:
-        return load_settings().dataset
-    except SettingsError:
-        # The code location loads whatever the settings are: a run says what is wrong with them.
-        return None
-
-
-DATASET: Final = _dataset_name()
+DATASET: Final = dataset_name()
 """`KONTEXT_DATASET`, by which several datasets on one instance differ; None for the only one."""
 KEY_PREFIX: Final = [DATASET] if DATASET else []
 """What the keys of all assets begin with."""
