@@ -108,9 +108,9 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         )
 
     def _made(self, fingerprints: Sequence[str]) -> set[str]:
-        """Return which requests have a picture."""
-        succeeded, _ = self.settled(len(fingerprints), look_at_files=False)(fingerprints)
-        return set(succeeded) & set(fingerprints)
+        """Return which requests have a picture, or were sent and may be paid for."""
+        known = self.ledger.statuses(fingerprints, unknown_retries=self.settings.unknown_retries, retry_failed=False)
+        return {fingerprint for fingerprint, (status, _) in known.items() if status != "failed"}
 
     def warnings(self, plan: Plan) -> list[str]:
         """Return what the user should know before paying, a sentence each."""

@@ -1,6 +1,7 @@
 """The aspect ratio of rows that edit a picture and name none: the provider's default, or the one of a setting.
 
-A row whose picture exists keeps the ratio that its picture was made with, so no setting asks for a picture again.
+A row whose picture exists, or whose request was sent and may be paid for, keeps the ratio of that request. So no setting
+asks for a picture again.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from kontext_pipeline.planning.plan_file import PlanFile
 from kontext_pipeline.segmind.model import DEFAULT_ASPECT_RATIO
 
 Made = Callable[[list[str]], set[str]]
-"""Returns which of some fingerprints have a picture that was paid for."""
+"""Returns which of some fingerprints have a picture, or were sent and may be paid for."""
 ORIGIN: Final = "aspect_ratio"
 """Member of a plan's origin that has the setting, where it is set."""
 

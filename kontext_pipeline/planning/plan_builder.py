@@ -19,6 +19,7 @@ from kontext_pipeline.segmind.model import DEFAULT_ASPECT_RATIO, MAX_SAFETY_TOLE
 
 _MOST_ROWS_NAMED: Final = 20
 _BYTES_AT_ONCE: Final = 2 * 2**20
+_ROWS_AT_ONCE: Final = 65_536
 
 
 class PlanBuilder:
@@ -215,14 +216,20 @@ class PlanBuilder:
 
     def _same_edits(self) -> pa.Array:
         """Return which rows edit the same picture by the same prompt as a row before them."""
-        images = pc.coalesce(self._table["input_sha256"], self._table["input_source"], self._table["input_image"])
-        edits = pa.table({"image": images, "prompt": self._table["prompt"], "index": np.arange(len(images))})
-        edits = edits.filter(pc.is_valid(images))
-        firsts = edits.group_by(["image", "prompt"], use_threads=False).aggregate([("index", "min")])["index_min"]
-        repeated = np.zeros(len(images), bool)
-        repeated[edits["index"].to_numpy()] = True
-        repeated[firsts.to_numpy()] = False
-        return pa.array(repeated)
+        # Imported here: most of pandas is not needed, and nothing of it where no row edits a picture.
+        from pandas.util import hash_array
+
+        table = self._table.select(["input_sha256", "input_source", "input_image", "prompt"])
+        hashes = np.zeros(len(table), np.uint64)
+        # In pieces and as hashes, because the texts are as large as the manifest.
+        for start in range(0, len(table), _ROWS_AT_ONCE):
+            piece = table.slice(start, _ROWS_AT_ONCE)
+            images = pc.coalesce(piece["input_sha256"], piece["input_source"], piece["input_image"])
+            texts = pc.binary_join_element_wise(images, piece["prompt"], "\0").fill_null("")
+            hashes[start : start + _ROWS_AT_ONCE] = hash_array(texts.to_numpy(), categorize=False)
+        repeated = np.ones(len(table), bool)
+        repeated[np.unique(hashes, return_index=True)[1]] = False
+        return pc.and_(pa.array(repeated), pc.is_valid(table["input_image"]).combine_chunks())
 
     def _rows_where(self, mask: pa.ChunkedArray) -> dict[str, Any]:
         indices = pc.indices_nonzero(mask).to_numpy()

@@ -221,7 +221,7 @@ def test_a_job_that_hangs_is_left_out_there(spec: SpecMaker, kontext_sandbox: Sa
 
 
 def test_a_budget_that_only_a_hanging_job_holds_is_used_up(spec: SpecMaker, kontext_sandbox: Sandbox) -> None:
-    kontext_sandbox.set_faults({"kind": "hang", "on": ["submit"], "prompt": "row 5"})
+    kontext_sandbox.set_faults({"kind": "hang", "on": ["submit"], "prompt": "row 0"})
     one = spec(range(20), api_version="v2", concurrency=4, job_timeout_s=1.0, caps=[(1.0, "all")])
     result = perform(one)
     assert result.stopped == "budget"

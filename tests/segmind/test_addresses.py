@@ -127,4 +127,5 @@ def test_a_name_that_resolves_to_a_private_address_is_not_requested_unless_the_s
     if not fetched:
         assert (answer.outcome, answer.cause) == (Outcome.UNUSABLE, Cause.BAD_OUTPUT_URL)
         assert "files.example.com is 127.0.0.1, an address inside this network" in str(answer.error)
-        assert gateway.connections == 2, "one to the API, one on which nothing was sent, and no further try"
+        # The server may not have accepted the second one yet, on which nothing was sent.
+        assert gateway.connections <= 2, "one to the API, one on which nothing was sent, and no further try"

@@ -1,0 +1,56 @@
+"""A manifest, its pictures and the dataset lie on S3; nothing but the ledger is local."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from moto.server import ThreadedMotoServer
+from PIL import Image
+from upath import UPath
+
+from tests.cli.conftest import Kontext
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[UPath]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    folder = UPath("s3://photos/project")
+    folder.fs.mkdir("photos")
+    yield folder
+    server.stop()
+
+
+def test_a_dataset_on_s3_is_made_and_costs_nothing_again(bucket: UPath, kontext: Kontext, tmp_path: Path) -> None:
+    for number in range(3):
+        file = io.BytesIO()
+        Image.effect_mandelbrot((300, 300), (-2, -1.5, 1, 1.5), 20 + number).save(file, "PNG")
+        (bucket / f"in/{number}.png").write_bytes(file.getvalue())
+    rows = "".join(f"make it night,in/{number}.png\n" for number in range(3))
+    (bucket / "m.csv").write_text(f"prompt,input_image\n{rows}a cat,\n")
+    ledger = {"KONTEXT_LEDGER_URL": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    arguments = ("run", f"{bucket}/m.csv", "--data-dir", f"{bucket}/out", "--yes")
+    done = kontext(*arguments, **ledger)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(f"{bucket}/out/metadata")
+    assert list(table["status"]) == ["succeeded"] * 4
+    assert table["cost_usd"].sum() == pytest.approx(0.40)
+    for path in [*table["image_path"], *table["input_path"].dropna()]:
+        Image.open(io.BytesIO((bucket / "out" / path).read_bytes())).load()
+    assert table["input_kept_sha256"].nunique() == 3
+    done = kontext(*arguments, **ledger)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to generate" in done.stdout
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in {".png", ".jpg", ".parquet"}]
