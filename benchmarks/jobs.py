@@ -78,7 +78,11 @@ def in_own_process(kind: str, job: Job, *, before: Path | None = None, postgres:
 
 @contextlib.contextmanager
 def _new_database(server: str) -> Iterator[str]:
-    admin = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    url = sqlalchemy.make_url(server)
+    if url.drivername in ("postgresql", "postgres"):
+        # SQLAlchemy's default is a driver that isn't installed here.
+        url = url.set(drivername="postgresql+psycopg2")
+    admin = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
     name = f"kontext_benchmark_{uuid.uuid4().hex}"
     with admin.connect() as connection:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
