@@ -63,7 +63,9 @@ def test_sigterm_collects_what_is_in_flight(
     assert sum(project.table(key)["status"].to_pylist().count("succeeded") for key in ALL) == books.pictures
     [run] = [run for run in project.instance.get_runs() if RANGE_START in run.tags]
     assert run.status in (DagsterRunStatus.CANCELED, DagsterRunStatus.FAILURE)
-    assert ALL[0] in project.instance.get_materialized_partitions(AssetKey("images"))
+    # Which batches were through depends on the order in which the machine resolved their rows.
+    finished = {key for key in ALL if set(project.table(key)["status"].to_pylist()) == {"succeeded"}}
+    assert project.instance.get_materialized_partitions(AssetKey("images")) == finished
 
     project.augment(ALL[0], ALL[2])
     assert project.billed() == 10
