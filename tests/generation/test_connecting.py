@@ -37,6 +37,7 @@ def test_a_server_that_restarts_while_the_ledger_is_opened_is_waited_for(monkeyp
 
 
 def test_a_ledger_waits_for_a_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Database(f"sqlite:///{tmp_path / 'other.db'}").close()  # Modules that are imported late open files too.
     with ExitStack() as full:
         monkeypatch.setattr("kontext_pipeline.generation.ledger.connecting.time.sleep", lambda _seconds: full.close())
         full.enter_context(no_descriptors())

@@ -4,6 +4,7 @@ It speaks HTTP over plain sockets, because the faults it plays (a cut body, a re
 header that trickles) are what HTTP servers exist to prevent.
 """
 
+import errno
 import socket
 import ssl
 import struct
@@ -91,8 +92,11 @@ class Gateway:
         while True:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                # The limit of open files is one of the whole process, so a test that reaches it stops the server too.
+                if error.errno != errno.EMFILE or self._stop.wait(0.01):
+                    return
+                continue
             with self._lock:
                 self.connections += 1
                 number = self.connections
