@@ -4,108 +4,41 @@ The options of the command line and the fields of the Dagster resources are made
 environment variables, which override a `.env` file in the working directory, which overrides the defaults here.
 """
 
-import re
-import shlex
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_origin
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kontext_pipeline import logs
 from kontext_pipeline.errors import SettingsError
+from kontext_pipeline.setting_types import (
+    SEGMIND_URL,
+    ApiVersion,
+    AspectRatio,
+    Backend,
+    BudgetPeriod,
+    ColumnNames,
+    Key,
+    LedgerUrl,
+    Optionally,
+    Rpm,
+    Url,
+    Usd,
+    Words,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 ENV_FILE: Final = ".env"
 
-Backend = Literal["segmind", "sandbox"]
-ApiVersion = Literal["v1", "v2"]
-AspectRatio = Literal[
-    "match_input_image", "1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "4:5", "5:4", "21:9", "9:21", "2:1", "1:2"
-]
-BudgetPeriod = Literal["all", "day", "month"]
-
-SEGMIND_URL: Final = "https://api.segmind.com"
 SEGMIND_UPLOAD_URL: Final = "https://workflows-api.segmind.com/upload-asset"
 SANDBOX_PORT: Final = 8765
 SANDBOX_KEY: Final = "SG_5a4dba5e5a4dba5e"
 """The key that is sent to the sandbox, which takes any key of the right form. A real key is never sent there."""
-
-
-def _http_url(value: str) -> str:
-    """Return `value` without a slash at its end. The client relies on this check and makes none of its own."""
-    value = value.strip().rstrip("/")
-    if "@" in value:
-        raise ValueError("a user name or password in the URL is not allowed")
-    try:
-        parts = urlsplit(value)
-        # A port that is no number, or too large, raises.
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment or re.search(r"[^!-~]|\\", value):
-        raise ValueError(
-            f"http:// or https://, a host, and if needed a port and a path are expected, like {SEGMIND_URL}"
-        )
-    return value
-
-
-def _key(value: SecretStr | None) -> SecretStr:
-    key = value.get_secret_value().strip() if value else ""
-    if not re.fullmatch(r"[!-~]*", key):
-        raise ValueError(
-            "it has a character that no key has (a space, a line break, a letter beyond ASCII), most likely from "
-            "copying; keys look like SG_ and 16 hex digits"
-        )
-    return SecretStr(key)
-
-
-def _ledger_url(value: str | None) -> str | None:
-    if not value:
-        return None
-    # Imported here: it takes a third of a second, and few users set this.
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        url = make_url(value)
-    except ArgumentError as error:
-        raise ValueError("an SQLAlchemy URL is expected, such as postgresql://user@host/kontext") from error
-    if url.drivername in ("postgresql", "postgres"):
-        url = url.set(drivername="postgresql+psycopg2")
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ValueError("a ledger is kept in sqlite or postgresql")
-    return url.render_as_string(hide_password=False)
-
-
-def _columns(values: list[str]) -> list[str]:
-    from kontext_pipeline.columns import MANIFEST_COLUMNS
-
-    ours = [column.name for column in MANIFEST_COLUMNS]
-    names = [value.partition("=")[0].strip() for value in values]
-    for value, name in zip(values, names, strict=True):
-        if name not in ours or not value.partition("=")[2].strip():
-            raise ValueError(f"{value!r} is not NAME=THEIRS, where NAME is one of {', '.join(ours)}")
-        if names.count(name) > 1:
-            raise ValueError(f"{name} is there more than once")
-    return values
-
-
-def _micro_usd(value: float) -> float:
-    if abs(value * 1e6 - round(value * 1e6)) > 1e-3:
-        raise ValueError("amounts are kept to a millionth of a USD")
-    return value
-
-
-Url = Annotated[str, AfterValidator(_http_url)]
-Usd = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False), AfterValidator(_micro_usd)]
-Rpm = Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]
-Words = BeforeValidator(lambda value: shlex.split(value) if isinstance(value, str) else value)
-Optionally = BeforeValidator(lambda value: None if isinstance(value, str) and not value.strip() else value)
 
 
 class DatasetSettings(BaseSettings):
@@ -132,7 +65,7 @@ class DatasetSettings(BaseSettings):
 class Settings(DatasetSettings):
     """The settings of one run, from all sources."""
 
-    api_key: Annotated[SecretStr | None, AfterValidator(_key)] = Field(
+    api_key: Key = Field(
         None,
         validation_alias="SEGMIND_API_KEY",
         description="The key of the Segmind account. Only ever sent in a header.",
@@ -156,7 +89,7 @@ class Settings(DatasetSettings):
         description="CSV, TSV, JSON Lines or Parquet files, recipes (.toml) or globs of these, separated by spaces; quote "
         "names that contain spaces.",
     )
-    columns: Annotated[list[str], NoDecode, Words, AfterValidator(_columns)] = Field(
+    columns: ColumnNames = Field(
         [],
         description="NAME=THEIRS: our column NAME is the manifests' column THEIRS, as in prompt=Prompt. Several are "
         "separated by spaces; quote names that contain spaces.",
@@ -182,7 +115,7 @@ class Settings(DatasetSettings):
         4096, ge=1, description="Most MB in a manifest once it is decompressed, pictures in it not counted."
     )
     data_dir: str = Field("data/output", min_length=1, description="Directory of the dataset: a path or an fsspec URL.")
-    ledger_url: Annotated[str | None, AfterValidator(_ledger_url)] = Field(
+    ledger_url: LedgerUrl = Field(
         None,
         description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory.",
     )
