@@ -37,6 +37,8 @@ ENV_FILE: Final = ".env"
 
 SEGMIND_UPLOAD_URL: Final = "https://workflows-api.segmind.com/upload-asset"
 SANDBOX_PORT: Final = 8765
+DATASET_NAME: Final = "^[a-z][a-z0-9_]{0,39}$"
+"""What the name of a dataset in Dagster must match."""
 SANDBOX_KEY: Final = "SG_5a4dba5e5a4dba5e"
 """The key that is sent to the sandbox, which takes any key of the right form. A real key is never sent there."""
 
@@ -55,7 +57,7 @@ class DatasetSettings(BaseSettings):
         validate_default=True,
     )
 
-    dataset: Annotated[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")] | None, Optionally] = Field(
+    dataset: Annotated[Annotated[str, Field(pattern=DATASET_NAME)] | None, Optionally] = Field(
         None,
         description="Name of the dataset in Dagster, where several share one instance: a-z, 0-9 and _. Its assets are then "
         "`NAME/plan` and so on, with partitions of their own.",

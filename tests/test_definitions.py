@@ -61,7 +61,8 @@ def test_a_named_dataset_has_assets_and_partitions_of_its_own(tmp_path: Path) ->
         "print(sorted({key.asset_key.to_user_string() for key in graph.asset_check_keys}))\n"
         "partitions = [graph.get(key).partitions_def for key in graph.get_all_asset_keys()]\n"
         "print({one.name for one in partitions if one})\n"
-        "print(sorted(key.to_user_string() for key in defs().resolve_job_def('augment').asset_layer.executable_asset_keys))"
+        "keys = defs().resolve_job_def('augment_birds').asset_layer.executable_asset_keys\n"
+        "print(sorted(key.to_user_string() for key in keys))"
     )
     environment = _bare() | {"KONTEXT_DATASET": "birds"}
     done = subprocess.run(

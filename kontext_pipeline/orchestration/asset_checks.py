@@ -6,11 +6,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeverity, AssetCheckSpec, multi_asset_check
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    multi_asset_check,
+)
 
-from kontext_pipeline.orchestration.assets import metadata
+from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.event_metadata import table_value
-from kontext_pipeline.orchestration.resources import KontextResource
+from kontext_pipeline.orchestration.resources import KontextResource, kontext_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,33 +26,51 @@ if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
     from kontext_pipeline.pipeline import Pipeline
 
-BOOKS_BALANCE: Final = AssetCheckSpec(
-    name="books_balance",
-    asset=metadata,
-    description="Each batch's table agrees with the ledger to the cent, for each picture: what was charged and what was "
-    "possibly charged. Each picture's file exists and has the size that the table says. A run checks its own batches; "
-    "executed alone, the check covers all batches.",
-)
-EVERY_ROW: Final = AssetCheckSpec(
-    name="every_row_has_its_picture",
-    asset=metadata,
-    description="No row is failed, pending or unknown. A warning, not an error: the other rows are complete.",
-)
+BOOKS_BALANCE: Final = "books_balance"
+EVERY_ROW: Final = "every_row_has_its_picture"
 AMOUNTS: Final = {"cost_usd": "charged", "possibly_charged_usd": "possibly charged"}
 """Columns of amounts that tables and ledger share, and what differences call them."""
 DIFFERENCES_SHOWN: Final = 50
 """Most differences that an evaluation lists."""
 
 
-@multi_asset_check(name="check_metadata", specs=[BOOKS_BALANCE, EVERY_ROW], can_subset=True)
-def check_metadata(context: AssetCheckExecutionContext, kontext: KontextResource) -> Iterator[AssetCheckResult]:
+def make_check_metadata(names: DatasetNames) -> AssetChecksDefinition:
+    """Return the checks of a dataset's asset `metadata`."""
+    specs = [
+        AssetCheckSpec(
+            name=BOOKS_BALANCE,
+            asset=names.asset_key("metadata"),
+            description="Each batch's table agrees with the ledger to the cent, for each picture: what was charged and "
+            "what was possibly charged. Each picture's file exists and has the size that the table says. A run checks its "
+            "own batches; executed alone, the check covers all batches.",
+        ),
+        AssetCheckSpec(
+            name=EVERY_ROW,
+            asset=names.asset_key("metadata"),
+            description="No row is failed, pending or unknown. A warning, not an error: the other rows are complete.",
+        ),
+    ]
+
+    @multi_asset_check(
+        name=names.suffixed("check_metadata"),
+        specs=specs,
+        can_subset=True,
+        required_resource_keys={names.kontext},
+    )
+    def check_metadata(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+        yield from _check_tables(context, kontext_of(context, names))
+
+    return check_metadata
+
+
+def _check_tables(context: AssetCheckExecutionContext, kontext: KontextResource) -> Iterator[AssetCheckResult]:
     """Check the tables of the run's batches, or of all batches if the run has none."""
     from kontext_pipeline.dataset.storage import read_batch, written_batches
     from kontext_pipeline.dataset.summary import summarize
     from kontext_pipeline.generation.ledger.report import spending_differs
 
     selected = {key.name for key in context.selected_asset_check_keys}
-    balance = BOOKS_BALANCE.name in selected
+    balance = BOOKS_BALANCE in selected
     differences: list[dict[str, str]] = []
     summaries: dict[str, BatchSummary] = {}
     run = context.op_execution_context
@@ -62,7 +87,7 @@ def check_metadata(context: AssetCheckExecutionContext, kontext: KontextResource
             differences += ({"batch": "", "what": f"sums of the caps: {text}", "fingerprint": ""} for text in unequal)
     if balance:
         yield _books_balance(differences, summaries)
-    if EVERY_ROW.name in selected:
+    if EVERY_ROW in selected:
         yield _every_row(summaries)
 
 
@@ -109,7 +134,7 @@ def _books_balance(differences: Sequence[dict[str, str]], summaries: "Mapping[st
         found = f"{len(differences):,} differences between tables, ledger and pictures"
         description = f"{found}; the first: {differences[0]['what']}"
     return AssetCheckResult(
-        check_name=BOOKS_BALANCE.name, passed=not differences, metadata=metadata, description=description
+        check_name=BOOKS_BALANCE, passed=not differences, metadata=metadata, description=description
     )
 
 
@@ -124,7 +149,7 @@ def _every_row(summaries: "Mapping[str, BatchSummary]") -> AssetCheckResult:
             for key, one in incomplete[:DIFFERENCES_SHOWN]
         )
     return AssetCheckResult(
-        check_name=EVERY_ROW.name,
+        check_name=EVERY_ROW,
         passed=not lacking,
         severity=AssetCheckSeverity.WARN,
         metadata=metadata,

@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dagster import (
     AssetSelection,
@@ -23,7 +23,9 @@ from dagster import (
     Failure,
     RunRequest,
     RunsFilter,
+    ScheduleDefinition,
     ScheduleEvaluationContext,
+    SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
@@ -32,10 +34,12 @@ from dagster import (
     sensor,
 )
 
-from kontext_pipeline.orchestration.assets import images, metadata, plan
+from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.image_step import missing_pictures
-from kontext_pipeline.orchestration.partitions import BATCH
-from kontext_pipeline.orchestration.resources import KontextResource
+from kontext_pipeline.orchestration.resources import KontextResource, kontext_of
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 IN_PROGRESS: Final = [
     DagsterRunStatus.QUEUED,
@@ -52,26 +56,44 @@ LONGEST_REASON: Final = 1000
 RANGE: Final = "dagster/asset_partition_range"
 """Beginning of the tags with a range's first and last partition."""
 
-plan_job = define_asset_job(
-    "plan_manifests",
-    selection=AssetSelection.assets(plan),
-    description="Update the plan from the manifests. Sends nothing.",
-)
-augment_job = define_asset_job(
-    "augment",
-    selection=AssetSelection.assets(images, metadata),
-    description="Generate the missing pictures of one batch or a range of batches, write the metadata tables and "
-    "check them against the ledger.",
-)
+
+def make_plan_job(names: DatasetNames) -> "UnresolvedAssetJobDefinition":
+    """Return the job that updates a dataset's plan."""
+    return define_asset_job(
+        names.plan_job,
+        selection=AssetSelection.assets(names.asset_key("plan")),
+        description="Update the plan from the manifests. Sends nothing.",
+    )
 
 
-@sensor(
-    job=plan_job,
-    minimum_interval_seconds=60,
-    default_status=DefaultSensorStatus.STOPPED,
-    description="Plan again when a manifest changes, or a setting on which the plan depends. Sends nothing.",
-)
-def manifests_changed(context: SensorEvaluationContext, kontext: KontextResource) -> SensorResult | SkipReason:
+def make_augment_job(names: DatasetNames) -> "UnresolvedAssetJobDefinition":
+    """Return the job that generates a dataset's batches."""
+    return define_asset_job(
+        names.augment_job,
+        selection=AssetSelection.assets(names.asset_key("images"), names.asset_key("metadata")),
+        description="Generate the missing pictures of one batch or a range of batches, write the metadata tables and "
+        "check them against the ledger.",
+    )
+
+
+def make_manifests_changed(names: DatasetNames) -> SensorDefinition:
+    """Return the sensor that plans a dataset's manifests again when they change."""
+
+    @sensor(
+        name=names.suffixed("manifests_changed"),
+        job_name=names.plan_job,
+        minimum_interval_seconds=60,
+        default_status=DefaultSensorStatus.STOPPED,
+        required_resource_keys={names.kontext},
+        description="Plan again when a manifest changes, or a setting on which the plan depends. Sends nothing.",
+    )
+    def manifests_changed(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+        return request_plan(context, kontext_of(context, names))
+
+    return manifests_changed
+
+
+def request_plan(context: SensorEvaluationContext, kontext: KontextResource) -> SensorResult | SkipReason:
     """Request a run of `plan_manifests` if the manifests changed since they were planned, once for each change.
 
     The cursor is the digest of what was planned; while a request is open, its digest and its key follow.
@@ -120,27 +142,42 @@ def _failure_of(instance: DagsterInstance, run_id: str) -> str:
     return "the run did not succeed"
 
 
-new_batches = AutomationConditionSensorDefinition(
-    name="new_batches",
-    target=AssetSelection.assets(images, metadata),
-    default_status=DefaultSensorStatus.STOPPED,
-    description="Generate each new batch of the plan once. Spends money.",
-)
+def make_new_batches(names: DatasetNames) -> AutomationConditionSensorDefinition:
+    """Return the sensor that generates a dataset's new batches."""
+    return AutomationConditionSensorDefinition(
+        name=names.suffixed("new_batches"),
+        target=AssetSelection.assets(names.asset_key("images"), names.asset_key("metadata")),
+        default_status=DefaultSensorStatus.STOPPED,
+        description="Generate each new batch of the plan once. Spends money.",
+    )
 
 
-@schedule(
-    job=augment_job,
-    cron_schedule=EVERY_NIGHT,
-    default_status=DefaultScheduleStatus.STOPPED,
-    description="Generate every batch that lacks a picture: new batches, edited rows, and pictures that a stopped run left. "
-    "One run for each unbroken range of batches. Spends money.",
-)
-def unfinished_batches(context: ScheduleEvaluationContext, kontext: KontextResource) -> list[RunRequest] | SkipReason:
+def make_unfinished_batches(names: DatasetNames) -> ScheduleDefinition:
+    """Return the schedule that generates what a dataset lacks."""
+
+    @schedule(
+        name=names.suffixed("unfinished_batches"),
+        job_name=names.augment_job,
+        cron_schedule=EVERY_NIGHT,
+        default_status=DefaultScheduleStatus.STOPPED,
+        required_resource_keys={names.kontext},
+        description="Generate every batch that lacks a picture: new batches, edited rows, and pictures that a stopped run "
+        "left. One run for each unbroken range of batches. Spends money.",
+    )
+    def unfinished_batches(context: ScheduleEvaluationContext) -> list[RunRequest] | SkipReason:
+        return _request_unfinished(context, kontext_of(context, names), names)
+
+    return unfinished_batches
+
+
+def _request_unfinished(
+    context: ScheduleEvaluationContext, kontext: KontextResource, names: DatasetNames
+) -> list[RunRequest] | SkipReason:
     """Request runs for the batches that lack a picture or a table, unless a run is in progress."""
-    runs = context.instance.get_runs(RunsFilter(job_name=augment_job.name, statuses=IN_PROGRESS), limit=1)
+    runs = context.instance.get_runs(RunsFilter(job_name=names.augment_job, statuses=IN_PROGRESS), limit=1)
     if runs:
         return SkipReason(f"Run {runs[0].run_id} is in progress.")
-    known = context.instance.get_dynamic_partitions(BATCH)
+    known = context.instance.get_dynamic_partitions(names.batch)
     try:
         with kontext.pipeline() as pipeline:
             planned = pipeline.planned()
@@ -148,7 +185,7 @@ def unfinished_batches(context: ScheduleEvaluationContext, kontext: KontextResou
             missing = missing_pictures(pipeline, planned, keys)
     except Failure as failure:
         return SkipReason(failure.description or "The plan can't be read.")
-    written = context.instance.get_materialized_partitions(metadata.key)
+    written = context.instance.get_materialized_partitions(names.asset_key("metadata"))
     unfinished = {key for key in keys if missing[key] or key not in written}
     if not unfinished:
         return SkipReason("Every picture has its outcome.")

@@ -10,41 +10,54 @@ from dagster import (
     AssetCheckSeverity,
     AssetCheckSpec,
     AssetExecutionContext,
+    AssetsDefinition,
     MaterializeResult,
     MetadataValue,
     asset,
 )
 
+from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.event_metadata import SHEET_PICTURES, table_value
-from kontext_pipeline.orchestration.partitions import DATASET, KEY_PREFIX, asset_key
-from kontext_pipeline.orchestration.resources import KontextResource
+from kontext_pipeline.orchestration.resources import KontextResource, kontext_of
 
 if TYPE_CHECKING:
     from kontext_pipeline.input_collection import Collection
     from kontext_pipeline.pipeline import Pipeline
 
-EVERY_INPUT: Final = AssetCheckSpec(
-    name="every_input_is_there",
-    asset=asset_key("inputs"),
-    description="Every input picture of the plan is kept and usable. A warning, not an error: the rows of the others are "
-    "not lost.",
-)
+EVERY_INPUT: Final = "every_input_is_there"
+"""Name of the check."""
 PROBLEMS_SHOWN: Final = 50
 """Most input pictures that an evaluation lists."""
 
 
-@asset(
-    key_prefix=KEY_PREFIX,
-    deps=[asset_key("plan")],
-    group_name=DATASET or "dataset",
-    kinds={"jpeg", "png"},
-    tags={"kontext/costs": "nothing"},
-    check_specs=[EVERY_INPUT],
-    description="The input pictures of the plan, each fetched, checked and kept once. Materializing it costs nothing and "
-    "sends nothing to the API. It may be left out: `images` keeps what its batches need.",
-)
-# Dagster takes no MaterializeResult[...] from an asset with checks.
-def inputs(context: AssetExecutionContext, kontext: KontextResource) -> MaterializeResult:  # type: ignore[type-arg]
+def make_inputs(names: DatasetNames) -> AssetsDefinition:
+    """Return the asset `inputs` of a dataset."""
+    every_input = AssetCheckSpec(
+        name=EVERY_INPUT,
+        asset=names.asset_key("inputs"),
+        description="Every input picture of the plan is kept and usable. A warning, not an error: the rows of the others "
+        "are not lost.",
+    )
+
+    @asset(
+        key_prefix=names.prefix,
+        deps=[names.asset_key("plan")],
+        group_name=names.group,
+        kinds={"jpeg", "png"},
+        tags={"kontext/costs": "nothing"},
+        check_specs=[every_input],
+        required_resource_keys={names.kontext},
+        description="The input pictures of the plan, each fetched, checked and kept once. Materializing it costs nothing "
+        "and sends nothing to the API. It may be left out: `images` keeps what its batches need.",
+    )
+    # Dagster takes no MaterializeResult[...] from an asset with checks.
+    def inputs(context: AssetExecutionContext) -> MaterializeResult:  # type: ignore[type-arg]
+        return _keep_inputs(context, kontext_of(context, names))
+
+    return inputs
+
+
+def _keep_inputs(context: AssetExecutionContext, kontext: KontextResource) -> MaterializeResult[Any]:
     """Fetch, check and keep every input picture of the plan."""
     from kontext_pipeline.input_collection import collect, open_collector
 
@@ -82,7 +95,7 @@ def _every_input(found: "Collection") -> AssetCheckResult:
     if problems:
         metadata["what_is_missing"] = table_value(problems[:PROBLEMS_SHOWN])
     return AssetCheckResult(
-        check_name=EVERY_INPUT.name,
+        check_name=EVERY_INPUT,
         passed=not problems,
         severity=AssetCheckSeverity.WARN,
         metadata=metadata,

@@ -1,36 +1,28 @@
-"""The partitions: one for each batch of the plan. Here too: the name by which Dagster knows the dataset."""
+"""The partitions: one for each batch of the plan."""
 
 from collections.abc import Sequence
 from typing import Final
 
-from dagster import AssetKey, DagsterInstance, DynamicPartitionsDefinition
+from dagster import DagsterInstance
 
-from kontext_pipeline.settings import dataset_name
+from kontext_pipeline.orchestration.dataset_names import DatasetNames, names_from_environment
 
-DATASET: Final = dataset_name()
-"""`KONTEXT_DATASET`, by which several datasets on one instance differ; None for the only one."""
-KEY_PREFIX: Final = [DATASET] if DATASET else []
-"""What the keys of all assets begin with."""
-BATCH: Final = "_".join(["batch", *KEY_PREFIX])
-"""Name of the partitions in the Dagster instance."""
 MANIFESTS: Final = "kontext_manifests"
 """Name under which the instance keeps whose manifests they are: a list of `DATASET_ID/MANIFEST`."""
 
-batches = DynamicPartitionsDefinition(name=BATCH)
+batches: Final = names_from_environment().batches
+"""Partitions of the dataset that `KONTEXT_DATASET` names, for assets of one's own."""
 
 
-def asset_key(name: str) -> AssetKey:
-    """Return the key of the dataset's asset `name`."""
-    return AssetKey([*KEY_PREFIX, name])
-
-
-def register(instance: DagsterInstance, keys: Sequence[str], dataset_id: str) -> tuple[list[str], list[str]]:
+def register(
+    instance: DagsterInstance, names: DatasetNames, keys: Sequence[str], dataset_id: str
+) -> tuple[list[str], list[str]]:
     """Make the instance's batches of this dataset those of its plan. Return the new ones and the ones that are gone.
 
     Batches that stay keep their order and their records. The records of a batch that is gone stay too, in case
     it comes back. Batches of other datasets stay, and so do batches of a manifest whose name another dataset has too.
     """
-    known = dict.fromkeys(instance.get_dynamic_partitions(BATCH))
+    known = dict.fromkeys(instance.get_dynamic_partitions(names.batch))
     manifests = dict.fromkeys(map(_manifest_of, keys))
     instance.add_dynamic_partitions(MANIFESTS, [f"{dataset_id}/{manifest}" for manifest in manifests])
     own, others = set[str](), set[str]()
@@ -40,9 +32,9 @@ def register(instance: DagsterInstance, keys: Sequence[str], dataset_id: str) ->
     new = [key for key in keys if key not in known]
     gone = [key for key in known.keys() - keys if _manifest_of(key) in own - others]
     if new:
-        instance.add_dynamic_partitions(BATCH, new)
+        instance.add_dynamic_partitions(names.batch, new)
     for key in gone:
-        instance.delete_dynamic_partition(BATCH, key)
+        instance.delete_dynamic_partition(names.batch, key)
     return new, gone
 
 

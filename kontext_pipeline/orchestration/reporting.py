@@ -11,19 +11,19 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dagster import AssetMaterialization, AssetRecordsFilter, DagsterInstance
+from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 from filelock import FileLock
 
 from kontext_pipeline.launcher import NEW_INSTANCE
+from kontext_pipeline.orchestration.dataset_names import UNNAMED, DatasetNames, names_from_environment
 from kontext_pipeline.orchestration.event_metadata import batch_metadata, figures, plan_metadata, thumbnails_for
-from kontext_pipeline.orchestration.partitions import asset_key, register
+from kontext_pipeline.orchestration.partitions import register
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
 
 log: Final = logging.getLogger(__name__)
 
-METADATA: Final = asset_key("metadata")
 LOCK_TIMEOUT_S: Final = 120.0
 """How long a process waits for others that report to the same instance, seconds."""
 LONGEST_REASON: Final = 300
@@ -41,6 +41,7 @@ class Reporter(AbstractContextManager["Reporter"]):
         """`home`: the value of `DAGSTER_HOME`. `warn` gets each warning, one line."""
         self._home = Path(home).expanduser().absolute()
         self._warn = warn
+        self._names = names_from_environment()
         self._instance: DagsterInstance | None = None
         self._exits = ExitStack()
         self._try(lambda: self._open(batches, dataset_id), "this run is not reported to Dagster")
@@ -53,7 +54,7 @@ class Reporter(AbstractContextManager["Reporter"]):
         """Record the batches `keys`, as `report_batches` does."""
         if (instance := self._instance) is not None:
             self._try(
-                lambda: report_batches(pipeline, keys, instance=instance),
+                lambda: report_batches(pipeline, keys, instance=instance, names=self._names),
                 "Dagster doesn't show what this run made; the next run reports it",
             )
 
@@ -62,7 +63,7 @@ class Reporter(AbstractContextManager["Reporter"]):
             self._home.mkdir(parents=True, exist_ok=True)
             (self._home / "dagster.yaml").write_text(NEW_INSTANCE)
         instance = self._exits.enter_context(DagsterInstance.from_config(str(self._home)))
-        register(instance, batches, dataset_id)
+        register(instance, self._names, batches, dataset_id)
         self._instance = instance
 
     def _try(self, step: Callable[[], object], consequence: str) -> None:
@@ -91,7 +92,9 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def report_batches(pipeline: "Pipeline", keys: Sequence[str], *, instance: DagsterInstance) -> int:
+def report_batches(
+    pipeline: "Pipeline", keys: Sequence[str], *, instance: DagsterInstance, names: DatasetNames = UNNAMED
+) -> int:
     """Register the plan's batches and record the batches `keys` as materialized. Return how many were recorded.
 
     A batch whose figures are recorded already is left out. Images count as materialized when every row has its
@@ -101,27 +104,28 @@ def report_batches(pipeline: "Pipeline", keys: Sequence[str], *, instance: Dagst
     from kontext_pipeline.dataset.summary import summarize
 
     planned = pipeline.planned()
-    register(instance, planned.batch_keys, pipeline.dataset_id)
+    register(instance, names, planned.batch_keys, pipeline.dataset_id)
     summaries = {key: summarize(read_batch(pipeline.data_dir, key)) for key in keys}
-    new = [key for key in keys if not _is_recorded(instance, key, figures(summaries[key]))]
+    recorded = names.asset_key("metadata")
+    new = [key for key in keys if not _is_recorded(instance, recorded, key, figures(summaries[key]))]
     if new:
         estimate = pipeline.estimate(planned)
         shown = plan_metadata(planned, estimate, pipeline.warnings(planned))
-        instance.report_runless_asset_event(AssetMaterialization(asset_key("plan"), metadata=shown))
+        instance.report_runless_asset_event(AssetMaterialization(names.asset_key("plan"), metadata=shown))
     log.info("%d of %d batches are recorded as materialized in Dagster.", len(new), len(keys))
     for key in new:
         summary = summaries[key]
         if not summary.by_status["pending"]:
             shown = batch_metadata(pipeline, planned, key, thumbnails_for(len(new)))
             instance.report_runless_asset_event(
-                AssetMaterialization(asset_key("images"), partition=key, metadata=shown)
+                AssetMaterialization(names.asset_key("images"), partition=key, metadata=shown)
             )
-        instance.report_runless_asset_event(AssetMaterialization(METADATA, partition=key, metadata=figures(summary)))
+        instance.report_runless_asset_event(AssetMaterialization(recorded, partition=key, metadata=figures(summary)))
     return len(new)
 
 
-def _is_recorded(instance: DagsterInstance, key: str, now: dict[str, Any]) -> bool:
-    found = instance.fetch_materializations(AssetRecordsFilter(asset_key=METADATA, asset_partitions=[key]), limit=1)
+def _is_recorded(instance: DagsterInstance, asset: AssetKey, key: str, now: dict[str, Any]) -> bool:
+    found = instance.fetch_materializations(AssetRecordsFilter(asset_key=asset, asset_partitions=[key]), limit=1)
     event = found.records[0].asset_materialization if found.records else None
     known = event.metadata if event else {}
     return all(name in known and known[name].value == value for name, value in now.items())

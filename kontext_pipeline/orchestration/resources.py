@@ -10,9 +10,17 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
-from dagster import AssetCheckExecutionContext, AssetExecutionContext, ConfigurableResource, ResourceDependency
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetExecutionContext,
+    ConfigurableResource,
+    ResourceDependency,
+    ScheduleEvaluationContext,
+    SensorEvaluationContext,
+)
 from pydantic import Field, create_model
 
+from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.step_failures import as_failures
 from kontext_pipeline.orchestration.step_log import forward_records
 from kontext_pipeline.settings import Settings, environment_variable, load_settings, plain_type
@@ -87,6 +95,15 @@ class KontextResource(_with_fields(OF_THE_PIPELINE)):  # type: ignore[misc]
             if step is not None:
                 stack.enter_context(forward_records(step.log, step.instance))
             yield stack.enter_context(Pipeline(self.settings()))
+
+
+def kontext_of(
+    context: AssetExecutionContext | AssetCheckExecutionContext | SensorEvaluationContext | ScheduleEvaluationContext,
+    names: DatasetNames,
+) -> KontextResource:
+    """Return the dataset's resource. The definition that `context` belongs to must require the key `names.kontext`."""
+    resource: KontextResource = getattr(context.resources, names.kontext)
+    return resource
 
 
 def _set_fields(resource: SegmindResource | KontextResource) -> dict[str, object]:

@@ -15,7 +15,9 @@ from dagster import (
 )
 
 from kontext_pipeline.definitions import defs
-from kontext_pipeline.orchestration.automation import manifests_changed, ranges, unfinished_batches
+from kontext_pipeline.orchestration.automation import make_unfinished_batches, ranges, request_plan
+from kontext_pipeline.orchestration.dataset_names import UNNAMED
+from kontext_pipeline.orchestration.resources import KontextResource, SegmindResource
 from tests.orchestration.conftest import RANGE_END, RANGE_START, Project
 
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
@@ -127,9 +129,8 @@ def test_ranges_of_nothing_and_of_everything() -> None:
 
 
 def _sensed(project: Project, cursor: str | None) -> object:
-    resources = _resources()
-    with build_sensor_context(instance=project.instance, cursor=cursor, resources=resources) as context:
-        return manifests_changed(context)
+    with build_sensor_context(instance=project.instance, cursor=cursor) as context:
+        return request_plan(context, KontextResource(segmind=SegmindResource()))
 
 
 def _scheduled(project: Project) -> object:
@@ -138,7 +139,7 @@ def _scheduled(project: Project) -> object:
         instance=project.instance, resources=_resources(), scheduled_execution_time=night
     ) as context:
         # As the daemon evaluates it, which refuses requests that it can't tell apart.
-        tick = unfinished_batches.evaluate_tick(context)
+        tick = make_unfinished_batches(UNNAMED).evaluate_tick(context)
     return SkipReason(tick.skip_message) if tick.skip_message else list(tick.run_requests or [])
 
 

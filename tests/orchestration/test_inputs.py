@@ -3,8 +3,9 @@
 import pytest
 from dagster import materialize as materialize_assets
 
-from kontext_pipeline.orchestration.assets import plan
-from kontext_pipeline.orchestration.input_asset import inputs
+from kontext_pipeline.orchestration.assets import make_plan
+from kontext_pipeline.orchestration.dataset_names import UNNAMED
+from kontext_pipeline.orchestration.input_asset import make_inputs
 from kontext_pipeline.orchestration.resources import KontextResource, SegmindResource
 from tests.inputs.collecting import picture
 from tests.orchestration.conftest import Project, checks, materialized
@@ -16,7 +17,8 @@ def test_inputs_are_kept_shown_and_checked_for_nothing(project: Project, monkeyp
         (project.folder / name).write_bytes(data)
     project.manifest.write_text("prompt,input_image\none,a.png\ntwo,a.png\nthree,small.png\n")
     resources = {"kontext": KontextResource(segmind=SegmindResource())}
-    result = materialize_assets([plan, inputs], instance=project.instance, resources=resources)
+    assets = [make_plan(UNNAMED), make_inputs(UNNAMED)]
+    result = materialize_assets(assets, instance=project.instance, resources=resources)
 
     shown = materialized(result, "inputs")[None]
     assert (shown["input_pictures"], shown["kept"], shown["problems"]) == (2, 1, 1)
