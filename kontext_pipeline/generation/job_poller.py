@@ -26,6 +26,8 @@ UNUSABLE_FETCHES: Final = 8
 FETCH_DELAY_S: Final = 0.1
 """Pause between the poll that finds a job completed and the fetch of its image, seconds. Jobs that finish together are
 replaced by new ones first, as that keeps the slots full."""
+LONGEST_FETCH_DELAY_S: Final = 3.0
+"""Longest time that an image waits for slots to be filled, seconds."""
 LONGEST_FETCH_PAUSE_S: Final = 10.0
 """Longest pause between two fetches of an image that is ready, seconds."""
 
@@ -107,9 +109,11 @@ class JobPoller:
             self._let_go(pending)
 
     def ask(self, pending: PendingJob) -> None:
-        """Poll a job, or fetch its image where an earlier poll found it completed."""
+        """Poll a job, or fetch its image where an earlier poll found it completed and no slot waits to be filled."""
         if pending.completed is None:
             self._poll(pending)
+        elif self._slots.filling and self._clock() - pending.completed < LONGEST_FETCH_DELAY_S:
+            self._ask_later(pending, FETCH_DELAY_S)
         else:
             self._fetch(pending, pending.completed)
 

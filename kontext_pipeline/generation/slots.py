@@ -57,6 +57,12 @@ class Slots:
                 return 0.0, ""
             return self._paused_until, self._pause_reason
 
+    @property
+    def filling(self) -> bool:
+        """Whether reservations are being sent because slots are free."""
+        with self._condition:
+            return bool(self._reservations) and self._may_send()
+
     def wanted(self) -> int:
         """Return how many more reservations should be made now."""
         with self._condition:
@@ -84,7 +90,7 @@ class Slots:
         with self._condition:
             while not self._closed:
                 pause_s = self._paused_until - self._clock()
-                if self._reservations and self._in_flight < self._limit.allowed and pause_s <= 0:
+                if self._reservations and self._may_send():
                     self._in_flight += 1
                     reservation = self._reservations.popleft()
                     wanted = self._wanted()
@@ -95,6 +101,9 @@ class Slots:
         if wanted:
             self._on_demand()
         return reservation
+
+    def _may_send(self) -> bool:
+        return self._in_flight < self._limit.allowed and self._clock() >= self._paused_until
 
     def occupy(self) -> None:
         """Take a slot for a job that an earlier run submitted, also beyond the limit."""

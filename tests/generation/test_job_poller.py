@@ -9,10 +9,12 @@ from kontext_pipeline.errors import LedgerError
 from kontext_pipeline.generation.due_jobs import FEW_THREADS, NETWORK_WAIT_S
 from kontext_pipeline.generation.job_poller import (
     FETCH_DELAY_S,
+    LONGEST_FETCH_DELAY_S,
     LONGEST_FETCH_PAUSE_S,
     UNUSABLE_FETCHES,
 )
 from kontext_pipeline.generation.retries import RetryPolicy
+from kontext_pipeline.generation.slots import Slots
 from kontext_pipeline.generation.work import PendingJob, SentRequest
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.outcomes import Call, Cause, Outcome
@@ -93,6 +95,37 @@ def test_a_completed_job_gives_its_slot_back_before_its_image_is_fetched(stages:
     assert not s.idle
     s.fetch(Outcome.SUCCEEDED)
     assert s.slots.in_flight == 0
+
+
+def test_an_image_waits_while_slots_are_filled_but_not_for_ever(
+    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = v2(stages)
+    s.submit(1)
+    s.poll(Outcome.COMPLETED)
+    monkeypatch.setattr(Slots, "filling", True)
+    completed = s.clock()
+    while s.clock() - completed < LONGEST_FETCH_DELAY_S - FETCH_DELAY_S:
+        s.ask()
+        assert s.next_ask_s == pytest.approx(FETCH_DELAY_S)
+    assert s.client.count(Call.FETCH) == 0
+    s.client.on(Call.FETCH, Outcome.SUCCEEDED)
+    s.clock.forward(FETCH_DELAY_S)
+    s.ask()
+    assert s.outcomes == [(1, "succeeded")]
+
+
+def test_an_image_is_fetched_as_soon_as_the_slots_are_filled(
+    stages: StagesMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = v2(stages)
+    s.submit(1)
+    s.poll(Outcome.COMPLETED)
+    monkeypatch.setattr(Slots, "filling", True)
+    s.ask()
+    monkeypatch.setattr(Slots, "filling", False)
+    s.fetch(Outcome.SUCCEEDED)
+    assert s.outcomes == [(1, "succeeded")]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,21 @@ def test_a_free_slot_takes_the_reservations_in_order(clock: FakeClock) -> None:
     assert slots.in_flight == 2
 
 
+def test_slots_are_filling_while_a_reservation_can_be_sent(clock: FakeClock) -> None:
+    slots, _ = slots_for(clock, 1)
+    assert not slots.filling
+    slots.put(reservation(1))
+    slots.put(reservation(2))
+    assert slots.filling
+    slots.take()
+    assert not slots.filling
+    slots.release()
+    slots.pause(5.0, "rate limit")
+    assert not slots.filling
+    clock.forward(5.0)
+    assert slots.filling
+
+
 def test_a_taken_slot_is_waited_for(clock: FakeClock) -> None:
     slots, _ = slots_for(clock, 1)
     slots.put(reservation(1))
