@@ -13,6 +13,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from kontext_pipeline.alerts.run_alerts import RunAlerts
 from kontext_pipeline.batch_tables import BatchTable, BatchTables
 from kontext_pipeline.batch_tracker import BatchTracker
 from kontext_pipeline.data_directory import bind, data_dir_of
@@ -38,7 +39,7 @@ from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.manifests import read_manifests
 from kontext_pipeline.planning.plan import Plan, load_plan
 from kontext_pipeline.planning.planner import make_plan
-from kontext_pipeline.preflight import check_account
+from kontext_pipeline.preflight import PreflightError, check_account
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Cause
 from kontext_pipeline.settings import Settings
@@ -189,13 +190,18 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         self, client: SegmindClient, pictures: int, *, budget_usd: float | None, go_on_with_less: bool
     ) -> str | None:
         """Check the account before a run, with the budgets of the run and of the settings; see `check_account`."""
-        return check_account(
-            client,
-            pictures,
-            remaining_budget=self.ledger.remaining_budget(self._caps(budget_usd)),
-            base_url=self.settings.resolved_base_url,
-            go_on_with_less=go_on_with_less,
-        )
+        try:
+            return check_account(
+                client,
+                pictures,
+                remaining_budget=self.ledger.remaining_budget(self._caps(budget_usd)),
+                base_url=self.settings.resolved_base_url,
+                go_on_with_less=go_on_with_less,
+            )
+        except PreflightError as error:
+            alerts = RunAlerts(self.settings, self.ledger, run_id="")
+            alerts.refuse(error.cause, str(error), pictures=pictures)
+            raise
 
     def run(
         self,
@@ -208,13 +214,14 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         retry_failed: bool = False,
         ask_again: AskAgain = "within bounds",
         watch: Callable[[Callable[[], Progress]], None] | None = None,
+        tell_finish: bool = True,
     ) -> RunReport:
         """Generate the missing pictures of the batches `keys`; write each batch's table when it is finished.
 
         Pictures that `estimate` or `settled` found to be gone from the image store are among them.
 
         `budget_usd` caps this run; `KONTEXT_BUDGET_USD` caps all runs. `watch` is given the run's progress, which
-        stays up to date.
+        stays up to date. `tell_finish`: False where this run is a part of something whose end is told.
 
         An exception that interrupts the run (Ctrl-C, a termination) is raised again after everything is settled. Every
         other error is in the report: requests may have been sent.
@@ -271,6 +278,14 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             except Exception as error:  # noqa: BLE001  the report says it, and the steps that follow are taken
                 errors.append(error)
 
+        def reason() -> Stop | None:
+            if loop.stopped is not None or not (errors or tracker.left):
+                return loop.stopped
+            message = f"{tracker.left:,} jobs are not finished; start again to collect their pictures."
+            return stop_of(errors[0]) if errors else Stop(Cause.STILL_OUT_THERE, message)
+
+        caps = self._caps(budget_usd)
+        alerts = RunAlerts(settings, self.ledger, run_id=run_id, caps=caps, progress=lambda: loop.progress)
         try:
             attempt(lambda: loop.run(tracker.work_items()))
         finally:
@@ -278,12 +293,8 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             attempt(lambda: close_collector(collector))
             attempt(tracker.close)
             attempt(pictures.close)
-        progress, stopped = loop.progress, loop.stopped
-        if stopped is None and errors:
-            stopped = stop_of(errors[0])
-        if stopped is None and tracker.left:
-            message = f"{tracker.left:,} jobs are not finished; start again to collect their pictures."
-            stopped = Stop(Cause.STILL_OUT_THERE, message)
+            alerts.end(reason(), left=tracker.left, tell_finish=tell_finish)
+        progress, stopped = loop.progress, reason()
         log.info(
             "Run %s ends: %d pictures, %d failed, %d unknown, %d left for a later run.",
             *(run_id, progress.succeeded, progress.failed, progress.unknown, tracker.left),

@@ -7,7 +7,7 @@ from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.ledger.money import micros
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
-from kontext_pipeline.segmind.outcomes import Outcome
+from kontext_pipeline.segmind.outcomes import Cause, Outcome
 
 log: Final = logging.getLogger(__name__)
 
@@ -15,9 +15,10 @@ log: Final = logging.getLogger(__name__)
 class PreflightError(KontextError):
     """The account can't do what the plan asks for. Nothing that costs money was sent."""
 
-    def __init__(self, message: str, *, reachable: bool) -> None:
+    def __init__(self, message: str, *, cause: Cause, reachable: bool = True) -> None:
         """`reachable`: the API answered, so trying again later doesn't help by itself."""
         super().__init__(message)
+        self.cause = cause
         self.reachable = reachable
 
 
@@ -44,10 +45,12 @@ def check_account(
         raise PreflightError(
             f"the API refuses the key: {balance.status_code} {balance.error or ''}. Check SEGMIND_API_KEY. "
             "Nothing was sent.",
-            reachable=True,
+            cause=balance.cause,
         )
     if balance.outcome is Outcome.UNREACHABLE:
-        raise PreflightError(f"{base_url} can't be reached: {balance.error}. Nothing was sent.", reachable=False)
+        raise PreflightError(
+            f"{base_url} can't be reached: {balance.error}. Nothing was sent.", cause=Cause.UNREACHABLE, reachable=False
+        )
     if balance.total is None:
         log.info("The API doesn't say what the account's balance is.")
         return None
@@ -63,5 +66,5 @@ def check_account(
         go_on = (
             ", or let the run go on to that point (--yes, or go_on_with_less_credit in Dagster)" if affordable else ""
         )
-        raise PreflightError(f"{shortage}. Top it up{go_on}. Nothing was sent.", reachable=True)
+        raise PreflightError(f"{shortage}. Top it up{go_on}. Nothing was sent.", cause=Cause.INSUFFICIENT_CREDITS)
     return f"{shortage}; the run goes on to that point"

@@ -36,6 +36,30 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _alert_url(value: SecretStr | None) -> SecretStr | None:
+    """Return the address of alerts. Its path and its query are part of it, and may be secret."""
+    if value is None:
+        return None
+    address = value.get_secret_value().strip()
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.username or parts.fragment or re.search(r"[^!-~]|[\\@]", parts.netloc + parts.path):
+        raise ValueError("the https:// address of a webhook is expected, without a user name and in ASCII")
+    return SecretStr(address)
+
+
+def _alert_template(value: SecretStr | None) -> SecretStr | None:
+    if value is None:
+        return None
+    # Imported here: few users set this.
+    from kontext_pipeline.alert_template import check_template
+
+    return SecretStr(check_template(value.get_secret_value()))
+
+
 def _key(value: SecretStr | None) -> SecretStr:
     key = value.get_secret_value().strip() if value else ""
     if not re.fullmatch(r"[!-~]*", key):
@@ -85,6 +109,8 @@ def _micro_usd(value: float) -> float:
 
 Url = Annotated[str, AfterValidator(_http_url)]
 Key = Annotated[SecretStr | None, AfterValidator(_key)]
+AlertUrl = Annotated[SecretStr | None, AfterValidator(_alert_url)]
+AlertTemplate = Annotated[SecretStr | None, AfterValidator(_alert_template)]
 LedgerUrl = Annotated[str | None, AfterValidator(_ledger_url)]
 Usd = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False), AfterValidator(_micro_usd)]
 Rpm = Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]

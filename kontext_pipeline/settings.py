@@ -16,6 +16,8 @@ from kontext_pipeline import logs
 from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.setting_types import (
     SEGMIND_URL,
+    AlertTemplate,
+    AlertUrl,
     ApiVersion,
     AspectRatio,
     Backend,
@@ -198,6 +200,22 @@ class Settings(DatasetSettings):
         description="Time without a heartbeat after which another process takes over a run's claims, seconds.",
     )
 
+    alert_url: AlertUrl = Field(
+        None,
+        description="Address that is told of a stop, of budgets at 50, 80 and 100 %, of failures and of a finished run or "
+        "backfill, once each: a Slack webhook, or any that `KONTEXT_ALERT_TEMPLATE` suits.",
+    )
+    alert_template: AlertTemplate = Field(
+        None,
+        description="JSON that is sent to `KONTEXT_ALERT_URL`, with placeholders such as `$text`; default: that of Slack.",
+    )
+    alert_failure_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of a run's pictures above which failures are told, from 20 outcomes on, 0 to 1.",
+    )
+
     @property
     def paid(self) -> bool:
         """Whether generations cost real money."""
@@ -242,10 +260,14 @@ class Settings(DatasetSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """Texts that no log may contain: the API key and the password of the ledger's database."""
+        """Texts that no log may contain: the API key, the password of the ledger's database, the address of alerts."""
         key = self.api_key.get_secret_value() if self.api_key else ""
         password = urlsplit(self.ledger_url or "").password or ""
-        return [secret for secret in (key, password, unquote(password)) if secret]
+        address = self.alert_url.get_secret_value() if self.alert_url else ""
+        # What names the receiver is behind the host. A short text would be hidden in many a word.
+        target = "".join(address.split("/", 3)[3:])
+        target = target if len(target) >= 8 else ""
+        return [secret for secret in (key, password, unquote(password), address, target) if secret]
 
     @property
     def resolved_ledger_url(self) -> "str | URL":
@@ -328,6 +350,7 @@ def _problem(problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else ""
     variable = environment_variable(name) if name in Settings.model_fields else name
     # A ledger's URL may hold a password, and so may one that was refused for it.
-    secret = "KEY" in variable or "LEDGER" in variable or ("URL" in variable and "@" in str(problem["input"]))
+    secret = any(part in variable for part in ("KEY", "LEDGER", "ALERT_URL", "ALERT_TEMPLATE"))
+    secret = secret or ("URL" in variable and "@" in str(problem["input"]))
     value = "" if secret else f" is {problem['input']!r}"
     return f"{variable}{value}: {problem['msg'].removeprefix('Value error, ')}. Nothing was sent."

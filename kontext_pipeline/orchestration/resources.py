@@ -28,13 +28,13 @@ from kontext_pipeline.settings import Settings, environment_variable, load_setti
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
 
-SECRET: Final = frozenset({"api_key", "ledger_url"})
+SECRET: Final = frozenset({"api_key", "ledger_url", "alert_url", "alert_template"})
 WITHOUT_FIELD: Final = SECRET | {"dataset"}
 """Settings that a run can't change: secrets, and the dataset's name, which the definitions depend on."""
 OF_THE_PIPELINE: Final = (
     *("manifests", "columns", "input_roots", "private_inputs", "max_rows", "max_columns", "max_manifest_mb"),
     *("data_dir", "seed", "batch_size", "aspect_ratio", "clamp_safety_tolerance"),
-    *("budget_usd", "budget_period", "lease_s"),
+    *("budget_usd", "budget_period", "lease_s", "alert_failure_share"),
     *("keep_inputs", "input_max_mb", "input_min_side", "input_max_ratio", "input_animated"),
     "input_max_age_s",
 )

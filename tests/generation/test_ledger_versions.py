@@ -254,6 +254,7 @@ def check_made_by_four(one: RunSpec, folder: Path) -> None:
     assert version_of(one.ledger) == SCHEMA_VERSION
     assert columns(one.ledger).keys() == {
         "alembic_version",
+        "alerts",
         "attempts",
         "claimants",
         "generations",

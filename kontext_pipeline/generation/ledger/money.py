@@ -4,13 +4,13 @@ Amounts are whole millionths of a USD, so that sums are exact.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple
 
 from kontext_pipeline.generation.ledger import statements
-from kontext_pipeline.generation.ledger.database import Transaction
+from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.segmind.model import HIGHEST_COST_USD, LIST_PRICE_USD
 
 
@@ -58,10 +58,14 @@ class Held(NamedTuple):
     open: int
 
 
+def wall_clock(transaction: Transaction) -> int:
+    """Return microseconds since 1970 by the clock of PostgreSQL's server, or of the one machine of SQLite."""
+    return time.time_ns() // 1000 if transaction.sqlite else transaction.shared_clock()
+
+
 def today(transaction: Transaction) -> str:
-    """Return the UTC day as all users of the ledger see it: PostgreSQL's, or that of the one machine of SQLite."""
-    now = time.time() if transaction.sqlite else transaction.shared_clock() / 1e6
-    return datetime.fromtimestamp(now, UTC).date().isoformat()
+    """Return the UTC day as all users of the ledger see it."""
+    return datetime.fromtimestamp(wall_clock(transaction) / 1e6, UTC).date().isoformat()
 
 
 def held(transaction: Transaction, backend: str, run_id: str, day: str, cap: Cap) -> Held:
@@ -71,6 +75,16 @@ def held(transaction: Transaction, backend: str, run_id: str, day: str, cap: Cap
         {"backend": backend, "run_id": run_id, "day": day, "month": f"{day[:7]}-%"},
     )
     return Held(*map(int, row))
+
+
+def held_by_caps(
+    database: Database, backend: str, run_id: str, caps: Sequence[Cap]
+) -> tuple[str, list[tuple[Cap, Held]]]:
+    """Return the UTC day, and each cap with what counts against it at this moment."""
+    with database.read() as connection:
+        transaction = Transaction(connection)
+        day = today(transaction)
+        return day, [(cap, held(transaction, backend, run_id, day, cap)) for cap in caps]
 
 
 def add_spending(transaction: Transaction, backend: str, day: str, run_id: str, amounts: Mapping[str, int]) -> None:

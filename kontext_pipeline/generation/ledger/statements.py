@@ -283,3 +283,23 @@ WITHDRAW_PICTURE: Final = """
     UPDATE generations SET status = 'unknown', retryable = TRUE, claimant = NULL, image_path = NULL,
         image_sha256 = NULL, width = NULL, height = NULL, bytes = NULL, revision = :revision
     WHERE fingerprint = :fingerprint AND status = 'succeeded' AND image_sha256 = :sha256"""
+
+# --- alerts
+
+# Those of some alerts that are remembered.
+KNOWN_ALERTS: Final = "SELECT key, claimed_by, told_at FROM alerts WHERE key IN :keys"
+# Remember an alert, which this process sends.
+ADD_ALERT: Final = """
+    INSERT INTO alerts (key, body, made_at, claimed_by, claimed_at, tries) VALUES (:key, :body, :now, :me, :now, 1)
+    ON CONFLICT (key) DO NOTHING"""
+# Alerts that were not sent, and that no process is about to send.
+WAITING_ALERTS: Final = """
+    SELECT key, body FROM alerts WHERE told_at IS NULL AND made_at > :since AND tries < :most_tries
+    AND (claimed_at < :before OR claimed_at > :after) ORDER BY made_at LIMIT :limit"""
+# Take over such an alert.
+CLAIM_ALERT: Final = """
+    UPDATE alerts SET claimed_by = :me, claimed_at = :now, tries = tries + 1 WHERE key = :key"""
+# Note that an alert was sent.
+SET_TOLD: Final = "UPDATE alerts SET told_at = :now WHERE key = :key"
+# Leave an alert to others.
+GIVE_ALERT_BACK: Final = "UPDATE alerts SET claimed_at = 0 WHERE key = :key AND claimed_by = :me"
