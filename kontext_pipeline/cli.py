@@ -200,6 +200,51 @@ def reconcile(*, usage: str | None, data_dir: str | None) -> None:
     sys.exit(Exit.SOME_FAILED if left else Exit.DONE)
 
 
+@main.command(settings=("data_dir",))
+@click.option(
+    "--format",
+    "layout",
+    required=True,
+    type=click.Choice(["imagefolder", "parquet", "webdataset", "pairs"]),
+    help="The layout: what reads the export decides.",
+)
+@click.option("--out", required=True, metavar="DIR", help="Folder of the export: a path or an fsspec URL.")
+@click.option("--validation", default=0.0, metavar="SHARE", help="Share of the input pictures for validation, 0 to 1.")
+@click.option(
+    "--direction",
+    default="forward",
+    show_default=True,
+    type=click.Choice(["forward", "backward", "both"]),
+    help="Which way samples edit; backward: from the generated picture, by the inverse instruction.",
+)
+@click.option(
+    "--inverse-column", metavar="NAME", help="Column of inverse instructions; default: inverse_prompt, inverse."
+)
+@click.option("--include-rejected", is_flag=True, help="Export rejected pictures too.")
+@click.option("--max-shard-mb", type=int, metavar="N", help="Most MB of a shard; default: 500, webdataset 1000.")
+@click.option(
+    "--image-format", type=click.Choice(["png", "jpg"]), help="Convert all pictures; default: keep their bytes."
+)
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Seed of the splits.")
+@click.option("--push-to-hub", "repository", metavar="NAME", help="Upload the export to this dataset of the Hub, too.")
+@click.option(
+    "--private/--public", default=True, show_default=True, help="What a dataset of the Hub is when it is new."
+)
+def export(*, out: str, repository: str | None, private: bool, data_dir: str | None, **options: Any) -> None:
+    """Write the dataset in a layout that trainers and libraries load: docs/exports.md. Costs nothing.
+
+    Exit status: 0 every wanted row is exported; 1 pictures are missing, or a picture is in several splits, and they are
+    listed; 2 nothing can be exported, or an option is wrong; 3 stopped early, start again to go on.
+    """
+    from kontext_pipeline import export_command
+    from kontext_pipeline.dataset.exports.export_options import ExportOptions
+    from kontext_pipeline.settings import load_settings
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = load_settings(data_dir=data_dir)
+    sys.exit(export_command.run(settings, out, ExportOptions(**options), repository=repository, private=private))
+
+
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")
