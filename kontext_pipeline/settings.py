@@ -66,7 +66,17 @@ class DatasetSettings(BaseSettings):
     )
 
 
-class Settings(DatasetSettings):
+class RunSizeSettings(DatasetSettings):
+    """The setting by which definitions cut a backfill into runs."""
+
+    batches_a_run: Annotated[Annotated[int, Field(ge=1)] | None, Optionally] = Field(
+        None,
+        description="Most batches that one run of a Dagster backfill generates; default: one run generates all, which keeps "
+        "the API busy from one batch to the next.",
+    )
+
+
+class Settings(RunSizeSettings):
     """The settings of one run, from all sources."""
 
     api_key: Key = Field(
@@ -327,6 +337,15 @@ def dataset_name() -> str | None:
     try:
         _check_env_file(Path(ENV_FILE))
         return DatasetSettings().dataset
+    except (SettingsError, ValidationError):
+        return None
+
+
+def batches_a_run() -> int | None:
+    """Return `KONTEXT_BATCHES_A_RUN`; None where it is not set or not allowed, which `load_settings` reports."""
+    try:
+        _check_env_file(Path(ENV_FILE))
+        return RunSizeSettings().batches_a_run
     except (SettingsError, ValidationError):
         return None
 

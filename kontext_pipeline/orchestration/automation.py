@@ -49,6 +49,8 @@ IN_PROGRESS: Final = [
     DagsterRunStatus.CANCELING,
 ]
 EVERY_NIGHT: Final = "0 2 * * *"
+LOOK_S: Final = 60
+"""Least time between two looks at the manifests, seconds."""
 REQUEST: Final = "kontext/plan_request"
 """Tag of the run by which `manifests_changed` finds what became of its request."""
 LONGEST_REASON: Final = 1000
@@ -82,7 +84,7 @@ def make_manifests_changed(names: DatasetNames) -> SensorDefinition:
     @sensor(
         name=names.suffixed("manifests_changed"),
         job_name=names.plan_job,
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=LOOK_S,
         default_status=DefaultSensorStatus.STOPPED,
         required_resource_keys={names.kontext},
         description="Plan again when a manifest changes, or a setting on which the plan depends. Sends nothing.",

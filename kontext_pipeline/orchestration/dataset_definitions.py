@@ -12,6 +12,7 @@ from kontext_pipeline.orchestration.automation import (
     make_unfinished_batches,
 )
 from kontext_pipeline.orchestration.dataset_names import DatasetNames
+from kontext_pipeline.orchestration.dead_runs import make_dead_runs
 from kontext_pipeline.orchestration.input_asset import make_inputs
 from kontext_pipeline.orchestration.io_managers import MetadataIOManager
 from kontext_pipeline.orchestration.resources import KontextResource, SegmindResource
@@ -35,7 +36,7 @@ def kontext_definitions(name: str | None = None, *, executor: ExecutorDefinition
         asset_checks=[make_check_metadata(names)],
         jobs=[make_plan_job(names), make_augment_job(names)],
         schedules=[make_unfinished_batches(names)],
-        sensors=[make_manifests_changed(names), make_new_batches(names)],
+        sensors=[make_manifests_changed(names), make_new_batches(names), make_dead_runs(names)],
         resources={
             names.segmind: segmind,
             names.kontext: kontext,

@@ -6,7 +6,8 @@ ledger's URL, which may contain a password, have no field: no page of the UI can
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Generator, Iterable, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
@@ -14,12 +15,14 @@ from dagster import (
     AssetCheckExecutionContext,
     AssetExecutionContext,
     ConfigurableResource,
+    InitResourceContext,
     ResourceDependency,
     ScheduleEvaluationContext,
     SensorEvaluationContext,
 )
 from pydantic import Field, create_model
 
+from kontext_pipeline.errors import KontextError
 from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.step_failures import as_failures
 from kontext_pipeline.orchestration.step_log import forward_records
@@ -28,9 +31,11 @@ from kontext_pipeline.settings import Settings, environment_variable, load_setti
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
 
+log: Final = logging.getLogger(__name__)
+
 SECRET: Final = frozenset({"api_key", "ledger_url", "alert_url", "alert_template"})
-WITHOUT_FIELD: Final = SECRET | {"dataset"}
-"""Settings that a run can't change: secrets, and the dataset's name, which the definitions depend on."""
+WITHOUT_FIELD: Final = SECRET | {"dataset", "batches_a_run"}
+"""Settings that a run can't change: secrets, and those on which the definitions depend."""
 OF_THE_PIPELINE: Final = (
     *("manifests", "columns", "input_roots", "private_inputs", "max_rows", "max_columns", "max_manifest_mb"),
     *("data_dir", "seed", "batch_size", "aspect_ratio", "clamp_safety_tolerance"),
@@ -81,6 +86,25 @@ class KontextResource(_with_fields(OF_THE_PIPELINE)):  # type: ignore[misc]
             SettingsError: one or more values are not allowed.
         """
         return load_settings(**_set_fields(self.segmind), **_set_fields(self))
+
+    @contextlib.contextmanager
+    def yield_for_execution(self, context: InitResourceContext) -> "Generator[KontextResource]":
+        """Show in the ledger that this process works for a run, until the process is through with its steps.
+
+        The sensor `dead_runs` finds a run by this whose machine went down. A ledger that can't be used is the step's to
+        report.
+        """
+        with contextlib.ExitStack() as stack:
+            if context.run is not None:
+                from kontext_pipeline.generation.ledger.run_processes import RunProcess
+
+                try:
+                    settings = self.settings()
+                    url, lease_s = settings.resolved_ledger_url, settings.lease_s
+                    stack.enter_context(RunProcess(url, run_id=context.run.run_id, lease_s=lease_s))
+                except KontextError as error:
+                    log.debug("the ledger doesn't show this process", exc_info=error)
+            yield self
 
     @contextlib.contextmanager
     def pipeline(self, step: AssetExecutionContext | AssetCheckExecutionContext | None = None) -> "Iterator[Pipeline]":

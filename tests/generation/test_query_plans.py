@@ -38,6 +38,7 @@ INDEXES = {
     "ORPHANS": {"attempts_unsettled", "attempts_fingerprint"},
     "ADOPTED_ORPHAN": {"attempts_fingerprint"},
     "OTHER_CLAIMANTS": {"claimants_living"},
+    "RUN_PROCESSES": {"claimants_living"},
 }
 
 

@@ -23,11 +23,12 @@ from tests.orchestration.conftest import RANGE_END, RANGE_START, Project
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
 
 
-def test_everything_is_off_until_it_is_switched_on() -> None:
+def test_everything_that_launches_runs_is_off_until_it_is_switched_on() -> None:
     repository = defs().get_repository_def()
     assert {one.name: one.default_status for one in repository.sensor_defs} == {
         "manifests_changed": DefaultSensorStatus.STOPPED,
         "new_batches": DefaultSensorStatus.STOPPED,
+        "dead_runs": DefaultSensorStatus.RUNNING,
     }
     assert [one.default_status for one in repository.schedule_defs] == [DefaultScheduleStatus.STOPPED]
 

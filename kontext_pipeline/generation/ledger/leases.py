@@ -172,9 +172,13 @@ class ClaimantFiles:
         self.lock = FileLock(folder / f"{claimant}.lock", thread_local=False)
         self.sent = folder / f"{claimant}.sent"
 
+    def has_lock(self) -> bool:
+        """Return whether the file exists that the claimant locks."""
+        return Path(self.lock.lock_file).exists()
+
     def lock_is_free(self) -> bool:
         """Return whether there is a lock that no process holds."""
-        if not Path(self.lock.lock_file).exists():
+        if not self.has_lock():
             return False
         try:
             self.lock.acquire(timeout=0)

@@ -44,6 +44,10 @@ END_CLAIMANT: Final = "UPDATE claimants SET ended_at = :now WHERE id = :id AND e
 OTHER_CLAIMANTS: Final = f"""
     SELECT id, {HEARTBEAT} AS heartbeat, lease_s FROM claimants
     WHERE ended_at IS NULL AND backend = :backend AND id <> :me"""  # noqa: S608
+# The processes of runs that have not ended.
+RUN_PROCESSES: Final = f"""
+    SELECT id, run_id, host, pid, {HEARTBEAT} AS heartbeat, lease_s FROM claimants
+    WHERE ended_at IS NULL AND backend = :backend ORDER BY started_at"""  # noqa: S608
 
 # --- reserving
 

@@ -1,0 +1,370 @@
+"""Test support: Dagster as it is deployed, with a code server, a daemon and a webserver, asked over GraphQL."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import pyarrow as pa
+import requests
+
+from kontext_pipeline.dataset.storage import read_batch
+from kontext_pipeline.generation.ledger.database import Database
+from kontext_pipeline.generation.ledger.report import BackendBooks, read_books
+from tests.orchestration.conftest import KEY, RANGE_START, REPOSITORY
+from tests.sandbox.running import Sandbox, running_sandbox
+
+LOCATION: Final = "kontext_pipeline.definitions"
+ENDED: Final = {"SUCCESS", "FAILURE", "CANCELED"}
+BACKFILL_ENDED: Final = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
+DEADLINE_S: Final = 300.0
+"""How long a state is waited for, seconds: a multiple of what a busy machine needs."""
+DAEMON: Final = """
+from dagster._daemon import backfill
+from dagster._daemon.cli import main
+# Dagster's own daemon, but that it looks at backfills every 2 s in place of 30.
+backfill.DEFAULT_DAEMON_INTERVAL_SECONDS = 2
+main()
+"""
+
+
+@dataclass
+class Deployment:
+    """The processes of a Dagster instance with its home, a data directory and a sandbox."""
+
+    folder: Path
+    sandbox: Sandbox
+    environment: dict[str, str]
+    module: str = LOCATION
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    session: requests.Session = field(default_factory=requests.Session)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "dagster-home"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "output"
+
+    def write_manifest(self, name: str, rows: int, *, words: str = "a lighthouse") -> None:
+        """Write the one manifest, with a prompt of its own for each row."""
+        folder = self.folder / "manifests"
+        folder.mkdir(exist_ok=True)
+        lines = [f"{words} of {name} with number {index}." for index in range(rows)]
+        (folder / f"{name}.csv").write_text("\n".join(["prompt", *lines, ""]))
+
+    # --- processes
+
+    def start(self, *names: str) -> None:
+        """Start these programs, by default the code server, the daemon and the webserver, and wait until they answer."""
+        for name in names or ("code", "daemon", "webserver"):
+            if name in ("code", "webserver"):
+                self.ports[name] = self.ports.get(name) or free_port()
+            if name == "code":
+                (self.folder / "workspace.yaml").write_text(
+                    f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {self.ports['code']}, "
+                    f"location_name: {LOCATION}}}\n"
+                )
+            log = (self.folder / f"{name}.log").open("ab")
+            self.processes[name] = subprocess.Popen(
+                self._command(name), cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
+            log.close()
+            if name == "code":
+                wait_for(lambda: "yes" if _listens(self.ports["code"]) else "no", {"yes"}, self.said)
+        if "webserver" in self.processes:
+            wait_for(self._answers, {"yes"}, self.said)
+
+    def _command(self, name: str) -> list[str]:
+        bin_of = Path(sys.executable).with_name
+        if name == "code":
+            module = ["-f", self.module] if self.module.endswith(".py") else ["-m", self.module]
+            at = ["--host", "127.0.0.1", "--port", str(self.ports["code"])]
+            return [str(bin_of("dagster")), "code-server", "start", *module, *at]
+        workspace = ["-w", str(self.folder / "workspace.yaml")]
+        if name == "daemon":
+            return [sys.executable, "-c", DAEMON, "run", *workspace]
+        return [str(bin_of("dagster-webserver")), "--port", str(self.ports["webserver"]), *workspace]
+
+    def _answers(self) -> str:
+        try:
+            answer = self.ask(
+                "{ locationStatusesOrError { ... on WorkspaceLocationStatusEntries { entries { loadStatus } } } }"
+            )
+        except (requests.RequestException, ValueError):
+            return "no"
+        return "yes" if [entry["loadStatus"] for entry in answer["entries"]] == ["LOADED"] else "not loaded"
+
+    def tree(self) -> list[psutil.Process]:
+        """Return every process of this deployment that lives: those that were started here, and all below them."""
+        found = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("DAGSTER_HOME") == str(self.home):
+                    found[process.pid] = process
+        found.pop(os.getpid(), None)
+        return list(found.values())
+
+    def kill(self, *names: str) -> None:
+        """Kill these programs alone with SIGKILL; without names every process, as when the machine goes down."""
+        while victims := [self._process(name) for name in names] or self.tree():
+            for victim in victims:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.send_signal(signal.SIGKILL)
+            psutil.wait_procs(victims, timeout=30)
+            if names:
+                break
+        for process in self.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10 if not names else 0)
+
+    def _process(self, name: str) -> psutil.Process:
+        return psutil.Process(self.processes[name].pid)
+
+    def run_processes(self) -> list[psutil.Process]:
+        """Return the processes of runs and steps, which Python starts by `spawn`."""
+        return [process for process in self.tree() if "multiprocessing.spawn" in " ".join(process.cmdline())]
+
+    def said(self) -> str:
+        """Return the ends of what the programs wrote, for a failed test."""
+        logs = sorted(self.folder.glob("*.log"))
+        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
+
+    # --- what a person asks for
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """Return the one value that a GraphQL query asks for."""
+        url = f"http://127.0.0.1:{self.ports['webserver']}/graphql"
+        answer = self.session.post(url, json={"query": query, "variables": variables}, timeout=120).json()
+        assert "errors" not in answer, answer["errors"]
+        [value] = answer["data"].values()
+        return value
+
+    def launch(self, job: str, *, tags: Mapping[str, str] | None = None, config: Any = None) -> str:
+        """Launch a job as the launchpad does. Return the run's id."""
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "jobName": job}
+        metadata = {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]}
+        answer = self.ask(
+            "mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) "
+            "{ __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }",
+            params={"selector": selector, "runConfigData": config or {}, "executionMetadata": metadata},
+        )
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return str(answer["run"]["runId"])
+
+    def launch_range(self, first: str, last: str, *, config: Any = None) -> str:
+        tags = {RANGE_START: first, RANGE_START.replace("_start", "_end"): last}
+        return self.launch("augment", tags=tags, config=config)
+
+    def launch_backfill(self, keys: Sequence[str], *, config: Any = None) -> str:
+        """Launch a backfill of images and tables, as *Materialize* does. Return its id."""
+        params: dict[str, Any] = {
+            "partitionNames": list(keys),
+            "assetSelection": [{"path": ["images"]}, {"path": ["metadata"]}],
+        }
+        if config:
+            params["runConfigData"] = config
+        answer = self.ask(
+            "mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) "
+            "{ __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }",
+            params=params,
+        )
+        assert answer["__typename"] == "LaunchBackfillSuccess", answer
+        return str(answer["backfillId"])
+
+    def terminate(self, run: str) -> None:
+        answer = self.ask("mutation ($id: String!) { terminateRun(runId: $id) { __typename } }", id=run)
+        assert answer["__typename"] == "TerminateRunSuccess", answer
+
+    # --- what a person sees
+
+    def status(self, run: str) -> str:
+        answer = self.ask("query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run)
+        return str(answer["status"])
+
+    def end_of(self, run: str) -> str:
+        return wait_for(lambda: self.status(run), ENDED, self.said)
+
+    def plan(self) -> None:
+        assert self.end_of(self.launch("plan_manifests")) == "SUCCESS", self.said()
+
+    def backfill_status(self, backfill: str) -> str:
+        query = (
+            "query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
+        )
+        return str(self.ask(query, id=backfill)["status"])
+
+    def end_of_backfill(self, backfill: str) -> str:
+        return wait_for(lambda: self.backfill_status(backfill), BACKFILL_ENDED, self.said)
+
+    def runs(self, *, backfill: str | None = None) -> list[dict[str, Any]]:
+        """Return id, status and job of each run, the latest first."""
+        tags = [{"key": "dagster/backfill", "value": backfill}] if backfill else []
+        answer = self.ask(
+            "query ($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs "
+            "{ results { runId status jobName } } } }",
+            filter={"tags": tags} if tags else None,
+        )
+        return list(answer["results"])
+
+    def partitions(self, asset: str, prefix: str = "") -> dict[str, str]:
+        """Return what the UI shows of each partition of an asset: `materialized`, `failed`, `materializing` or `missing`."""
+        answer = self.ask(
+            "query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { assetPartitionStatuses "
+            "{ ... on DefaultPartitionStatuses { materializedPartitions failedPartitions materializingPartitions "
+            "unmaterializedPartitions } } } } }",
+            key={"path": [asset]},
+        )["assetPartitionStatuses"]
+        shown = dict.fromkeys(answer["unmaterializedPartitions"], "missing")
+        for state in ("materialized", "failed", "materializing"):
+            shown |= dict.fromkeys(answer[f"{state}Partitions"], state)
+        return {key: state for key, state in shown.items() if key.startswith(prefix)}
+
+    def ticks(self, instigator: str) -> list[dict[str, Any]]:
+        """Return the ticks of a sensor or schedule, the latest first."""
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "name": instigator}
+        answer = self.ask(
+            "query ($selector: InstigationSelector!) { instigationStateOrError(instigationSelector: $selector) "
+            "{ ... on InstigationState { ticks(limit: 50) { status skipReason runIds error { message } } } } }",
+            selector=selector,
+        )
+        return list(answer["ticks"])
+
+    def start_sensor(self, name: str) -> None:
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "sensorName": name}
+        answer = self.ask(
+            "mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename } }",
+            selector=selector,
+        )
+        assert answer["__typename"] == "Sensor", answer
+
+    def start_schedule(self, name: str) -> None:
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "scheduleName": name}
+        answer = self.ask(
+            "mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) { __typename } }",
+            selector=selector,
+        )
+        assert answer["__typename"] == "ScheduleStateResult", answer
+
+    # --- money
+
+    def posts(self) -> int:
+        return int(self.sandbox.books()["totals"]["posts"])
+
+    def wait_for_posts(self, posts: int) -> None:
+        wait_for(lambda: "yes" if self.posts() >= posts else f"{self.posts()} posts", {"yes"}, self.said)
+
+    def billed_twice(self) -> int:
+        """Return how many generations were billed for a request that was billed before."""
+        billed = Counter(entry["body_sha256"] for entry in self.sandbox.books()["entries"] if entry["billed"])
+        return sum(times - 1 for times in billed.values())
+
+    def books(self) -> BackendBooks:
+        """Return the ledger's books of the paid backend."""
+        url = self.environment.get("KONTEXT_LEDGER_URL") or f"sqlite:///{self.data_dir / 'ledger.db'}"
+        with contextlib.closing(Database(url, make=False)) as database:
+            return next(books for books in read_books(database).backends if books.backend == "segmind")
+
+    def check_bill(self, *, lost: int = 0) -> BackendBooks:
+        """Check that the ledger has what the provider billed, and that nothing was billed twice but `lost` answers."""
+        totals, twice = self.sandbox.wait_idle()["totals"], self.billed_twice()
+        books = self.books()
+        print(f"\nbilled {totals['billed']}, billed twice {twice}, possibly charged {books.possibly_charged_attempts}")
+        assert books.in_flight == 0
+        assert books.jobs_out_there == []
+        known = books.spent_usd + books.possibly_charged_usd
+        if lost:
+            assert books.spent_usd - 1e-6 <= totals["cost"] <= known + 1e-6
+            assert books.possibly_charged_attempts <= lost
+        else:
+            assert books.spent_usd == known
+            assert totals["cost"] == known or abs(totals["cost"] - known) < 1e-6
+        assert twice <= lost
+        return books
+
+    def table(self, key: str) -> pa.Table:
+        return read_batch(self.data_dir, key)
+
+    def succeeded(self, keys: Sequence[str]) -> list[int]:
+        """Return the number of pictures in the table of each batch."""
+        return [self.table(key)["status"].to_pylist().count("succeeded") for key in keys]
+
+
+@contextlib.contextmanager
+def deployment(
+    folder: Path, *, config: str | None = None, module: str | None = None, speed: float = 20, **environment: str
+) -> Iterator[Deployment]:
+    """Yield a deployment whose processes are not started yet. At the end every process of it is killed.
+
+    `config`: dagster.yaml; by default the shipped one. `module`: the code location's module, or a file of Python.
+    `environment`: further environment variables.
+    """
+    home = folder / "dagster-home"
+    home.mkdir()
+    if config is None:
+        shutil.copy(REPOSITORY / "deploy" / "dagster.yaml", home)
+    else:
+        (home / "dagster.yaml").write_text(config)
+    with running_sandbox(speed=speed) as sandbox:
+        variables = {
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "DAGSTER_HOME": str(home),
+            "SEGMIND_API_KEY": KEY,
+            "SEGMIND_BASE_URL": sandbox.url,
+            "KONTEXT_MANIFESTS": str(folder / "manifests" / "*.csv"),
+            "KONTEXT_DATA_DIR": str(folder / "output"),
+            "KONTEXT_BATCH_SIZE": "8",
+            "KONTEXT_CONCURRENCY": "4",
+            "KONTEXT_LEASE_S": "8",
+            "KONTEXT_BACKOFF_BASE_S": "0.05",
+            "KONTEXT_BACKOFF_CAP_S": "0.2",
+            **environment,
+        }
+        made = Deployment(folder, sandbox, variables)
+        if module is not None:
+            (folder / "location.py").write_text(module)
+            made.module = str(folder / "location.py")
+        made.session.trust_env = False
+        try:
+            yield made
+        finally:
+            made.kill()
+            made.session.close()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for(look: Callable[[], str], wanted: set[str], said: Callable[[], str], seconds: float = DEADLINE_S) -> str:
+    """Return what `look` returns as soon as it is one of `wanted`. After `seconds`, fail with what the programs said."""
+    deadline = time.monotonic() + seconds
+    while (seen := look()) not in wanted:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{seen} in place of one of {json.dumps(sorted(wanted))}\n{said()}")
+        time.sleep(0.2)
+    return seen
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2):
+            return True
+    except OSError:
+        return False

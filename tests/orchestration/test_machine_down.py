@@ -1,0 +1,35 @@
+"""The machine goes down while a backfill runs: after the start of Dagster the backfill goes on, and nobody clicks."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.orchestration.deployment import deployment
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+IN_FLIGHT = 4
+ALL = [f"photos-{number:05}" for number in range(5)]
+
+
+@pytest.mark.parametrize("api_version", ["v1", "v2"])
+def test_a_backfill_goes_on_after_every_process_was_killed(tmp_path: Path, api_version: str) -> None:
+    with deployment(tmp_path, speed=12, KONTEXT_API_VERSION=api_version, KONTEXT_CONCURRENCY=str(IN_FLIGHT)) as dagster:
+        dagster.write_manifest("photos", 40)
+        dagster.start()
+        dagster.plan()
+        backfill = dagster.launch_backfill(ALL)
+        dagster.wait_for_posts(12)
+        dagster.kill()
+        assert dagster.tree() == []
+        before = dagster.sandbox.wait_idle()["totals"]["billed"]
+
+        dagster.start()
+        assert dagster.end_of_backfill(backfill) == "COMPLETED_SUCCESS"
+        assert [run["status"] for run in dagster.runs(backfill=backfill)] == ["SUCCESS", "FAILURE"]
+        assert set(dagster.partitions("images").values()) == {"materialized"}
+        assert set(dagster.partitions("metadata").values()) == {"materialized"}
+        assert dagster.succeeded(ALL) == [8] * 5
+        assert before < 40
+        books = dagster.check_bill(lost=IN_FLIGHT if api_version == "v1" else 0)
+        assert books.pictures == 40
