@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from kontext_pipeline.escaping import displayable
 from kontext_pipeline.generation.ledger.money import Cap, Held, usd
+from kontext_pipeline.generation.ledger.report import RunsFigures
 from kontext_pipeline.generation.progress import Progress, Stop
 from kontext_pipeline.plain_text import plain_text
 from kontext_pipeline.settings import Settings
@@ -139,6 +140,24 @@ def budget_alerts(run: AboutRun, day: str, held: Sequence[tuple[Cap, Held]], pri
                     "possibly_charged_usd": usd(amounts.unknown),
                 },
             )
+
+
+def backfill_alert(run: AboutRun, status: str, runs: int, made: RunsFigures) -> Alert:
+    """Return the alert of a backfill that has ended, once. `status` is Dagster's, `run.run_id` is the backfill's id."""
+    ends = {"COMPLETED_SUCCESS": "is finished", "CANCELED": "was canceled"}
+    possibly = f", possibly {made.possibly_charged_usd:,.2f} USD more" if made.possibly_charged_usd else ""
+    return run.alert(
+        f"backfill {run.run_id}",
+        "backfill",
+        f"the backfill {run.run_id} {ends.get(status, f'has ended ({status})')}. Its runs ({runs:,}): {made.pictures:,} "
+        f"pictures; charged {made.spent_usd:,.2f} USD{possibly}.",
+        {
+            "succeeded": made.pictures,
+            "spent_usd": made.spent_usd,
+            "possibly_charged_usd": made.possibly_charged_usd,
+        },
+        cause="" if status == "COMPLETED_SUCCESS" else status.lower(),
+    )
 
 
 def _figures(progress: Progress) -> str:

@@ -2,6 +2,7 @@
 
 from dagster import Definitions, ExecutorDefinition
 
+from kontext_pipeline.orchestration.alert_sensor import make_backfills_ended
 from kontext_pipeline.orchestration.asset_checks import make_check_metadata
 from kontext_pipeline.orchestration.assets import make_images, make_metadata, make_plan
 from kontext_pipeline.orchestration.automation import (
@@ -36,7 +37,12 @@ def kontext_definitions(name: str | None = None, *, executor: ExecutorDefinition
         asset_checks=[make_check_metadata(names)],
         jobs=[make_plan_job(names), make_augment_job(names)],
         schedules=[make_unfinished_batches(names)],
-        sensors=[make_manifests_changed(names), make_new_batches(names), make_dead_runs(names)],
+        sensors=[
+            make_manifests_changed(names),
+            make_new_batches(names),
+            make_dead_runs(names),
+            make_backfills_ended(names),
+        ],
         resources={
             names.segmind: segmind,
             names.kontext: kontext,

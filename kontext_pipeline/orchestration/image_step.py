@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from dagster import AssetExecutionContext, AssetMaterialization, Config, DagsterExecutionInterruptedError
 from pydantic import Field
 
+from kontext_pipeline.orchestration.alert_sensor import BACKFILL
 from kontext_pipeline.orchestration.event_metadata import batch_metadata, thumbnails_for
 from kontext_pipeline.orchestration.run_watch import RunWatch
 from kontext_pipeline.orchestration.step_failures import failure_of, failure_of_ended
@@ -114,6 +115,7 @@ def generate_missing(
                 retry_failed=config.retry_failed,
                 ask_again=ask_again,
                 watch=progress.watch,
+                tell_finish=BACKFILL not in context.run.tags,
             )
     except (DagsterExecutionInterruptedError, KeyboardInterrupt):
         missing = missing_pictures(pipeline, planned, keys)

@@ -18,6 +18,7 @@ WHOLE_TABLES = {
     "BACKENDS": "kontext status",
     "COUNT_BY_STATUS": "kontext status",
     "AMOUNTS_BY_DAY": "kontext status",
+    "FIGURES_OF_RUNS": "once a backfill",
     "FAILED_BY_CAUSE": "kontext status",
     "WITHOUT_PICTURE": "kontext failures, and a run with failures",
     "OPEN_JOBS": "kontext status",

@@ -29,6 +29,8 @@ def test_everything_that_launches_runs_is_off_until_it_is_switched_on() -> None:
         "manifests_changed": DefaultSensorStatus.STOPPED,
         "new_batches": DefaultSensorStatus.STOPPED,
         "dead_runs": DefaultSensorStatus.RUNNING,
+        # Launches nothing, and does nothing without KONTEXT_ALERT_URL.
+        "backfills_ended": DefaultSensorStatus.RUNNING,
     }
     assert [one.default_status for one in repository.schedule_defs] == [DefaultScheduleStatus.STOPPED]
 

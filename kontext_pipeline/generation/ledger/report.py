@@ -79,6 +79,24 @@ def read_books(database: Database) -> Books:
         return Books(str(database), [_books_of(transaction, str(row["backend"])) for row in names])
 
 
+@dataclass(frozen=True, slots=True)
+class RunsFigures:
+    """The pictures of some runs, and what they cost, USD."""
+
+    pictures: int
+    spent_usd: float
+    possibly_charged_usd: float
+
+
+def read_runs(database: Database, backend: str, runs: Sequence[str]) -> RunsFigures:
+    """Add up what some runs have made and spent."""
+    with database.read() as connection:
+        rows = Transaction(connection).rows_of(statements.FIGURES_OF_RUNS, runs)
+    mine = [row for row in rows if row["backend"] == backend]
+    spent, possibly = (sum(int(row[name] or 0) for row in mine) for name in ("charged", "unknown"))
+    return RunsFigures(sum(int(row["pictures"]) for row in mine), usd(spent), usd(possibly))
+
+
 def read_without_picture(database: Database, fingerprints: Sequence[str] | None = None) -> list[WithoutPicture]:
     """Return the requests that failed or whose answers were lost: all, or those of `fingerprints`."""
     with database.read() as connection:

@@ -221,6 +221,12 @@ AMOUNTS_BY_DAY: Final = """
     SELECT day, state, COUNT(*) AS times, SUM(cost * 1.0) AS cost, SUM(price * 1.0) AS price,
         SUM(CASE WHEN outcome <> 'succeeded' THEN cost * 1.0 ELSE 0 END) AS without_picture
     FROM attempts WHERE backend = :backend AND COALESCE(outcome, '') <> 'not_sent' GROUP BY day, state ORDER BY day"""
+# Pictures and amounts of some runs.
+FIGURES_OF_RUNS: Final = """
+    SELECT backend, SUM(CASE WHEN state = 'charged' THEN cost * 1.0 ELSE 0 END) AS charged,
+        SUM(CASE WHEN state = 'unknown' THEN price * 1.0 ELSE 0 END) AS unknown,
+        SUM(CASE WHEN state = 'charged' AND outcome = 'succeeded' THEN 1 ELSE 0 END) AS pictures
+    FROM attempts WHERE run_id IN :keys GROUP BY backend"""
 # How many requests failed for each cause: that of the last attempt.
 FAILED_BY_CAUSE: Final = """
     SELECT COALESCE(a.cause, 'other') AS cause, COUNT(*) AS times FROM generations g JOIN attempts a ON a.id = (
