@@ -8,16 +8,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
-from upath import UPath
 
 from kontext_pipeline import console
 from kontext_pipeline.data_directory import data_dir_of
 from kontext_pipeline.dataset.exports import hub
 from kontext_pipeline.dataset.exports.export_options import ExportOptions
-from kontext_pipeline.dataset.exports.exporting import Export, Progress, export_dataset
+from kontext_pipeline.dataset.exports.exporting import Export, Progress, export_dataset, folder_of
 from kontext_pipeline.dataset.exports.selection import REASONS, WRONG
 from kontext_pipeline.exits import Exit
-from kontext_pipeline.files import is_local
 from kontext_pipeline.settings import Settings
 
 
@@ -42,12 +40,6 @@ def run(settings: Settings, out: str, options: ExportOptions, *, repository: str
     if target is not None:
         console.say(f"Uploaded to {target.upload()}")
     return Exit.DONE if made.sound else Exit.SOME_FAILED
-
-
-def folder_of(out: str) -> UPath:
-    """Return the folder of a path or URL. A local path is absolute."""
-    folder = UPath(out)
-    return UPath(folder.path).expanduser().absolute() if is_local(folder) else folder
 
 
 def show(made: Export) -> None:

@@ -17,7 +17,10 @@ SCRIPTS = Path(sys.executable).parent
 def test_the_definitions_are_whole() -> None:
     definitions = defs()
     graph = definitions.resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {"plan", "inputs", "images", "metadata"}
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
+        *("plan", "inputs", "images", "metadata"),
+        "dataset",
+    }
     checks = {"books_balance", "every_row_has_its_picture", "every_input_is_there"}
     assert {key.name for key in graph.asset_check_keys} == checks
     for key in graph.get_all_asset_keys():
@@ -115,7 +118,10 @@ def test_dg_lists_what_there_is(tmp_path: Path) -> None:
         check=True,
     )
     listed = json.loads(done.stdout)
-    assert {one["asset_key"] for one in listed["assets"]} == {"plan", "inputs", "images", "metadata"}
+    assert {one["asset_key"] for one in listed["assets"]} == {
+        *("plan", "inputs", "images", "metadata"),
+        "dataset",
+    }
     assert {one["name"] for one in listed["jobs"]} == {"plan_manifests", "augment"}
 
 

@@ -117,8 +117,8 @@ class ExportFolder:
         except (FileNotFoundError, UnicodeDecodeError):
             return None
 
-    def commit(self, head: dict[str, Any]) -> bool:
-        """Make the files that were put, and no others, the export. Return whether anything has changed.
+    def commit(self, head: dict[str, Any]) -> tuple[Entry, bool]:
+        """Make the files that were put, and no others, the export. Return the record's entry, and whether anything changed.
 
         Files in the folder that no export has written stay.
 
@@ -139,7 +139,7 @@ class ExportFolder:
             moves = [(source, name, path) for path, (source, name) in self._moves.items()]
             self._staging.commit([*moves, (None, digest, RECORD)], gone)
         self._staging.clear()
-        return changed
+        return record, changed
 
     def _take(self, entry: Entry, move: tuple[str | None, str] | None = None) -> Entry:
         self._new[entry.path] = entry

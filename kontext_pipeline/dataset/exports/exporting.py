@@ -20,6 +20,7 @@ from kontext_pipeline.dataset.exports.layouts import shard_extensions, write_par
 from kontext_pipeline.dataset.exports.sample_pictures import PictureReader
 from kontext_pipeline.dataset.exports.sample_rows import SampleRows
 from kontext_pipeline.dataset.exports.selection import WRONG, LeftOut, select
+from kontext_pipeline.files import is_local
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -36,9 +37,10 @@ class Export:
         parts: Its configurations and splits.
         left_out: Why other rows have no sample.
         leaks, leaks_shown: Groups of input pictures that the manifest has put into several splits, and the first of them.
-        files, bytes: Its files, and their size.
+        files, bytes: Its files without `export.json`, and their size.
         written: Files that were written; the others were there.
         changed: Whether the export differs from the one that was there before.
+        sha256: Of `export.json`, so of the whole export.
     """
 
     out: str
@@ -50,6 +52,7 @@ class Export:
     bytes: int
     written: int
     changed: bool
+    sha256: str
 
     @property
     def samples(self) -> int:
@@ -60,6 +63,12 @@ class Export:
     def sound(self) -> bool:
         """Whether nothing was lost, and no picture is in several splits."""
         return not self.leaks and not any(self.left_out.counts[reason] for reason in WRONG)
+
+
+def folder_of(out: str) -> UPath:
+    """Return the folder of a path or URL. A local path is absolute."""
+    folder = UPath(out)
+    return UPath(folder.path).expanduser().absolute() if is_local(folder) else folder
 
 
 def export_dataset(
@@ -116,7 +125,7 @@ def export_dataset(
         _put_text(folder, CROISSANT, croissant(facts, folder.entries()))
         _put_text(folder, CARD, card(facts, old=owners_card(folder.read_text(CARD), published_card)))
         head = _head(facts)
-        changed = folder.commit(head)
+        record, changed = folder.commit(head)
         entries = folder.entries()
         return Export(
             out=str(out),
@@ -128,6 +137,7 @@ def export_dataset(
             bytes=sum(entry.bytes for entry in entries),
             written=folder.written,
             changed=changed,
+            sha256=record.sha256,
         )
 
 
