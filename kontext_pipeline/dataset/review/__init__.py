@@ -1,0 +1,1 @@
+"""The review: decisions about pictures, and the page on which they are made."""
