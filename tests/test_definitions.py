@@ -21,7 +21,7 @@ def test_the_definitions_are_whole() -> None:
         *("plan", "inputs", "images", "metadata"),
         "dataset",
     }
-    checks = {"books_balance", "every_row_has_its_picture", "every_input_is_there"}
+    checks = {"books_balance", "every_row_has_its_picture", "every_input_is_there", "export_is_whole"}
     assert {key.name for key in graph.asset_check_keys} == checks
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
