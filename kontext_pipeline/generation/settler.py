@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.attempt_log import log_transition
-from kontext_pipeline.generation.decisions import Decision, NextStep, counts_as_try, decide, settlement_of
+from kontext_pipeline.generation.consequences import Consequence, NextStep, consequence_of, counts_as_try, settlement_of
 from kontext_pipeline.generation.image_store import ImageStore, StoreFull
 from kontext_pipeline.generation.ledger import Ledger, SettledImage, Settlement
 from kontext_pipeline.generation.ledger.money import estimated_cost, micros
@@ -175,42 +175,42 @@ class Settler:
         if item is not None and counts_as_try(answer.outcome):
             item.failures += 1
         used_up = item is None or item.failures > self._retries.server_error_retries
-        decision = decide(answer, tries_used_up=used_up)
+        consequence = consequence_of(answer, tries_used_up=used_up)
         claim_kept = self._write(
             sent,
             settlement,
-            status=decision.status,
-            retryable=decision.retryable,
-            keep_claim=decision.keep_claim and item is not None,
+            status=consequence.status,
+            retryable=consequence.retryable,
+            keep_claim=consequence.keep_claim and item is not None,
             unknown_retries=self._retries.unknown_retries,
         )
         self._record(sent, answer, settlement)
-        self._act_on_account(answer, decision)
+        self._act_on_account(answer, consequence)
         if item is None:
             self._run.let_go()
         else:
-            self._next_step(item, answer, decision, claim_kept=claim_kept)
+            self._next_step(item, answer, consequence, claim_kept=claim_kept)
 
-    def _act_on_account(self, answer: Answer, decision: Decision) -> None:
+    def _act_on_account(self, answer: Answer, consequence: Consequence) -> None:
         """Do what an answer asks of the whole run."""
-        if decision.next_step is NextStep.STOP:
+        if consequence.next_step is NextStep.STOP:
             self.stop_for_account(answer)
-        elif decision.next_step is NextStep.PAUSE:
+        elif consequence.next_step is NextStep.PAUSE:
             self._pause.begin(answer.retry_after_s)
 
-    def _next_step(self, item: WorkItem, answer: Answer, decision: Decision, *, claim_kept: bool) -> None:
-        match decision.next_step:
+    def _next_step(self, item: WorkItem, answer: Answer, consequence: Consequence, *, claim_kept: bool) -> None:
+        match consequence.next_step:
             case NextStep.STOP:
                 self._run.let_go()
             case NextStep.PAUSE:
                 self._retry(item, 0.0, "rate limit")
             # Where the ledger gave up a claim on a request that is pending, the reserver learns the reason.
-            case NextStep.RETRY if claim_kept or decision.status == "pending":
+            case NextStep.RETRY if claim_kept or consequence.status == "pending":
                 pause = self._retries.pause(max(1, item.failures), answer.retry_after_s)
                 self._retry(item, pause, _reason(answer))
             case _:
-                self._run.finish(item, decision.status)
-                if decision.counts:
+                self._run.finish(item, consequence.status)
+                if consequence.counts:
                     self._note_exhausted(answer)
         if answer.cause is Cause.FAULT:
             self._note_fault(answer)

@@ -2,7 +2,13 @@
 
 import pytest
 
-from kontext_pipeline.generation.decisions import DECISIONS, NextStep, counts_as_try, decide, settlement_of
+from kontext_pipeline.generation.consequences import (
+    CONSEQUENCES,
+    NextStep,
+    consequence_of,
+    counts_as_try,
+    settlement_of,
+)
 from kontext_pipeline.generation.work import SentRequest
 from kontext_pipeline.segmind.answers import Answer
 from kontext_pipeline.segmind.outcomes import Call, Outcome
@@ -18,7 +24,7 @@ def answer(outcome: Outcome, call: Call = Call.GENERATE, **fields: object) -> An
 
 
 def test_the_table_has_every_outcome_that_ends_an_attempt() -> None:
-    assert set(DECISIONS) == {
+    assert set(CONSEQUENCES) == {
         (outcome, used_up) for outcome in Outcome if outcome not in NOT_FINAL for used_up in (False, True)
     }
 
@@ -46,8 +52,8 @@ def test_the_table_has_every_outcome_that_ends_an_attempt() -> None:
 def test_each_row(
     outcome: Outcome, used_up: bool, status: str, retryable: bool, keep_claim: bool, next_step: NextStep
 ) -> None:
-    decision = decide(answer(outcome), tries_used_up=used_up)
-    assert (decision.status, decision.retryable, decision.keep_claim, decision.next_step) == (
+    consequence = consequence_of(answer(outcome), tries_used_up=used_up)
+    assert (consequence.status, consequence.retryable, consequence.keep_claim, consequence.next_step) == (
         status,
         retryable,
         keep_claim,
@@ -61,20 +67,20 @@ def test_only_answers_that_were_not_billed_count_against_the_retries_of_a_run(us
     assert counting == {Outcome.SERVER_ERROR, Outcome.UNREACHABLE}
     for outcome in counting:
         assert settlement_of(SENT, answer(outcome)).state == "released"
-        assert decide(answer(outcome), tries_used_up=used_up).status != "unknown"
+        assert consequence_of(answer(outcome), tries_used_up=used_up).status != "unknown"
 
 
 def test_a_row_without_an_image_that_may_have_been_billed_is_never_pending_or_failed() -> None:
-    for outcome, used_up in DECISIONS:
+    for outcome, used_up in CONSEQUENCES:
         one = answer(outcome)
         if settlement_of(SENT, one).state != "released":
-            assert decide(one, tries_used_up=used_up).status in ("unknown", "succeeded")
+            assert consequence_of(one, tries_used_up=used_up).status in ("unknown", "succeeded")
 
 
 @pytest.mark.parametrize("call", [Call.UPLOAD, Call.POLL, Call.FETCH])
 def test_a_refusal_that_is_not_of_the_request_is_tried_again_by_a_later_run(call: Call) -> None:
-    assert decide(answer(Outcome.REJECTED, call), tries_used_up=False).retryable
-    assert not decide(answer(Outcome.REJECTED), tries_used_up=False).retryable
+    assert consequence_of(answer(Outcome.REJECTED, call), tries_used_up=False).retryable
+    assert not consequence_of(answer(Outcome.REJECTED), tries_used_up=False).retryable
 
 
 def test_a_settlement_has_the_cost_that_the_answer_tells() -> None:

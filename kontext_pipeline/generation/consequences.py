@@ -25,7 +25,7 @@ class NextStep(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Consequence:
     """A row of the table."""
 
     status: Status
@@ -39,17 +39,17 @@ class Decision:
     """Whether the attempt counts against `RetryPolicy.server_error_retries`."""
 
 
-_SUCCEEDED: Final = Decision("succeeded", False, False, NextStep.FINISH)
-_REJECTED: Final = Decision("failed", False, False, NextStep.FINISH)
-_STOPPED: Final = Decision("pending", True, False, NextStep.STOP)
-_RATE_LIMITED: Final = Decision("pending", True, True, NextStep.PAUSE)
-_RETRY: Final = Decision("pending", True, True, NextStep.RETRY, counts=True)
-_GIVEN_UP: Final = Decision("failed", True, False, NextStep.FINISH, counts=True)
-_OUT_OF_REACH: Final = Decision("pending", True, False, NextStep.STOP, counts=True)
-_RETRY_UNKNOWN: Final = Decision("unknown", True, True, NextStep.RETRY)
-_UNKNOWN: Final = Decision("unknown", True, False, NextStep.FINISH)
+_SUCCEEDED: Final = Consequence("succeeded", False, False, NextStep.FINISH)
+_REJECTED: Final = Consequence("failed", False, False, NextStep.FINISH)
+_STOPPED: Final = Consequence("pending", True, False, NextStep.STOP)
+_RATE_LIMITED: Final = Consequence("pending", True, True, NextStep.PAUSE)
+_RETRY: Final = Consequence("pending", True, True, NextStep.RETRY, counts=True)
+_GIVEN_UP: Final = Consequence("failed", True, False, NextStep.FINISH, counts=True)
+_OUT_OF_REACH: Final = Consequence("pending", True, False, NextStep.STOP, counts=True)
+_RETRY_UNKNOWN: Final = Consequence("unknown", True, True, NextStep.RETRY)
+_UNKNOWN: Final = Consequence("unknown", True, False, NextStep.FINISH)
 
-DECISIONS: Final[dict[tuple[Outcome, bool], Decision]] = {
+CONSEQUENCES: Final[dict[tuple[Outcome, bool], Consequence]] = {
     (Outcome.SUCCEEDED, False): _SUCCEEDED,
     (Outcome.SUCCEEDED, True): _SUCCEEDED,
     (Outcome.REJECTED, False): _REJECTED,
@@ -79,19 +79,19 @@ are used up. The outcomes of polls that don't end a job never come here: the pol
 
 def counts_as_try(outcome: Outcome) -> bool:
     """Return whether an outcome uses up one of the request's tries in this run."""
-    return DECISIONS[outcome, False].counts
+    return CONSEQUENCES[outcome, False].counts
 
 
-def decide(answer: Answer, *, tries_used_up: bool) -> Decision:
+def consequence_of(answer: Answer, *, tries_used_up: bool) -> Consequence:
     """Return what follows from an answer that ends an attempt.
 
     `tries_used_up`: the request has no retry left in this run. A request of an earlier run has none.
     """
-    decision = DECISIONS[answer.outcome, tries_used_up]
+    consequence = CONSEQUENCES[answer.outcome, tries_used_up]
     if answer.outcome is Outcome.REJECTED and answer.call in (Call.UPLOAD, Call.POLL, Call.FETCH):
         # A job that failed, or a file that was missing, may succeed on another day.
-        return replace(decision, retryable=True)
-    return decision
+        return replace(consequence, retryable=True)
+    return consequence
 
 
 def settlement_of(sent: SentRequest, answer: Answer) -> Settlement:
