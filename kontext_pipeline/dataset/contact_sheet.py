@@ -1,11 +1,12 @@
 """A contact sheet: thumbnails of pictures on one small image, as a data URI in Markdown.
 
-The caller chooses the pictures.
+The caller chooses the pictures. An input picture is shown at the left of the picture that was made from it.
 """
 
 import base64
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
@@ -20,6 +21,8 @@ _QUALITIES: Final = (82, 70, 55, 40)
 _SHRINK: Final = 0.8
 _SMALLEST_THUMB_PX: Final = 16
 _GAP_PX: Final = 6
+_PAIR_GAP_PX: Final = 2
+"""Between an input picture and the picture that was made from it."""
 _CAPTION_PX: Final = 11
 _PAPER: Final = "#ffffff"
 _INK: Final = "#222222"
@@ -39,6 +42,7 @@ _UNREADABLE: Final = (
 def contact_sheet(
     images: Sequence[tuple[Path | UPath, str]],
     *,
+    inputs: Sequence[Path | UPath | None] = (),
     columns: int = 6,
     thumb_px: int = 160,
     max_bytes: int = 45_000,
@@ -51,7 +55,8 @@ def contact_sheet(
 
     Args:
         images: Path and caption of each picture, in the order in which they are shown.
-        columns: Pictures in a line.
+        inputs: The input picture of each picture, None for one without, or nothing: then no inputs are shown.
+        columns: Thumbnails in a line.
         thumb_px: Largest width and height of a thumbnail, in pixels.
         max_bytes: Largest length of the Markdown.
 
@@ -60,8 +65,12 @@ def contact_sheet(
     """
     if not images:
         return None
-    columns = min(columns, len(images))
-    thumbs = [_thumbnail(path, thumb_px) for path, _ in images]
+    thumbs = [[_Thumb.of(path, thumb_px)] for path, _ in images]
+    # Rows often share an input picture.
+    made = {path: _Thumb.of(path, thumb_px) for path in inputs if path is not None}
+    for cell, path in zip(thumbs, inputs, strict=bool(inputs)):
+        cell.insert(0, _Thumb(None, "no input") if path is None else made[path])
+    columns = min(max(1, columns // len(thumbs[0])), len(images))
     captions = [caption for _, caption in images]
     while thumb_px >= _SMALLEST_THUMB_PX:
         sheet = _draw(thumbs, captions, columns, thumb_px)
@@ -73,39 +82,60 @@ def contact_sheet(
     return None
 
 
-def _thumbnail(path: Path | UPath, px: int) -> Image.Image | None:
-    """Return the picture within `px` x `px` pixels, or None if it can't be read."""
-    try:
-        with path.open("rb") as file, Image.open(file) as image:
-            # A JPEG decodes several times faster at a fraction of its size; other formats ignore this.
-            image.draft("RGB", (2 * px, 2 * px))
-            image.thumbnail((px, px), Image.Resampling.BICUBIC, reducing_gap=2.0)
-            rgba = image.convert("RGBA")
-    except _UNREADABLE:
-        return None
-    flat = Image.new("RGB", rgba.size, _PAPER)
-    flat.paste(rgba, mask=rgba.getchannel("A"))
-    return flat
+@dataclass(frozen=True, slots=True)
+class _Thumb:
+    """A small picture, or why there is none."""
+
+    image: Image.Image | None
+    instead: str = "unreadable"
+
+    @classmethod
+    def of(cls, path: Path | UPath, px: int) -> "_Thumb":
+        """Return the picture within `px` x `px` pixels."""
+        try:
+            with path.open("rb") as file, Image.open(file) as image:
+                # A JPEG decodes several times faster at a fraction of its size; other formats ignore this.
+                image.draft("RGB", (2 * px, 2 * px))
+                image.thumbnail((px, px), Image.Resampling.BICUBIC, reducing_gap=2.0)
+                rgba = ImageOps.exif_transpose(image).convert("RGBA")
+        except _UNREADABLE:
+            return cls(None)
+        flat = Image.new("RGB", rgba.size, _PAPER)
+        flat.paste(rgba, mask=rgba.getchannel("A"))
+        return cls(flat)
+
+    def within(self, px: int) -> "_Thumb":
+        return self if self.image is None else _Thumb(ImageOps.contain(self.image, (px, px)))
+
+    def height(self, px: int) -> int:
+        return px if self.image is None else self.image.height
+
+    def draw(self, sheet: Image.Image, left: int, top: int, px: int, line: int) -> None:
+        """Draw this into a place `px` wide and `line` high."""
+        if self.image is not None:
+            sheet.paste(self.image, (left + (px - self.image.width) // 2, top + (line - self.image.height) // 2))
+            return
+        draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_CAPTION_PX)
+        draw.rectangle((left, top, left + px - 1, top + line - 1), fill=_MISSING)
+        draw.text((left + _GAP_PX, top + line // 2), _fitted(self.instead, font, px - _GAP_PX), _INK, font)
 
 
-def _draw(thumbs: Sequence[Image.Image | None], captions: Sequence[str], columns: int, px: int) -> Image.Image:
+def _draw(cells: Sequence[Sequence[_Thumb]], captions: Sequence[str], columns: int, px: int) -> Image.Image:
     font = ImageFont.load_default(_CAPTION_PX)
-    shown = [thumb and ImageOps.contain(thumb, (px, px)) for thumb in thumbs]
-    heights = [px if thumb is None else thumb.height for thumb in shown]
+    shown = [[thumb.within(px) for thumb in cell] for cell in cells]
+    width = len(shown[0]) * (px + _PAIR_GAP_PX) - _PAIR_GAP_PX
+    heights = [max(thumb.height(px) for thumb in cell) for cell in shown]
     # A line is as high as its highest picture, so wide pictures have no empty band above their captions.
     lines = [max(heights[i : i + columns]) for i in range(0, len(heights), columns)]
     tops = list(accumulate((line + _CAPTION_PX + 2 * _GAP_PX for line in lines), initial=_GAP_PX))
-    sheet = Image.new("RGB", (columns * (px + _GAP_PX) + _GAP_PX, tops[-1]), _PAPER)
+    sheet = Image.new("RGB", (columns * (width + _GAP_PX) + _GAP_PX, tops[-1]), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for i, (thumb, caption) in enumerate(zip(shown, captions, strict=True)):
-        left = _GAP_PX + i % columns * (px + _GAP_PX)
+    for i, (cell, caption) in enumerate(zip(shown, captions, strict=True)):
+        left = _GAP_PX + i % columns * (width + _GAP_PX)
         top, line = tops[i // columns], lines[i // columns]
-        if thumb is None:
-            draw.rectangle((left, top, left + px - 1, top + line - 1), fill=_MISSING)
-            draw.text((left + _GAP_PX, top + line // 2), _fitted("unreadable", font, px), _INK, font)
-        else:
-            sheet.paste(thumb, (left + (px - thumb.width) // 2, top + (line - thumb.height) // 2))
-        draw.text((left, top + line + 2), _fitted(caption, font, px), _INK, font)
+        for number, thumb in enumerate(cell):
+            thumb.draw(sheet, left + number * (px + _PAIR_GAP_PX), top, px, line)
+        draw.text((left, top + line + 2), _fitted(caption, font, width), _INK, font)
     return sheet
 
 

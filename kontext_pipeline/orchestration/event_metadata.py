@@ -115,16 +115,20 @@ def table_metadata(table: "pa.Table") -> dict[str, Any]:
 def _contact_sheet(pipeline: "Pipeline", table: "pa.Table", most: int) -> str | None:
     from kontext_pipeline.dataset.contact_sheet import contact_sheet
 
-    rows = table.select(["image_path", "id", "variant"]).filter(table["image_path"].is_valid())
-    captions: dict[str, str] = {}
-    for row in rows.to_pylist():
-        name = row["id"] if row["variant"] == 1 else f"{row['id']} · {row['variant']}"
-        captions.setdefault(row["image_path"], name)
-    chosen = list(captions.items())
+    columns = ["image_path", "input_path", "id", "variant"]
+    rows = table.select(columns).filter(table["image_path"].is_valid()).to_pylist()
+    chosen = list({row["image_path"]: row for row in reversed(rows)}.values())[::-1]
+    with_inputs = any(row["input_path"] for row in chosen)
+    if with_inputs:
+        # The input pictures are thumbnails, too.
+        most = (most + 1) // 2
     if len(chosen) > most:
         # Spread over the batch, because its first rows are often alike.
         chosen = [chosen[index * len(chosen) // most] for index in range(most)] if most else []
-    return contact_sheet([(pipeline.data_dir / path, caption) for path, caption in chosen])
+    names = [row["id"] if row["variant"] == 1 else f"{row['id']} · {row['variant']}" for row in chosen]
+    images = [(pipeline.data_dir / row["image_path"], name) for row, name in zip(chosen, names, strict=True)]
+    inputs = [pipeline.data_dir / row["input_path"] if row["input_path"] else None for row in chosen]
+    return contact_sheet(images, inputs=inputs if with_inputs else ())
 
 
 def _rows_without_picture(table: "pa.Table") -> MetadataValue | None:

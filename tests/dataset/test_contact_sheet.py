@@ -107,3 +107,24 @@ def test_remote_pictures_are_shown_too(tmp_path: Path) -> None:
     pixel = sheet.getpixel((30, 30))
     assert isinstance(pixel, tuple)
     assert pixel[0] > 200 > 60 > pixel[1]
+
+
+def test_an_input_stands_at_the_left_of_its_picture(tmp_path: Path) -> None:
+    images = [(plain(tmp_path / f"{colour}.png", colour), colour) for colour in ("red", "lime")]
+    sheet = sheet_of(
+        contact_sheet(images, inputs=[plain(tmp_path / "input.png", "blue"), None], columns=4, thumb_px=50)
+    )
+    middle, width = sheet.height // 2 - 8, sheet.width
+    shown = [sheet.getpixel((x, middle)) for x in (width // 8, 3 * width // 8, 5 * width // 8 + 20, 7 * width // 8)]
+    for pixel, colour in zip(shown, [(0, 0, 255), (255, 0, 0), (221, 221, 221), (0, 255, 0)], strict=True):
+        assert isinstance(pixel, tuple)
+        assert all(abs(a - b) < 40 for a, b in zip(pixel, colour, strict=True)), shown
+
+
+def test_a_photograph_taken_with_a_turned_camera_is_upright(tmp_path: Path) -> None:
+    turned = Image.new("RGB", (60, 30), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    sheet = sheet_of(contact_sheet([(tmp_path / "turned.jpg", "")], thumb_px=60))
+    assert sheet.height > 70, "the picture is 60 pixels high"
