@@ -20,6 +20,7 @@ def test_the_definitions_are_whole() -> None:
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
         *("plan", "inputs", "images", "metadata"),
         "dataset",
+        "spend",
     }
     checks = {"books_balance", "every_row_has_its_picture", "every_input_is_there", "export_is_whole"}
     assert {key.name for key in graph.asset_check_keys} == checks
@@ -121,6 +122,7 @@ def test_dg_lists_what_there_is(tmp_path: Path) -> None:
     assert {one["asset_key"] for one in listed["assets"]} == {
         *("plan", "inputs", "images", "metadata"),
         "dataset",
+        "spend",
     }
     assert {one["name"] for one in listed["jobs"]} == {"plan_manifests", "augment"}
 

@@ -18,6 +18,7 @@ from kontext_pipeline.orchestration.export_asset import make_dataset
 from kontext_pipeline.orchestration.input_asset import make_inputs
 from kontext_pipeline.orchestration.io_managers import MetadataIOManager
 from kontext_pipeline.orchestration.resources import KontextResource, SegmindResource
+from kontext_pipeline.orchestration.spend_asset import make_spend
 
 
 def kontext_definitions(name: str | None = None, *, executor: ExecutorDefinition | None = None) -> Definitions:
@@ -34,7 +35,14 @@ def kontext_definitions(name: str | None = None, *, executor: ExecutorDefinition
     segmind = SegmindResource.configure_at_launch()
     kontext = KontextResource.configure_at_launch(segmind=segmind)
     return Definitions(
-        assets=[make_plan(names), make_inputs(names), make_images(names), make_metadata(names), make_dataset(names)],
+        assets=[
+            make_plan(names),
+            make_inputs(names),
+            make_images(names),
+            make_metadata(names),
+            make_dataset(names),
+            make_spend(names),
+        ],
         asset_checks=[make_check_metadata(names)],
         jobs=[make_plan_job(names), make_augment_job(names)],
         schedules=[make_unfinished_batches(names)],

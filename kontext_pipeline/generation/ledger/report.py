@@ -97,6 +97,41 @@ def read_runs(database: Database, backend: str, runs: Sequence[str]) -> RunsFigu
     return RunsFigures(sum(int(row["pictures"]) for row in mine), usd(spent), usd(possibly))
 
 
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What one run spent on one batch on one UTC day, USD. `day` is ISO 8601."""
+
+    backend: str
+    day: str
+    run_id: str
+    batch: str
+    attempts: int
+    pictures: int
+    charged_usd: float
+    possibly_charged_usd: float
+    reserved_usd: float
+
+
+def read_spending(database: Database) -> list[Spending]:
+    """Add up the attempts by backend, day, run and batch, in this order. The sums are those of `read_books`."""
+    with database.read() as connection:
+        rows = Transaction(connection).rows(statements.SPENDING_BY_BATCH, {})
+    return [
+        Spending(
+            backend=row["backend"],
+            day=row["day"],
+            run_id=row["run_id"],
+            batch=row["batch"],
+            attempts=int(row["attempts"]),
+            pictures=int(row["pictures"]),
+            charged_usd=usd(int(row["charged"])),
+            possibly_charged_usd=usd(int(row["unknown"])),
+            reserved_usd=usd(int(row["open"])),
+        )
+        for row in rows
+    ]
+
+
 def read_without_picture(database: Database, fingerprints: Sequence[str] | None = None) -> list[WithoutPicture]:
     """Return the requests that failed or whose answers were lost: all, or those of `fingerprints`."""
     with database.read() as connection:

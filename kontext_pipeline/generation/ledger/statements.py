@@ -221,6 +221,15 @@ AMOUNTS_BY_DAY: Final = """
     SELECT day, state, COUNT(*) AS times, SUM(cost * 1.0) AS cost, SUM(price * 1.0) AS price,
         SUM(CASE WHEN outcome <> 'succeeded' THEN cost * 1.0 ELSE 0 END) AS without_picture
     FROM attempts WHERE backend = :backend AND COALESCE(outcome, '') <> 'not_sent' GROUP BY day, state ORDER BY day"""
+# Pictures and amounts by backend, day, run and batch.
+SPENDING_BY_BATCH: Final = """
+    SELECT backend, day, run_id, batch, COUNT(*) AS attempts,
+        SUM(CASE WHEN state = 'charged' AND outcome = 'succeeded' THEN 1 ELSE 0 END) AS pictures,
+        SUM(CASE WHEN state = 'charged' THEN cost * 1.0 ELSE 0 END) AS charged,
+        SUM(CASE WHEN state = 'unknown' THEN price * 1.0 ELSE 0 END) AS unknown,
+        SUM(CASE WHEN state = 'open' THEN price * 1.0 ELSE 0 END) AS open
+    FROM attempts WHERE COALESCE(outcome, '') <> 'not_sent'
+    GROUP BY backend, day, run_id, batch ORDER BY backend, day, MIN(id)"""
 # Pictures and amounts of some runs.
 FIGURES_OF_RUNS: Final = """
     SELECT backend, SUM(CASE WHEN state = 'charged' THEN cost * 1.0 ELSE 0 END) AS charged,

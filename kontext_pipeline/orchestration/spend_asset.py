@@ -1,0 +1,79 @@
+"""The asset of what was spent: a table by day, run, manifest and backend, and a plot, from the ledger alone."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    MaterializeResult,
+    MetadataValue,
+    TableColumn,
+    TableSchema,
+    asset,
+)
+
+from kontext_pipeline.orchestration.dataset_names import DatasetNames
+from kontext_pipeline.orchestration.event_metadata import ROWS_SHOWN, table_value
+from kontext_pipeline.orchestration.resources import kontext_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from kontext_pipeline.pipeline import Pipeline
+
+LATEST: Final = -ROWS_SHOWN
+
+
+def make_spend(names: DatasetNames) -> AssetsDefinition:
+    """Return the asset `spend` of a dataset."""
+
+    @asset(
+        key_prefix=names.prefix,
+        group_name=names.group,
+        deps=[names.asset_key("images")],
+        kinds={"parquet"},
+        tags={"kontext/costs": "nothing"},
+        required_resource_keys={names.kontext},
+        description="What was charged, possibly charged and reserved: by day, run, manifest and backend, in "
+        "`spend.parquet`. Made from the ledger. Materializing it costs nothing.",
+    )
+    def spend(context: AssetExecutionContext) -> MaterializeResult[Any]:
+        with kontext_of(context, names).pipeline(context) as pipeline:
+            return MaterializeResult(metadata=update_spend(pipeline))
+
+    return spend
+
+
+def update_spend(pipeline: "Pipeline") -> dict[str, Any]:
+    """Write the table of what was spent, and return the metadata of its materialization."""
+    from kontext_pipeline.dataset.spend_plot import spend_plot
+    from kontext_pipeline.dataset.spend_table import spend_table, sums_by, write_spend_table
+    from kontext_pipeline.generation.ledger.report import read_spending
+
+    table = spend_table(asdict(row) for row in read_spending(pipeline.ledger.database))
+    path = write_spend_table(table, pipeline.data_dir)
+    rows = table.to_pylist()
+    mine = next(iter(sums_by((row for row in rows if row["backend"] == pipeline.settings.backend), "backend")), {})
+    shown: dict[str, Any] = {
+        "spent_usd": mine.get("charged_usd", 0.0),
+        "possibly_charged_usd": mine.get("possibly_charged_usd", 0.0),
+        "reserved_usd": mine.get("reserved_usd", 0.0),
+        "pictures": mine.get("pictures", 0),
+        "attempts": mine.get("attempts", 0),
+        "backend": pipeline.settings.backend,
+        "dagster/row_count": table.num_rows,
+        "dagster/uri": str(path),
+        "dagster/column_schema": _column_schema(table),
+    }
+    if plot := spend_plot(table):
+        shown["plot"] = MetadataValue.md(plot)
+    for name, column in {"by_day": "day", "by_manifest": "manifest", "by_run": "run_id"}.items():
+        latest = sums_by(rows, "backend", column)[LATEST:]
+        if latest:
+            shown[name] = table_value({**row, column: str(row[column])} for row in latest)
+    return shown
+
+
+def _column_schema(table: "pa.Table") -> TableSchema:
+    return TableSchema([TableColumn(field.name, str(field.type)) for field in table.schema])
