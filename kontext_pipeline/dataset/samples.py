@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from upath import UPath
 
+from kontext_pipeline.dataset.quality.quality_tables import read_quality
 from kontext_pipeline.dataset.storage import read_batch
 
 REVIEW_SCHEMA: Final = pa.schema(
@@ -62,12 +63,6 @@ def batch_samples(data_dir: UPath, key: str, decisions: Mapping[str, ReviewDecis
         DatasetError: The metadata table doesn't exist or can't be read.
     """
     return joined(read_batch(data_dir, key), decisions, read_quality(data_dir, key))
-
-
-def read_quality(data_dir: UPath, key: str) -> pa.Table | None:
-    """Return the quality table of a batch; None where the batch was not measured."""
-    del data_dir, key
-    return None
 
 
 def joined(metadata: pa.Table, decisions: Mapping[str, ReviewDecision], quality: pa.Table | None) -> pa.Table:

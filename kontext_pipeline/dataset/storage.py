@@ -77,12 +77,23 @@ def is_current(root: UPath | Path, key: str, made_from: str) -> bool:
 
     Reads only the footer. A file that can't be read isn't current.
     """
+    return origin_of(root, key) == made_from
+
+
+def origin_of(root: UPath | Path, key: str) -> str | None:
+    """Return the name of the state of plan and ledger from which the file of batch `key` was made.
+
+    Reads only the footer.
+
+    Returns:
+        None where there is no file, or it can't be read.
+    """
     try:
         with batch_path(root, key).open("rb") as file:
             footer = pq.read_metadata(file).metadata or {}
     except (OSError, pa.ArrowException):
-        return False
-    return bool(footer.get(_MADE_FROM) == made_from.encode())
+        return None
+    return footer[_MADE_FROM].decode() if _MADE_FROM in footer else None
 
 
 def written_batches(root: UPath | Path) -> list[str]:
