@@ -3,13 +3,14 @@
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy
 from sqlalchemy import text
 
 POSTGRES_VARIABLE = "KONTEXT_TEST_POSTGRES"
+DatabaseMaker = Callable[[], str]
 
 
 def pytest_configure() -> None:
@@ -45,13 +46,25 @@ def _postgres_server() -> Iterator[sqlalchemy.Engine]:
 
 
 @pytest.fixture
-def postgres(_postgres_server: sqlalchemy.Engine) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database, dropped after the test."""
-    name = f"kontext_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{uuid.uuid4().hex}"
-    with _postgres_server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+def postgres_maker(_postgres_server: sqlalchemy.Engine) -> Iterator[DatabaseMaker]:
+    """Make empty PostgreSQL databases and return their URLs. They are dropped after the test."""
+    names: list[str] = []
+
+    def make() -> str:
+        names.append(f"kontext_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{uuid.uuid4().hex}")
+        with _postgres_server.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {names[-1]}"))
+        return _postgres_server.url.set(database=names[-1]).render_as_string(hide_password=False)
+
     try:
-        yield _postgres_server.url.set(database=name).render_as_string(hide_password=False)
+        yield make
     finally:
         with _postgres_server.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+            for name in names:
+                connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def postgres(postgres_maker: DatabaseMaker) -> str:
+    """The URL of an empty PostgreSQL database, dropped after the test."""
+    return postgres_maker()

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -13,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any, Final
 
 import psutil
@@ -22,19 +25,22 @@ import requests
 from kontext_pipeline.dataset.storage import read_batch
 from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.report import BackendBooks, read_books
-from tests.orchestration.conftest import KEY, RANGE_START, REPOSITORY
+from kontext_pipeline.generation.ledger.run_processes import ProcessDetector
+from tests.orchestration.conftest import KEY, RANGE_END, RANGE_START, REPOSITORY
 from tests.sandbox.running import Sandbox, running_sandbox
 
-LOCATION: Final = "kontext_pipeline.definitions"
+LOCATION: Final = "kontext"
+"""Name of the code location in `deploy/workspace.yaml`."""
+DEPLOY: Final = REPOSITORY / "deploy"
 ENDED: Final = {"SUCCESS", "FAILURE", "CANCELED"}
 BACKFILL_ENDED: Final = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
 DEADLINE_S: Final = 300.0
 """How long a state is waited for, seconds: a multiple of what a busy machine needs."""
 DAEMON: Final = """
-from dagster._daemon import backfill
+from dagster._daemon import controller
 from dagster._daemon.cli import main
 # Dagster's own daemon, but that it looks at backfills every 2 s in place of 30.
-backfill.DEFAULT_DAEMON_INTERVAL_SECONDS = 2
+controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 2
 main()
 """
 
@@ -46,7 +52,10 @@ class Deployment:
     folder: Path
     sandbox: Sandbox
     environment: dict[str, str]
-    module: str = LOCATION
+    file: Path | None = None
+    """A file with definitions in place of the shipped ones."""
+    queue: str = ""
+    """The queue of Celery, where a worker is started."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     session: requests.Session = field(default_factory=requests.Session)
@@ -74,10 +83,7 @@ class Deployment:
             if name in ("code", "webserver"):
                 self.ports[name] = self.ports.get(name) or free_port()
             if name == "code":
-                (self.folder / "workspace.yaml").write_text(
-                    f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {self.ports['code']}, "
-                    f"location_name: {LOCATION}}}\n"
-                )
+                self.environment["KONTEXT_CODE_PORT"] = str(self.ports["code"])
             log = (self.folder / f"{name}.log").open("ab")
             self.processes[name] = subprocess.Popen(
                 self._command(name), cwd=self.folder, env=self.environment, stdout=log, stderr=log
@@ -89,15 +95,20 @@ class Deployment:
             wait_for(self._answers, {"yes"}, self.said)
 
     def _command(self, name: str) -> list[str]:
-        bin_of = Path(sys.executable).with_name
-        if name == "code":
-            module = ["-f", self.module] if self.module.endswith(".py") else ["-m", self.module]
-            at = ["--host", "127.0.0.1", "--port", str(self.ports["code"])]
-            return [str(bin_of("dagster")), "code-server", "start", *module, *at]
-        workspace = ["-w", str(self.folder / "workspace.yaml")]
-        if name == "daemon":
-            return [sys.executable, "-c", DAEMON, "run", *workspace]
-        return [str(bin_of("dagster-webserver")), "--port", str(self.ports["webserver"]), *workspace]
+        """Return the command of the shipped systemd unit, for this machine and with free ports."""
+        unit = (DEPLOY / "systemd" / f"kontext-{name}.service").read_text()
+        [start] = re.findall("^ExecStart=(.*)$", unit, re.MULTILINE)
+        start = start.replace("/opt/kontext/.venv/bin", str(Path(sys.executable).parent))
+        start = start.replace("/opt/kontext/deploy", str(DEPLOY)).replace(
+            "--port 3000", f"--port {self.ports.get(name)}"
+        )
+        if self.file is not None:
+            start = start.replace("-m kontext_pipeline.definitions", f"-f {self.file}")
+            start = start.replace(str(DEPLOY / "celery"), str(self.file.parent)).replace(
+                "-q kontext", f"-q {self.queue}"
+            )
+        program, *arguments = shlex.split(Template(start).substitute(self.environment))
+        return [sys.executable, "-c", DAEMON, *arguments] if name == "daemon" else [program, *arguments]
 
     def _answers(self) -> str:
         try:
@@ -131,12 +142,29 @@ class Deployment:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10 if not names else 0)
 
+    def stop(self, name: str) -> None:
+        """Stop a program with all processes below it, as systemd stops a service. Wait until they have ended."""
+        main = self._process(name)
+        for process in (service := [*main.children(recursive=True), main]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(service, timeout=DEADLINE_S)
+        assert not alive, self.said()
+
     def _process(self, name: str) -> psutil.Process:
         return psutil.Process(self.processes[name].pid)
 
     def run_processes(self) -> list[psutil.Process]:
-        """Return the processes of runs and steps, which Python starts by `spawn`."""
-        return [process for process in self.tree() if "multiprocessing.spawn" in " ".join(process.cmdline())]
+        """Return the processes of runs: those that a code server starts by `spawn`. Steps may have others."""
+        spawned = {
+            process.pid: process for process in self.tree() if "multiprocessing.spawn" in " ".join(process.cmdline())
+        }
+        return [process for process in spawned.values() if process.ppid() not in spawned]
+
+    def at_work(self) -> int:
+        """Return how many processes of runs the ledger shows that are not dead."""
+        with contextlib.closing(Database(self.ledger_url, make=False)) as database:
+            return sum(not process.dead for process in ProcessDetector().look(database))
 
     def said(self) -> str:
         """Return the ends of what the programs wrote, for a failed test."""
@@ -165,9 +193,8 @@ class Deployment:
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return str(answer["run"]["runId"])
 
-    def launch_range(self, first: str, last: str, *, config: Any = None) -> str:
-        tags = {RANGE_START: first, RANGE_START.replace("_start", "_end"): last}
-        return self.launch("augment", tags=tags, config=config)
+    def launch_range(self, first: str, last: str, *, tags: Mapping[str, str] | None = None) -> str:
+        return self.launch("augment", tags={RANGE_START: first, RANGE_END: last, **(tags or {})})
 
     def launch_backfill(self, keys: Sequence[str], *, config: Any = None) -> str:
         """Launch a backfill of images and tables, as *Materialize* does. Return its id."""
@@ -261,6 +288,10 @@ class Deployment:
 
     # --- money
 
+    @property
+    def ledger_url(self) -> str:
+        return self.environment.get("KONTEXT_LEDGER_URL") or f"sqlite:///{self.data_dir / 'ledger.db'}"
+
     def posts(self) -> int:
         return int(self.sandbox.books()["totals"]["posts"])
 
@@ -274,8 +305,7 @@ class Deployment:
 
     def books(self) -> BackendBooks:
         """Return the ledger's books of the paid backend."""
-        url = self.environment.get("KONTEXT_LEDGER_URL") or f"sqlite:///{self.data_dir / 'ledger.db'}"
-        with contextlib.closing(Database(url, make=False)) as database:
+        with contextlib.closing(Database(self.ledger_url, make=False)) as database:
             return next(books for books in read_books(database).backends if books.backend == "segmind")
 
     def check_bill(self, *, lost: int = 0) -> BackendBooks:
@@ -309,20 +339,22 @@ def deployment(
 ) -> Iterator[Deployment]:
     """Yield a deployment whose processes are not started yet. At the end every process of it is killed.
 
-    `config`: dagster.yaml; by default the shipped one. `module`: the code location's module, or a file of Python.
+    `config`: dagster.yaml; by default the shipped one. `module`: the code location's Python, in place of the shipped one.
     `environment`: further environment variables.
     """
     home = folder / "dagster-home"
     home.mkdir()
     if config is None:
-        shutil.copy(REPOSITORY / "deploy" / "dagster.yaml", home)
+        shutil.copy(DEPLOY / "dagster.yaml", home)
     else:
         (home / "dagster.yaml").write_text(config)
     with running_sandbox(speed=speed) as sandbox:
         variables = {
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DAGSTER_HOME": str(home),
+            "KONTEXT_CODE_HOST": "127.0.0.1",
             "SEGMIND_API_KEY": KEY,
             "SEGMIND_BASE_URL": sandbox.url,
             "KONTEXT_MANIFESTS": str(folder / "manifests" / "*.csv"),
@@ -336,8 +368,8 @@ def deployment(
         }
         made = Deployment(folder, sandbox, variables)
         if module is not None:
-            (folder / "location.py").write_text(module)
-            made.module = str(folder / "location.py")
+            made.file = folder / "location.py"
+            made.file.write_text(module)
         made.session.trust_env = False
         try:
             yield made

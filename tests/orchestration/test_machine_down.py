@@ -1,4 +1,4 @@
-"""The machine goes down while a backfill runs: after the start of Dagster the backfill goes on, and nobody clicks."""
+"""The machine goes down, or the service is stopped, while a backfill runs: after the start it goes on without a click."""
 
 from pathlib import Path
 
@@ -33,3 +33,22 @@ def test_a_backfill_goes_on_after_every_process_was_killed(tmp_path: Path, api_v
         assert before < 40
         books = dagster.check_bill(lost=IN_FLIGHT if api_version == "v1" else 0)
         assert books.pictures == 40
+
+
+def test_a_stop_of_the_service_collects_what_is_in_flight(tmp_path: Path) -> None:
+    with deployment(tmp_path, speed=12, KONTEXT_CONCURRENCY=str(IN_FLIGHT)) as dagster:
+        dagster.write_manifest("photos", 24)
+        dagster.start()
+        dagster.plan()
+        backfill = dagster.launch_backfill(ALL[:3])
+        dagster.wait_for_posts(6)
+        # As systemd does, for the units say PartOf and After.
+        dagster.stop("daemon")
+        dagster.stop("code")
+        assert dagster.check_bill().pictures < 24
+
+        dagster.start("code", "daemon")
+        assert dagster.end_of_backfill(backfill) == "COMPLETED_SUCCESS"
+        assert set(dagster.partitions("metadata").values()) == {"materialized"}
+        assert dagster.succeeded(ALL[:3]) == [8] * 3
+        dagster.check_bill()
