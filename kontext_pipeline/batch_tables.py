@@ -4,7 +4,6 @@ A file's footer names what the table was made from: the batch of the plan, and t
 requests. So every change in the ledger, a late one too, makes a table out of date.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
@@ -22,20 +21,6 @@ MOST_WRITES: Final = 5
 """How often one call writes a table that other runs keep changing. The last of these runs writes the table again."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchTable:
-    """A batch's metadata table, and the name of what it was made from."""
-
-    key: str
-    table: pa.Table
-    made_from: str
-
-    def write(self, data_dir: UPath) -> None:
-        """Write the table to a data directory, unless the file there was made from the same."""
-        if not is_current(data_dir, self.key, self.made_from):
-            write_batch(self.table, data_dir, self.key, made_from=self.made_from)
-
-
 class BatchTables:
     """The tables of one plan in one data directory. Any number of threads may use them."""
 
@@ -46,12 +31,6 @@ class BatchTables:
         self._link = DatasetLink(ledger.database)
         self._data_dir = data_dir
 
-    def make(self, key: str) -> BatchTable:
-        """Make the table of a batch."""
-        batch = self.plan.batch_table(key)
-        # The revision first: a change in between makes the table look too old, never too new.
-        return self._make(key, batch, self._made_from(batch))
-
     def bring_up_to_date(self, key: str) -> None:
         """Write the table of a batch unless it is current, until it is.
 
@@ -60,26 +39,33 @@ class BatchTables:
         """
         batch = self.plan.batch_table(key)
         for _ in range(MOST_WRITES):
+            # Before the table is made: a change in between makes the table look too old, never too new.
             made_from = self._made_from(batch)
             if is_current(self._data_dir, key, made_from):
                 return
-            self._make(key, batch, made_from).write(self._data_dir)
+            write_batch(self._make(key, batch), self._data_dir, key, made_from=made_from)
+
+    def plan_digest(self, key: str) -> str:
+        """Return a digest of all of a batch's table that follows from the plan."""
+        return self._plan_digest(self.plan.batch_table(key))
+
+    def _plan_digest(self, batch: pa.Table) -> str:
+        return plan_digest(batch, backend=self.plan.backend, own=self._own_columns)
 
     def _made_from(self, batch: pa.Table) -> str:
         revision = self._link.latest_revision(pc.unique(batch["fingerprint"]).to_pylist())
-        return f"{plan_digest(batch, backend=self.plan.backend, own=self._own_columns)} {revision}"
+        return f"{self._plan_digest(batch)} {revision}"
 
-    def _make(self, key: str, batch: pa.Table, made_from: str) -> BatchTable:
+    def _make(self, key: str, batch: pa.Table) -> pa.Table:
         generations = self._ledger.generations(pc.unique(batch["fingerprint"]).to_pylist())
         charged = generations.filter(pc.equal(generations["batch"], key))["fingerprint"].combine_chunks()
-        table = metadata_table(
+        return metadata_table(
             batch,
             generations.drop_columns(["batch"]),
             backend=self.plan.backend,
             charged=charged,
             own=self._own_columns,
         )
-        return BatchTable(key, table, made_from)
 
     @cached_property
     def _own_columns(self) -> pa.Schema:

@@ -31,8 +31,12 @@ class BatchTracker:
         *,
         read_settled: Callable[[], Settled],
         write_table: Callable[[str], None],
+        on_finished: Callable[[str], None] = lambda _key: None,
     ) -> None:
         """`keys`: the batches to generate. `write_table` is given a batch's key.
+
+        `on_finished` is given the key of each finished batch after its table was written. It must not take long: the
+        next table waits for it.
 
         Raises:
             NoThreadError: the thread can't be started.
@@ -43,6 +47,7 @@ class BatchTracker:
         self._keys = list(keys)
         self._read_settled = read_settled
         self._write_table = write_table
+        self._on_finished = on_finished
         self._lock = threading.Lock()
         self._left: Counter[str] = Counter()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tables")
@@ -92,9 +97,10 @@ class BatchTracker:
             Exception: the first one that writing a table has raised.
         """
         self._writer.shutdown()
+        finished = set(self.finished)
         for key in self._keys:
             if key not in self._writes or self._writes[key].exception():
-                self._write_table(key)
+                (self._write_finished if key in finished else self._write_table)(key)
         for write in self._writes.values():
             write.result()
 
@@ -110,4 +116,8 @@ class BatchTracker:
         return [WorkItem(fingerprint, key, request) for fingerprint, request in requests.items()]
 
     def _write(self, key: str) -> None:
-        self._writes[key] = self._writer.submit(self._write_table, key)
+        self._writes[key] = self._writer.submit(self._write_finished, key)
+
+    def _write_finished(self, key: str) -> None:
+        self._write_table(key)
+        self._on_finished(key)

@@ -14,7 +14,7 @@ from typing import Final
 import pyarrow as pa
 
 from kontext_pipeline.alerts.run_alerts import RunAlerts
-from kontext_pipeline.batch_tables import BatchTable, BatchTables
+from kontext_pipeline.batch_tables import BatchTables
 from kontext_pipeline.batch_tracker import BatchTracker
 from kontext_pipeline.data_directory import bind, data_dir_of
 from kontext_pipeline.dataset.storage import read_batch
@@ -85,6 +85,8 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         self.requests = SettledRequests(self.ledger, self.data_dir, unknown_retries=settings.unknown_retries)
         self._loop: GenerationLoop | None = None
         self._stop: str | None = None
+        self.run_id = ""
+        """The id of the run that began last; empty before the first one."""
 
     def __exit__(self, *_error: object) -> None:
         self.ledger.close()
@@ -215,13 +217,16 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         ask_again: AskAgain = "within bounds",
         watch: Callable[[Callable[[], Progress]], None] | None = None,
         tell_finish: bool = True,
+        on_finished: Callable[[str], None] = lambda _key: None,
     ) -> RunReport:
         """Generate the missing pictures of the batches `keys`; write each batch's table when it is finished.
 
         Pictures that `estimate` or `settled` found to be gone from the image store are among them.
 
         `budget_usd` caps this run; `KONTEXT_BUDGET_USD` caps all runs. `watch` is given the run's progress, which
-        stays up to date. `tell_finish`: False where this run is a part of something whose end is told.
+        stays up to date. `on_finished` is given the key of each batch of which every row has its outcome, after its
+        table was written, from a thread that it must not hold up. `tell_finish`: False where this run is a part of
+        something whose end is told.
 
         An exception that interrupts the run (Ctrl-C, a termination) is raised again after everything is settled. Every
         other error is in the report: requests may have been sent.
@@ -230,7 +235,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             KontextError: the run can't start: the ledger or the image store can't be written. Nothing was sent.
         """
         settings = self.settings
-        run_id = run_id or uuid.uuid4().hex
+        self.run_id = run_id = run_id or uuid.uuid4().hex
         self.requests.reopen(plan, keys)
         store = ImageStore(self.data_dir)
         store.sweep(SPOOL_KEPT_S)
@@ -250,6 +255,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
                 requests, retry_failed=retry_failed, ask_again=ask_again, look_at_files=False
             ),
             write_table=finish_batch,
+            on_finished=on_finished,
         )
         collector = open_collector(settings, self.data_dir)
 
@@ -328,9 +334,9 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             caps.append(Cap(micros(self.settings.budget_usd), self.settings.budget_period))
         return caps
 
-    def metadata_of(self, plan: Plan, key: str) -> BatchTable:
-        """Make the metadata table of a batch from the plan and the ledger."""
-        return self._tables_of(plan).make(key)
+    def batch_digest(self, plan: Plan, key: str) -> str:
+        """Return a sha256 of what a batch asks for: its rows of the plan, and the backend."""
+        return self._tables_of(plan).plan_digest(key)
 
     def write_tables(self, plan: Plan, keys: Iterable[str]) -> None:
         """Write the metadata tables of these batches, except those that would not change."""

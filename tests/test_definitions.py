@@ -17,13 +17,18 @@ SCRIPTS = Path(sys.executable).parent
 def test_the_definitions_are_whole() -> None:
     definitions = defs()
     graph = definitions.resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
-        *("plan", "inputs", "images", "metadata"),
-        "dataset",
-        "spend",
+    keys = {"plan", "inputs", "requests", "images", "metadata", "dataset", "spend"}
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == keys
+    assert {key.name for key in graph.asset_check_keys} == {
+        "books_balance",
+        "every_input_is_there",
+        "every_planned_row_is_in_the_table",
+        "every_row_has_its_picture",
+        "export_is_whole",
+        "few_rows_failed",
+        "pictures_are_unchanged",
+        "plan_is_current",
     }
-    checks = {"books_balance", "every_row_has_its_picture", "every_input_is_there", "export_is_whole"}
-    assert {key.name for key in graph.asset_check_keys} == checks
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         assert node.description

@@ -3,8 +3,7 @@
 from dagster import Definitions, ExecutorDefinition
 
 from kontext_pipeline.orchestration.alert_sensor import make_backfills_ended
-from kontext_pipeline.orchestration.asset_checks import make_check_metadata
-from kontext_pipeline.orchestration.assets import make_images, make_metadata, make_plan
+from kontext_pipeline.orchestration.assets import make_images_and_metadata, make_plan, make_requests
 from kontext_pipeline.orchestration.automation import (
     make_augment_job,
     make_manifests_changed,
@@ -17,6 +16,7 @@ from kontext_pipeline.orchestration.dead_runs import make_dead_runs
 from kontext_pipeline.orchestration.export_asset import make_dataset
 from kontext_pipeline.orchestration.input_asset import make_inputs
 from kontext_pipeline.orchestration.io_managers import MetadataIOManager
+from kontext_pipeline.orchestration.plan_check import make_check_plan
 from kontext_pipeline.orchestration.resources import KontextResource, SegmindResource
 from kontext_pipeline.orchestration.spend_asset import make_spend
 
@@ -38,12 +38,12 @@ def kontext_definitions(name: str | None = None, *, executor: ExecutorDefinition
         assets=[
             make_plan(names),
             make_inputs(names),
-            make_images(names),
-            make_metadata(names),
+            make_requests(names),
+            make_images_and_metadata(names),
             make_dataset(names),
             make_spend(names),
         ],
-        asset_checks=[make_check_metadata(names)],
+        asset_checks=[make_check_plan(names)],
         jobs=[make_plan_job(names), make_augment_job(names)],
         schedules=[make_unfinished_batches(names)],
         sensors=[

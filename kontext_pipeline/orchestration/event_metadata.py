@@ -9,6 +9,7 @@ from kontext_pipeline.escaping import markdown, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from upath import UPath
 
     from kontext_pipeline.dataset.summary import BatchSummary
     from kontext_pipeline.pipeline import Pipeline
@@ -72,14 +73,13 @@ def figures(summary: "BatchSummary") -> dict[str, Any]:
     return shown
 
 
-def batch_metadata(pipeline: "Pipeline", plan: "Plan", key: str, thumbnails: int) -> dict[str, Any]:
+def batch_metadata(pipeline: "Pipeline", plan: "Plan", key: str, table: "pa.Table", thumbnails: int) -> dict[str, Any]:
     """Return a batch's figures, its contact sheet and its rows without a picture.
 
-    `thumbnails`: the most on the sheet; 0: no sheet.
+    `table` is its metadata table. `thumbnails`: the most on the sheet; 0: no sheet.
     """
     from kontext_pipeline.dataset.summary import summarize
 
-    table = pipeline.metadata_of(plan, key).table
     shown = figures(summarize(table))
     if sheet := _contact_sheet(pipeline, table, thumbnails):
         shown["contact_sheet"] = MetadataValue.md(sheet)
@@ -95,9 +95,10 @@ def thumbnails_for(batches: int) -> int:
     return min(SHEET_PICTURES, SHEET_PICTURES_A_RUN // max(1, batches))
 
 
-def table_metadata(table: "pa.Table") -> dict[str, Any]:
-    """Return the figures, the row count and the columns of a batch's metadata table."""
+def table_metadata(data_dir: "UPath", key: str, table: "pa.Table") -> dict[str, Any]:
+    """Return the figures, the row count, the columns and the path of a batch's metadata table."""
     from kontext_pipeline.columns import TABLE_COLUMNS
+    from kontext_pipeline.dataset.storage import batch_path
     from kontext_pipeline.dataset.summary import summarize
 
     meanings = {column.name: column.meaning for column in TABLE_COLUMNS}
@@ -109,6 +110,7 @@ def table_metadata(table: "pa.Table") -> dict[str, Any]:
         **figures(summarize(table)),
         "dagster/partition_row_count": table.num_rows,
         "dagster/column_schema": TableSchema(columns),
+        "path": MetadataValue.path(str(batch_path(data_dir, key))),
     }
 
 

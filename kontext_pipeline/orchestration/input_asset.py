@@ -11,11 +11,13 @@ from dagster import (
     AssetCheckSpec,
     AssetExecutionContext,
     AssetsDefinition,
+    DataVersion,
     MaterializeResult,
     MetadataValue,
     asset,
 )
 
+from kontext_pipeline.orchestration.batch_versions import WITHOUT_VERSION
 from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.event_metadata import SHEET_PICTURES, table_value
 from kontext_pipeline.orchestration.resources import KontextResource, kontext_of
@@ -65,7 +67,12 @@ def _keep_inputs(context: AssetExecutionContext, kontext: KontextResource) -> Ma
         with open_collector(pipeline.settings, pipeline.data_dir) as collector:
             found = collect(pipeline.planned(), collector)
         context.log.info(f"{found.kept:,} of {found.wanted:,} input pictures are kept")
-        return MaterializeResult(metadata=_metadata(pipeline, found), check_results=[_every_input(found)])
+        return MaterializeResult(
+            metadata=_metadata(pipeline, found),
+            check_results=[_every_input(found)],
+            # Whether and when the inputs were kept makes no image out of date: the plan says what a batch asks for.
+            data_version=DataVersion(WITHOUT_VERSION),
+        )
 
 
 def _metadata(pipeline: "Pipeline", found: "Collection") -> dict[str, Any]:

@@ -9,14 +9,17 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
+from dagster import AssetMaterialization, DagsterInstance
 from filelock import FileLock
 
 from kontext_pipeline.launcher import NEW_INSTANCE
+from kontext_pipeline.orchestration.batch_recorder import BatchRecorder, runless_writer
+from kontext_pipeline.orchestration.batch_versions import DATA_VERSION, plan_version, recorded_versions, table_version
+from kontext_pipeline.orchestration.check_evaluations import DESCRIPTIONS, CheckEvaluations
 from kontext_pipeline.orchestration.dataset_names import UNNAMED, DatasetNames, names_from_environment
-from kontext_pipeline.orchestration.event_metadata import batch_metadata, figures, plan_metadata, thumbnails_for
+from kontext_pipeline.orchestration.event_metadata import plan_metadata, thumbnails_for
 from kontext_pipeline.orchestration.partitions import register
 
 if TYPE_CHECKING:
@@ -97,35 +100,40 @@ def report_batches(
 ) -> int:
     """Register the plan's batches and record the batches `keys` as materialized. Return how many were recorded.
 
-    A batch whose figures are recorded already is left out. Images count as materialized when every row has its
+    A batch whose table is recorded already is left out. Images count as materialized when every row has its
     outcome.
     """
     from kontext_pipeline.dataset.storage import read_batch
-    from kontext_pipeline.dataset.summary import summarize
 
     planned = pipeline.planned()
     register(instance, names, planned.batch_keys, pipeline.dataset_id)
-    summaries = {key: summarize(read_batch(pipeline.data_dir, key)) for key in keys}
-    recorded = names.asset_key("metadata")
-    new = [key for key in keys if not _is_recorded(instance, recorded, key, figures(summaries[key]))]
-    if new:
-        estimate = pipeline.estimate(planned)
-        shown = plan_metadata(planned, estimate, pipeline.warnings(planned))
-        instance.report_runless_asset_event(AssetMaterialization(names.asset_key("plan"), metadata=shown))
+    recorded = recorded_versions(instance, names.asset_key("metadata"))
+    new: dict[str, bool] = {}
+    for key in keys:
+        table = read_batch(pipeline.data_dir, key)
+        if recorded.get(key) != table_version(table):
+            new[key] = "pending" not in table["status"].to_pylist()
     log.info("%d of %d batches are recorded as materialized in Dagster.", len(new), len(keys))
-    for key in new:
-        summary = summaries[key]
-        if not summary.by_status["pending"]:
-            shown = batch_metadata(pipeline, planned, key, thumbnails_for(len(new)))
-            instance.report_runless_asset_event(
-                AssetMaterialization(names.asset_key("images"), partition=key, metadata=shown)
-            )
-        instance.report_runless_asset_event(AssetMaterialization(recorded, partition=key, metadata=figures(summary)))
+    if not new:
+        return 0
+    write = runless_writer(instance, pipeline.run_id)
+    shown = plan_metadata(planned, pipeline.estimate(planned), pipeline.warnings(planned))
+    tags = {DATA_VERSION: plan_version(planned)}
+    write(AssetMaterialization(names.asset_key("plan"), metadata=shown, tags=tags))
+    checks = CheckEvaluations(instance, names.asset_key("metadata"), list(DESCRIPTIONS))
+    recorder = BatchRecorder(
+        pipeline,
+        planned,
+        instance=instance,
+        names=names,
+        write=write,
+        run_id=pipeline.run_id,
+        thumbnails=thumbnails_for(len(new)),
+        checks=checks,
+    )
+    for key, images_too in new.items():
+        recorder.record(key, images_too=images_too)
+    if checks.has_news:
+        for evaluation in checks.of_all(planned.batch_keys, {}):
+            write(evaluation)
     return len(new)
-
-
-def _is_recorded(instance: DagsterInstance, asset: AssetKey, key: str, now: dict[str, Any]) -> bool:
-    found = instance.fetch_materializations(AssetRecordsFilter(asset_key=asset, asset_partitions=[key]), limit=1)
-    event = found.records[0].asset_materialization if found.records else None
-    known = event.metadata if event else {}
-    return all(name in known and known[name].value == value for name, value in now.items())

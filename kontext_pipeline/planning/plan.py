@@ -64,6 +64,11 @@ class Plan:
             return next(iter(self._files.values())).footer.pictures
         return int(pc.count_distinct(pa.chunked_array(self.fingerprints())).as_py())
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each manifest as it was planned, by the manifest's name."""
+        return {name: str(file.footer.origin["digest"]) for name, file in self._files.items()}
+
     def has_batch(self, key: str) -> bool:
         """Return whether there is a batch with this key."""
         return key in self._batches

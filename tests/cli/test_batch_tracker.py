@@ -83,6 +83,34 @@ def test_a_batch_without_work_waits_with_its_table_until_all_is_handed_out(plan:
     tracker.close()
 
 
+def test_a_finished_batch_is_told_once_after_its_table_and_an_unfinished_one_never(plan: Plan) -> None:
+    told: list[tuple[str, str]] = []
+    failed = False
+
+    def write(key: str) -> None:
+        nonlocal failed
+        if key == KEYS[1] and not failed:
+            failed = True
+            raise OSError("no space left")
+        told.append(("written", key))
+
+    tracker = BatchTracker(
+        plan,
+        KEYS,
+        read_settled=settled(*fingerprints(plan, KEYS[2])),
+        write_table=write,
+        on_finished=lambda key: told.append(("finished", key)),
+    )
+    for item in tracker.work_items():
+        if item.batch == KEYS[1]:
+            tracker.has_outcome(item, "succeeded")
+    with pytest.raises(OSError, match="no space left"):
+        tracker.close()
+    assert [key for what, key in told if what == "finished"] == [KEYS[2], KEYS[1]]
+    assert all(told.index(("written", key)) < told.index(("finished", key)) for key in KEYS[1:])
+    assert ("written", KEYS[0]) in told
+
+
 def test_a_table_that_cannot_be_written_fails_the_run_at_its_end(plan: Plan) -> None:
     written: list[str] = []
 

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from dagster import DagsterEventType, EventLogEntry
+from dagster import AssetKey, DagsterEventType, EventLogEntry
 
 from tests.orchestration.conftest import (
     REPOSITORY,
@@ -75,13 +75,34 @@ def test_an_account_stop_fails_the_step_without_a_retry_and_the_next_run_goes_on
 
 def test_the_runs_budget_buys_exactly_what_it_can_and_says_so(project: Project) -> None:
     project.plan()
-    result = project.augment(ALL[0], ALL[2], check=False, config=_images(budget_usd=0.7))
+    config = _images(budget_usd=0.7) | {"resources": {"segmind": {"config": {"concurrency": 1}}}}
+    result = project.augment(ALL[0], ALL[2], config=config)
 
     assert project.billed() == 7
-    said = failure_of(result)
-    assert said.metadata["cause"].value == "budget"
-    assert "0.70 USD" in said.description
-    assert not any(event.is_step_up_for_retry for event in result.all_events)
+    assert set(materialized(result, "images")) == set(materialized(result, "metadata")) == {ALL[0]}
+    [left] = [
+        event.asset_observation_data.asset_observation
+        for event in result.get_asset_observation_events()
+        if event.asset_key == AssetKey("images")
+    ]
+    assert "budget of 0.70 USD" in str(left.metadata["stopped"].value)
+    assert (left.metadata["batches_left"].value, left.metadata["pictures_left"].value) == (2, 3)
+    assert left.metadata["spent_usd"].value == 0.7
+    assert not project.instance.get_materialized_partitions(AssetKey("images")) & set(ALL[1:])
+
+
+def test_a_standing_daily_budget_that_is_spent_is_no_red_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KONTEXT_BUDGET_USD", "0.4")
+    monkeypatch.setenv("KONTEXT_BUDGET_PERIOD", "day")
+    project.plan()
+    project.augment(ALL[0], ALL[2])
+    posts = project.posts()
+    again = project.augment(ALL[0], ALL[2])
+
+    assert project.billed() == 4
+    assert project.posts() == posts
+    said = [entry.user_message for entry in project.instance.all_logs(again.run_id)]
+    assert any("6 pictures for about 0.60 USD" in text for text in said)
 
 
 def test_a_key_that_is_not_set_is_said_by_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +164,8 @@ def test_too_little_credit_stops_unless_the_run_config_says_to_go_on(project: Pr
 def test_a_budget_within_the_balance_needs_no_consent(project: Project) -> None:
     project.sandbox.set_account(balance=0.35)
     project.plan()
-    result = project.augment(ALL[0], check=False, config=_images(budget_usd=0.3))
+    project.augment(ALL[0], config=_images(budget_usd=0.3))
 
-    assert failure_of(result).metadata["cause"].value == "budget"
     assert project.billed() == 3
 
 

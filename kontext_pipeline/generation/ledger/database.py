@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeGuard, TypeVar
 
 from sqlalchemy import URL, Connection, inspect, make_url, text
@@ -71,12 +72,15 @@ class Transaction:
         found: list[Any] = self._run(statement, parameters, fetch=True)
         return found
 
-    def rows_of(self, statement: str, keys: Sequence[str]) -> list[Any]:
-        """Return the rows of a query with `IN :keys`."""
+    def rows_of(
+        self, statement: str, keys: Sequence[str], parameters: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[Any]:
+        """Return the rows of a query with `IN :keys`. Queries with many keys are run in parts."""
         found: list[Any] = []
         for start in range(0, len(keys), KEYS_IN_QUERY):
             some = {f"key_{number}": key for number, key in enumerate(keys[start : start + KEYS_IN_QUERY])}
-            found += self.rows(statement.replace(":keys", f"({', '.join(f':{name}' for name in some)})"), some)
+            names = ", ".join(f":{name}" for name in some)
+            found += self.rows(statement.replace(":keys", f"({names})"), {**parameters, **some})
         return found
 
     def insert(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -143,6 +143,14 @@ def read_without_picture(database: Database, fingerprints: Sequence[str] | None 
         return [WithoutPicture(**{**dict(row), "retryable": bool(row["retryable"])}) for row in rows]
 
 
+def spent_by_run(database: Database, run_id: str, batch: str, fingerprints: Sequence[str]) -> float:
+    """Return what one run was charged for these requests of a batch, USD."""
+    with database.read() as connection:
+        parameters = {"run_id": run_id, "batch": batch}
+        rows = Transaction(connection).rows_of(statements.SPENT_BY_RUN, fingerprints, parameters)
+        return usd(sum(int(row["cost"]) for row in rows))
+
+
 def spending_differs(database: Database) -> list[str]:
     """Compare the sums that caps are checked by with the attempts, and describe each difference."""
     with database.read() as connection:

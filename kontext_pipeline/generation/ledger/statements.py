@@ -209,6 +209,11 @@ GENERATIONS: Final = """
     ) s ON s.fingerprint = g.fingerprint LEFT JOIN attempts t ON t.id = s.telling
     LEFT JOIN inputs i ON i.sha256 = t.input_sha256 WHERE g.fingerprint IN :keys"""
 
+# What one run was charged for some requests of a batch.
+SPENT_BY_RUN: Final = """
+    SELECT COALESCE(SUM(cost * 1.0), 0) AS cost FROM attempts
+    WHERE fingerprint IN :keys AND run_id = :run_id AND batch = :batch AND state = 'charged'"""
+
 # --- report for people
 
 # The backends that the ledger knows.
