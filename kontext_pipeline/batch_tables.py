@@ -4,6 +4,7 @@ A file's footer names what the table was made from: the batch of the plan, and t
 requests. So every change in the ledger, a late one too, makes a table out of date.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Final
 
@@ -13,12 +14,21 @@ from upath import UPath
 
 from kontext_pipeline.dataset.metadata import metadata_table, plan_digest
 from kontext_pipeline.dataset.own_columns import own_schema
-from kontext_pipeline.dataset.storage import is_current, write_batch
+from kontext_pipeline.dataset.storage import DatasetError, is_current, read_batch, write_batch
 from kontext_pipeline.generation.ledger import DatasetLink, Ledger
 from kontext_pipeline.planning.plan import Plan
 
 MOST_WRITES: Final = 5
 """How often one call writes a table that other runs keep changing. The last of these runs writes the table again."""
+
+
+_PICTURE: Final = ["fingerprint", "image_sha256"]
+
+
+def _pictures_of(table: pa.Table) -> set[tuple[str, str]]:
+    """Return fingerprint and sha256 of every picture in a table."""
+    columns = (table[name].to_pylist() for name in _PICTURE)
+    return {(fingerprint, sha256) for fingerprint, sha256 in zip(*columns, strict=True) if sha256 is not None}
 
 
 class BatchTables:
@@ -31,12 +41,18 @@ class BatchTables:
         self._link = DatasetLink(ledger.database)
         self._data_dir = data_dir
 
-    def bring_up_to_date(self, key: str) -> None:
+    def bring_up_to_date(
+        self, key: str, *, decode: Callable[[str, list[str]], None] = lambda _key, _others: None
+    ) -> None:
         """Write the table of a batch unless it is current, until it is.
+
+        `decode` is called first, with the batch and the requests whose pictures the written table does not list. A run
+        lists a picture when it has decoded it, so a run that was killed may have left these unchecked.
 
         Another run may write an older table at the same time. Each run looks again after it has written, so the last one
         that writes leaves a current table.
         """
+        decode(key, self._unlisted(key))
         batch = self.plan.batch_table(key)
         for _ in range(MOST_WRITES):
             # Before the table is made: a change in between makes the table look too old, never too new.
@@ -51,6 +67,18 @@ class BatchTables:
 
     def _plan_digest(self, batch: pa.Table) -> str:
         return plan_digest(batch, backend=self.plan.backend, own=self._own_columns)
+
+    def _unlisted(self, key: str) -> list[str]:
+        """Return the requests of a batch whose pictures the written table does not list. None where it is current."""
+        batch = self.plan.batch_table(key)
+        if is_current(self._data_dir, key, self._made_from(batch)):
+            return []
+        try:
+            listed = _pictures_of(read_batch(self._data_dir, key, columns=_PICTURE))
+        except DatasetError:
+            listed = set()
+        made = _pictures_of(self._ledger.generations(pc.unique(batch["fingerprint"]).to_pylist()))
+        return [fingerprint for fingerprint, _ in made - listed]
 
     def _made_from(self, batch: pa.Table) -> str:
         revision = self._link.latest_revision(pc.unique(batch["fingerprint"]).to_pylist())

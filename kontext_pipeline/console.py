@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,6 +46,12 @@ class _Console(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(displayable(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more, where the reader of the output has ended (`| head`). The command goes on."""
+        self.quiet = True
+        # What is left in the stream's buffer is written when the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 out = _Console(highlight=False, soft_wrap=True)

@@ -243,10 +243,6 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         wanted = set(keys)
         pictures = PictureCheck(self.ledger, store)
 
-        def finish_batch(key: str) -> None:
-            pictures.finish(key)
-            self.write_tables(plan, [key])
-
         requests = sum(batch.rows for batch in plan.batches if batch.key in wanted)
         tracker = BatchTracker(
             plan,
@@ -254,7 +250,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             read_settled=lambda: self.settled(
                 requests, retry_failed=retry_failed, ask_again=ask_again, look_at_files=False
             ),
-            write_table=finish_batch,
+            write_table=lambda key: self._tables_of(plan).bring_up_to_date(key, decode=pictures.finish),
             on_finished=on_finished,
         )
         collector = open_collector(settings, self.data_dir)
@@ -339,10 +335,13 @@ class Pipeline(AbstractContextManager["Pipeline"]):
         return self._tables_of(plan).plan_digest(key)
 
     def write_tables(self, plan: Plan, keys: Iterable[str]) -> None:
-        """Write the metadata tables of these batches, except those that would not change."""
-        tables = self._tables_of(plan)
-        for key in keys:
-            tables.bring_up_to_date(key)
+        """Write the metadata tables of these batches, except those that would not change.
+
+        Pictures that a killed run has kept and not decoded are decoded first; a damaged one leaves its row `unknown`.
+        """
+        with PictureCheck(self.ledger, ImageStore(self.data_dir)) as pictures:
+            for key in keys:
+                self._tables_of(plan).bring_up_to_date(key, decode=pictures.finish)
 
     def failures(self, plan: Plan, keys: Iterable[str] | None = None) -> Failures:
         """Return the rows without a picture of these batches (None: of all), by cause."""

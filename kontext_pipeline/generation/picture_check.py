@@ -3,8 +3,9 @@
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Final
 
 from kontext_pipeline.generation.image_store import ImageStore
@@ -17,8 +18,8 @@ GROUP: Final = 32
 log: Final = logging.getLogger(__name__)
 
 
-class PictureCheck:
-    """Decodes the pictures of a run in a thread of its own. Thread-safe."""
+class PictureCheck(AbstractContextManager["PictureCheck"]):
+    """Decodes pictures in a thread of its own. Thread-safe. Use it in a `with` block, or call `close`."""
 
     def __init__(self, ledger: Ledger, store: ImageStore) -> None:
         """Start without pictures."""
@@ -27,18 +28,20 @@ class PictureCheck:
         self._lock = threading.Lock()
         self._waiting: defaultdict[str, list[str]] = defaultdict(list)
         self._begun: defaultdict[str, list[Future[None]]] = defaultdict(list)
+        self._noted: defaultdict[str, set[str]] = defaultdict(set)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
 
     def add(self, item: WorkItem, status: Status) -> None:
         """Note the outcome of an item. May be called from any thread."""
         if status == "succeeded":
             with self._lock:
+                self._noted[item.batch].add(item.fingerprint)
                 self._waiting[item.batch].append(item.fingerprint)
                 if len(self._waiting[item.batch]) >= GROUP:
                     self._begin(item.batch)
 
-    def finish(self, batch: str) -> None:
-        """Wait until every picture of a batch that was noted is decoded.
+    def finish(self, batch: str, others: Iterable[str] = ()) -> None:
+        """Wait until every picture of a batch that was noted is decoded, and those of the requests `others`, too.
 
         A damaged one was paid for and is of no use: it is set aside, its attempt is charged without a picture, and a
         later run asks for it again within `KONTEXT_UNKNOWN_RETRIES`.
@@ -47,10 +50,15 @@ class PictureCheck:
             LedgerError: the ledger can't be read or written.
         """
         with self._lock:
+            noted = self._noted.pop(batch, set())
+            self._waiting[batch] += [one for one in others if one not in noted]
             self._begin(batch)
             begun = self._begun.pop(batch, [])
         for group in begun:
             group.result()
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the thread. Pictures that were not decoded yet are not checked."""

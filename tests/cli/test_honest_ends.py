@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from kontext_pipeline import exits
@@ -157,3 +158,21 @@ def test_four_processes_share_a_new_dagster_home(
         assert run.returncode == 0
         assert "DAGSTER_HOME" not in words
         assert "dagster" not in words
+
+
+@pytest.mark.usefixtures("ten_rows")
+def test_a_reader_of_the_output_that_ends_in_mid_run(
+    environment: dict[str, str], provider: Provider, tmp_path: Path
+) -> None:
+    """As in `kontext run … | head`."""
+    reading, writing = os.pipe()
+    at_the_fourth_post(provider, lambda: os.close(reading))
+    done = subprocess.run(
+        [KONTEXT, *RUN], check=False, cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert "Traceback" not in done.stderr
+    assert provider.posted == 10
+    assert len(list((tmp_path / "out" / "images").glob("[0-9a-f][0-9a-f]/*"))) == 10
+    assert len(pd.read_parquet(tmp_path / "out" / "metadata")) == 10
+    assert done.returncode == 0, done.stderr

@@ -1,8 +1,10 @@
 """Each request is sent once, ends in time, and what is said of its fate is true."""
 
 import datetime
+import errno
 import ipaddress
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -109,6 +111,18 @@ def test_a_connection_waits_until_a_file_may_be_opened(
         monkeypatch.setattr("kontext_pipeline.files.time.sleep", lambda _seconds: full.close())
         full.enter_context(no_descriptors())
         assert client.credits().total == 5
+
+
+def test_where_no_file_may_be_opened_for_long_nothing_is_sent_and_the_reason_is_said(
+    gateway: Gateway, client: SegmindClient, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kontext_pipeline.files.DESCRIPTOR_WAIT_S", 0.0)
+    with no_descriptors():
+        answer = client.generate(BODY, spool)
+    assert answer.outcome is Outcome.UNREACHABLE
+    assert answer.charge is Charge.NO
+    assert os.strerror(errno.EMFILE) in str(answer.error)
+    assert gateway.requests == []
 
 
 class Clock:
