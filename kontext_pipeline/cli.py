@@ -245,6 +245,36 @@ def export(*, out: str, repository: str | None, private: bool, data_dir: str | N
     sys.exit(export_command.run(settings, out, ExportOptions(**options), repository=repository, private=private))
 
 
+@main.command(settings=("data_dir",))
+def lock(**options: Any) -> None:
+    """Write kontext.lock.json: what each row was made from and gave, so that a change shows. Costs nothing.
+
+    Exit status: 0 the lock is written; 2 there is no plan, or a batch has no table yet.
+    """
+    from kontext_pipeline import lock_command
+    from kontext_pipeline.settings import load_settings
+
+    sys.exit(lock_command.lock(load_settings(**options)))
+
+
+@main.command(settings=("data_dir",))
+@click.option(
+    "--lock",
+    "lock_path",
+    metavar="FILE",
+    help="Compare with this lock, of the dataset that this one was built again from: dates don't count.",
+)
+def verify(*, lock_path: str | None, **options: Any) -> None:
+    """Compare pictures, input pictures and tables with the lock, byte by byte. Costs nothing.
+
+    Exit status: 0 nothing differs; 1 something does, and is listed; 2 there is no lock.
+    """
+    from kontext_pipeline import lock_command
+    from kontext_pipeline.settings import load_settings
+
+    sys.exit(lock_command.verify(load_settings(**options), lock_path))
+
+
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")

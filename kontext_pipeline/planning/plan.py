@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from kontext_pipeline.errors import PlanError
 from kontext_pipeline.files import AnyPath
 from kontext_pipeline.planning.batches import COMFORTABLE_BATCHES, MOST_BATCHES, batch_key
-from kontext_pipeline.planning.plan_file import Footer, PlanFile
+from kontext_pipeline.planning.plan_file import Footer, Origin, PlanFile
 from kontext_pipeline.segmind.model import (
     DEFAULT_ASPECT_RATIO,
     LIST_PRICE_USD,
@@ -86,6 +86,11 @@ class Plan:
                 f"{len(self.batches):,}, from {self.batches[0].key} to {self.batches[-1].key}"
             )
         return self._files[batch.manifest].row_group(batch.row_group)
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """What the plan of each manifest follows from, by the manifest's name."""
+        return {name: file.footer.origin for name, file in self._files.items()}
 
     @property
     def mapped_columns(self) -> dict[str, str]:
