@@ -10,6 +10,7 @@ from upath import UPath
 from kontext_pipeline import console
 from kontext_pipeline.columns import TABLE_SCHEMA
 from kontext_pipeline.data_directory import data_dir_of
+from kontext_pipeline.dataset.lock.listed_files import with_hashes
 from kontext_pipeline.dataset.lock.lock_file import (
     LOCK_NAME,
     TABLE_COLUMNS,
@@ -19,7 +20,6 @@ from kontext_pipeline.dataset.lock.lock_file import (
     write_lock,
 )
 from kontext_pipeline.dataset.lock.sorted_files import SortedFiles
-from kontext_pipeline.dataset.lock.stored_files import with_hashes
 from kontext_pipeline.dataset.lock.verification import Verification
 from kontext_pipeline.dataset.storage import DatasetError, batch_path, read_batch, written_batches
 from kontext_pipeline.exits import Exit

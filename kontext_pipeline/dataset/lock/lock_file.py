@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from upath import UPath
 
+from kontext_pipeline.dataset.lock.listed_files import FilePath, join_path, split_path
 from kontext_pipeline.dataset.lock.sorted_lines import SortedLines
-from kontext_pipeline.dataset.lock.stored_files import FilePath, join_path, split_path
 from kontext_pipeline.errors import KontextError
 from kontext_pipeline.files import AnyPath, write_atomically
 

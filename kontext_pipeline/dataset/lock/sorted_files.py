@@ -6,8 +6,8 @@ from typing import Any, Protocol, TypeVar
 
 from upath import UPath
 
+from kontext_pipeline.dataset.lock.listed_files import FilePath, list_files
 from kontext_pipeline.dataset.lock.sorted_lines import SortedLines
-from kontext_pipeline.dataset.lock.stored_files import FilePath, list_files
 
 
 class _Ordered(Protocol):

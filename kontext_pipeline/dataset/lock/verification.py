@@ -9,9 +9,9 @@ from typing import Any, Final
 import pyarrow as pa
 from upath import UPath
 
+from kontext_pipeline.dataset.lock.listed_files import join_path, with_hashes
 from kontext_pipeline.dataset.lock.lock_file import file_of, files_of, key_of, read_lock, sorted_rows
 from kontext_pipeline.dataset.lock.sorted_files import SortedFiles, merged
-from kontext_pipeline.dataset.lock.stored_files import join_path, with_hashes
 
 _NAMES: Final = {"images": "picture", "inputs": "input picture"}
 
