@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,8 @@ from upath import UPath
 
 from kontext_pipeline.dataset.exports.export_lock import LOCK, locked
 from kontext_pipeline.dataset.exports.export_options import ExportError
-from kontext_pipeline.dataset.exports.export_record import RECORD, Entry, read_record, write_record
-from kontext_pipeline.dataset.exports.staging import STAGING, Staging, Write
+from kontext_pipeline.dataset.exports.export_record import RECORD, Entry, line_of, read_record, write_record
+from kontext_pipeline.dataset.exports.staging import STAGING, Move, Staging, Write
 from kontext_pipeline.files import is_local, local_path
 
 _OWN_FOLDERS: Final = ("plan", "images", "inputs", "metadata", "quality", "review", "ledger.db.claims")
@@ -64,7 +65,8 @@ class ExportFolder:
         self._old_shards = {entry.made_from: entry for entry in self._old.values() if entry.facts}
         self._sizes = _sizes(out)
         self._new: dict[str, Entry] = {}
-        self._moves: dict[str, tuple[str | None, str]] = {}
+        # By path: where the content is now; None: it is staged.
+        self._moves: dict[str, str | None] = {}
         self.written = 0
         """How many files were written; the others were there."""
 
@@ -85,7 +87,8 @@ class ExportFolder:
         if entry is None:
             entry = self._staging.add(_staged_name(path, made_from, may_move), path, made_from, write)
             self.written += 1
-            self._take(entry, (None, _staged_name(path, made_from, may_move)))
+            self._take(entry)
+            self._moves[path] = None
         return entry
 
     def reuse(self, path: str, made_from: str, *, may_move: bool = False) -> Entry | None:
@@ -96,10 +99,13 @@ class ExportFolder:
         if old is not None and old.made_from == made_from and self._usable(old):
             return self._take(old)
         if may_move and (old := self._old_shards.get(made_from)) is not None and self._usable(old):
-            return self._take(old._replace(path=path), (old.path, made_from))
-        name = _staged_name(path, made_from, may_move)
-        entry = self._staging.find(name, path, made_from)
-        return None if entry is None else self._take(entry, (None, name))
+            self._moves[path] = old.path
+            return self._take(old._replace(path=path))
+        entry = self._staging.find(_staged_name(path, made_from, may_move), path, made_from)
+        if entry is None:
+            return None
+        self._moves[path] = None
+        return self._take(entry)
 
     def drop(self, path: str) -> None:
         """Let the export not have a file that `reuse` has found."""
@@ -127,25 +133,29 @@ class ExportFolder:
         """
         entries = self.entries()
         gone = [path for path in self._old if path not in self._new]
-        digest = hashlib.sha256(json.dumps([head, entries], default=str).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(head).encode())
+        for entry in entries:
+            digest.update(line_of(entry).encode())
 
         def write(path: Path) -> None:
             write_record(path, head, entries)
 
-        record = self._staging.add(digest, RECORD, digest, write)
-        current = hashlib.sha256((self.read_text(RECORD) or "").encode()).hexdigest()
-        changed = bool(self._moves or gone or current != record.sha256)
+        name = digest.hexdigest()
+        record = self._staging.add(name, RECORD, name, write)
+        changed = bool(self._moves or gone or _sha256(self.out / RECORD) != record.sha256)
         if changed:
-            moves = [(source, name, path) for path, (source, name) in self._moves.items()]
-            self._staging.commit([*moves, (None, digest, RECORD)], gone)
+            self._staging.commit(chain(self._staged_moves(), [(None, name, RECORD)]), gone)
         self._staging.clear()
         return record, changed
 
-    def _take(self, entry: Entry, move: tuple[str | None, str] | None = None) -> Entry:
+    def _take(self, entry: Entry) -> Entry:
         self._new[entry.path] = entry
-        if move is not None:
-            self._moves[entry.path] = move
         return entry
+
+    def _staged_moves(self) -> Iterator[Move]:
+        for path, source in self._moves.items():
+            entry = self._new[path]
+            yield source, _staged_name(path, entry.made_from, entry.facts is not None), path
 
     def _usable(self, entry: Entry) -> bool:
         # A shard that lacks samples is tried again: their pictures may be back.
@@ -154,8 +164,19 @@ class ExportFolder:
         return _size(self.out, entry.path, self._sizes) == entry.bytes
 
 
+def _sha256(path: UPath) -> str | None:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()
+
+
 def _staged_name(path: str, made_from: str, may_move: bool) -> str:
-    # Files that stay at their path may have equal content.
+    # Files that stay at their path may have equal content. Those that may move are the shards, which have facts.
     return made_from if may_move else hashlib.sha256(f"{path} {made_from}".encode()).hexdigest()
 
 

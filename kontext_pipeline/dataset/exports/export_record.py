@@ -85,7 +85,8 @@ def entry_of(line: str) -> Entry:
     Raises:
         ValueError, TypeError: It has none.
     """
-    return Entry(**json.loads(line))
+    entry = Entry(**json.loads(line))
+    return entry._replace(sha256=entry.made_from) if entry.sha256 == entry.made_from else entry
 
 
 def _entries(lines: Iterable[str]) -> Iterator[Entry]:

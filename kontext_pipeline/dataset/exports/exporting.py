@@ -20,6 +20,7 @@ from kontext_pipeline.dataset.exports.layouts import shard_extensions, write_par
 from kontext_pipeline.dataset.exports.sample_pictures import PictureReader
 from kontext_pipeline.dataset.exports.sample_rows import SampleRows
 from kontext_pipeline.dataset.exports.selection import WRONG, LeftOut, select
+from kontext_pipeline.dataset.review.decisions import read_decisions
 from kontext_pipeline.files import is_local
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -86,10 +87,11 @@ def export_dataset(
     Raises:
         ExportError: The export can't be made as it is asked for, or there is no room. An earlier export is as it was.
         DatasetError: A metadata table can't be read.
+        ReviewError: The decisions can't be read.
         OSError: Something can't be read or written. An earlier export is as it was.
     """
     with _explained(out), open_export(out, data_dir) as folder:
-        decisions: dict[str, Any] = {}
+        decisions = read_decisions(data_dir)
         selection = select(data_dir, decisions, options)
         parts = selection.parts()
         total, done = selection.samples.num_rows, 0

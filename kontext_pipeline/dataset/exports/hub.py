@@ -1,7 +1,10 @@
 """Uploads of exports to the Hugging Face Hub (extra `[hub]`). `HF_ENDPOINT` and `HF_TOKEN` count, as for all its tools."""
 
+import contextlib
+import os
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?")
+MOST_FILES: Final = 25_000
+"""Most files that one commit to the Hub takes."""
 _COMMIT: Final = "Update the export"
 
 
@@ -41,27 +46,26 @@ class HubTarget:
         Raises:
             ExportError: The Hub refuses, or can't be reached. The export in the folder is complete.
         """
-        from huggingface_hub.errors import HfHubHTTPError
-
         record = read_record(self.folder / RECORD)
         now = {entry.path for entry in record[1]} if record else set()
-        try:
+        if len(now) > MOST_FILES:
+            raise ExportError(
+                f"{self.folder} has {len(now):,} files, and the Hub takes {MOST_FILES:,} at once. Export with --format "
+                "parquet or webdataset, which have few large files."
+            )
+        with _explained(self.name, f"The export in {self.folder} is complete; start again to upload it."):
             self.api.upload_folder(
                 repo_id=self.name,
                 repo_type="dataset",
                 folder_path=self.folder,
                 commit_message=_COMMIT,
-                # Not a pattern for each of a hundred thousand files.
+                # Not a pattern for each of many thousand files.
                 allow_patterns=sorted(
                     {f"{path.partition('/')[0]}/*" if "/" in path else path for path in now} | {RECORD}
                 ),
                 ignore_patterns=[LOCK, f"{STAGING}/*"],
                 delete_patterns=sorted(self.files - now) or None,
             )
-        except (HfHubHTTPError, OSError) as error:
-            raise _refused(
-                self.name, error, f"The export in {self.folder} is complete; start again to upload it."
-            ) from None
         return f"{self.api.endpoint}/datasets/{self.name}"
 
 
@@ -85,32 +89,50 @@ def open_target(name: str, folder: UPath, *, private: bool) -> HubTarget:
         raise ExportError(f"--push-to-hub needs an export on this machine, and --out is {folder}.")
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
     except ImportError:
         raise ExportError(
             "--push-to-hub needs the package huggingface_hub. Install it with: pip install 'kontext-pipeline[hub]'"
         ) from None
-    api = HfApi()
-    try:
+    # The package reads the variable when it is imported, which may have been before.
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+    with _explained(name, "Nothing was exported."), tempfile.TemporaryDirectory(prefix="kontext-hub-") as temporary:
         name = api.create_repo(name, repo_type="dataset", private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory(prefix="kontext-hub-") as temporary:
-            found = {}
-            for path in (CARD, RECORD):
-                try:
-                    found[path] = Path(api.hf_hub_download(name, path, repo_type="dataset", local_dir=temporary))
-                except EntryNotFoundError:
-                    continue
-            text = found[CARD].read_text(encoding="utf-8") if CARD in found else None
-            record = read_record(found[RECORD]) if RECORD in found else None
-    except (HfHubHTTPError, OSError) as error:
-        raise _refused(name, error, "Nothing was exported.") from None
+        found = {path: _download(api, name, path, temporary) for path in (CARD, RECORD)}
+        text, its_record = found[CARD], found[RECORD]
+        card = None if text is None else text.read_text(encoding="utf-8")
+        record = None if its_record is None else read_record(its_record)
     files = frozenset(entry.path for entry in record[1]) if record else frozenset()
-    return HubTarget(api, name, local_path(folder), text, files)
+    return HubTarget(api, name, local_path(folder), card, files)
 
 
-def _refused(name: str, error: Exception, consequence: str) -> ExportError:
-    words = one_line(" ".join(str(error).split()))[:500]
-    return ExportError(
-        f"the Hub refuses the dataset {name} or can't be reached: {words}. Log in with `hf auth login` or HF_TOKEN, with "
-        f"the right to write. {consequence}"
-    )
+def _download(api: "HfApi", name: str, path: str, folder: str) -> Path | None:
+    """Return the local copy of a file of the Hub; None where there is none."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(api.hf_hub_download(name, path, repo_type="dataset", local_dir=folder))
+    except LocalEntryNotFoundError:
+        # No connection, so nobody knows.
+        raise
+    except EntryNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _explained(name: str, consequence: str) -> Iterator[None]:
+    """Turn what the Hub, or the way to it, refuses into an error for the user."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except Exception as error:
+        # Its versions use several HTTP libraries, whose errors have no common class.
+        if not isinstance(error, HfHubHTTPError | OSError) and not type(error).__module__.startswith(
+            ("httpx", "httpcore")
+        ):
+            raise
+        words = one_line(" ".join(str(error).split()))[:500]
+        raise ExportError(
+            f"the Hub refuses the dataset {name} or can't be reached: {words}. Log in with `hf auth login` or HF_TOKEN, "
+            f"with the right to write. {consequence}"
+        ) from None

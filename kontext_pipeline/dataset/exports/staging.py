@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ from kontext_pipeline.dataset.exports.export_record import Entry, entry_of, line
 from kontext_pipeline.files import flush, is_local, local_path, write_atomically
 
 STAGING: Final = ".kontext-export"
+GATHERING: Final = "gathering"
+PLACING: Final = "placing"
+"""The phases of a commit."""
 Write = Callable[[Path], dict[str, Any] | None]
 """Writes a file to the local path that it is given, and returns the facts of its entry."""
 Move = tuple[str | None, str, str]
@@ -65,11 +69,12 @@ class Staging:
             facts = write(temporary)
             size, sha256 = _measured(temporary)
             self._stage(temporary, name, size)
-        entry = Entry(path, size, sha256, made_from, facts)
+        # One text for both: a hundred thousand pictures have as many.
+        entry = Entry(path, size, made_from if sha256 == made_from else sha256, made_from, facts)
         self._log(name, entry)
         return entry
 
-    def commit(self, moves: Sequence[Move], gone: Sequence[str]) -> None:
+    def commit(self, moves: Iterable[Move], gone: Iterable[str]) -> None:
         """Move every file to its place, and remove those that are gone.
 
         Raises:
@@ -78,7 +83,7 @@ class Staging:
         if self._local is not None and hasattr(os, "sync"):
             # One call, because flushing a hundred thousand small files one by one takes half an hour.
             os.sync()
-        self._write_journal("gathering", moves, gone)
+        self._write_journal(GATHERING, chain(moves, gone))
         self.finish_commit()
 
     def finish_commit(self) -> None:
@@ -87,18 +92,18 @@ class Staging:
         Raises:
             OSError: It can't be finished.
         """
-        journal = self._read_journal()
-        if journal is None:
+        phase = next(self._journal(), None)
+        if phase is None:
             return
-        phase, moves, gone = journal
-        if phase == "gathering":
-            for source, name, _ in moves:
+        if phase == GATHERING:
+            for source, name, _ in self._journaled_moves():
                 if source is not None and not self._staged(name).exists():
                     self._move(self._out / source, self._staged(name))
-            self._write_journal("placing", moves, gone)
-        for _, name, path in moves:
+            self._write_journal(PLACING, islice(self._journal(), 1, None))
+        for _, name, path in self._journaled_moves():
             if self._staged(name).exists():
                 self._move(self._staged(name), self._out / path)
+        gone = [item for item in islice(self._journal(), 1, None) if isinstance(item, str)]
         for path in gone:
             with contextlib.suppress(FileNotFoundError):
                 (self._out / path).unlink()
@@ -186,21 +191,27 @@ class Staging:
             except FileNotFoundError:
                 continue
 
-    def _write_journal(self, phase: str, moves: Iterable[Move], gone: Iterable[str]) -> None:
+    def _write_journal(self, phase: str, items: Iterable[Move | str]) -> None:
         def write(path: Path) -> None:
             with path.open("w", encoding="utf-8") as file:
-                file.writelines(f"{json.dumps(item)}\n" for item in (phase, *moves, *gone))
+                file.writelines(f"{json.dumps(item)}\n" for item in chain([phase], items))
 
         write_atomically(self._folder / "commit.jsonl", write)
 
-    def _read_journal(self) -> tuple[str, list[Move], list[str]] | None:
-        try:
-            with (self._folder / "commit.jsonl").open("r", encoding="utf-8") as file:
-                phase, *items = (json.loads(line) for line in file)
-        except FileNotFoundError:
-            return None
-        moves = [(item[0], item[1], item[2]) for item in items if isinstance(item, list)]
-        return phase, moves, [item for item in items if isinstance(item, str)]
+    def _journal(self) -> Iterator[Any]:
+        """Yield the phase, the moves, and the paths of files that go; nothing where there is no journal."""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            (self._folder / "commit.jsonl").open("r", encoding="utf-8") as file,
+        ):
+            for line in file:
+                yield json.loads(line)
+
+    def _journaled_moves(self) -> Iterator[Move]:
+        for item in self._journal():
+            if isinstance(item, list):
+                source, name, path = item
+                yield source, name, path
 
     def _move(self, source: Path | UPath, target: Path | UPath) -> None:
         if self._local is not None:

@@ -1,7 +1,6 @@
 """Which rows become samples, and why others don't."""
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kontext_pipeline.dataset.exports.export_options import ExportError, ExportOptions
+from kontext_pipeline.dataset.review.decisions import Decision, Verdict, record_decisions
 from tests.dataset.exports.made_datasets import MadeDataset, export, picture
 
 
@@ -150,9 +150,26 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
         ExportOptions(**{"layout": "parquet", **options})
 
 
-@dataclass(frozen=True)
-class Decided:
-    decision: str
-    reason: str = ""
-    reviewer: str = "me"
-    decided_at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+def test_rejected_pictures_are_left_out_with_their_reasons(dataset: MadeDataset, tmp_path: Path) -> None:
+    made = dataset.add([{}, {}, {}])
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    verdicts: list[tuple[Verdict, str]] = [("reject", "six *fingers*"), ("keep", ""), ("reject", "x")]
+    decisions = [
+        Decision(row["fingerprint"], verdict, reason, "me", now)
+        for row, (verdict, reason) in zip(made, verdicts, strict=True)
+    ]
+    record_decisions(dataset.data_dir, [*decisions, Decision(made[2]["fingerprint"], "", "", "me", now)])
+    result = export(dataset, tmp_path / "out", "parquet")
+    assert [(sample["id"], sample["decision"]) for sample in samples(tmp_path / "out")] == [
+        (made[1]["id"], "keep"),
+        (made[2]["id"], None),
+    ]
+    assert result.left_out.counts == {"rejected": 1}
+    card = (tmp_path / "out/README.md").read_text()
+    assert "- 1: rejected in the review" in card
+    assert r"- 1: six \*fingers\*" in card
+    everything = export(dataset, tmp_path / "out", "parquet", include_rejected=True)
+    assert everything.samples == 3
+    assert [sample["reason"] for sample in samples(tmp_path / "out")] == ["six *fingers*", "", None]
+    # The names of reviewers stay at home.
+    assert "reviewer" not in samples(tmp_path / "out")[0]
