@@ -27,7 +27,7 @@ from tests.architecture.package import (
 MODULE_LINES: Final = 400
 CLASS_METHODS: Final = 20
 CLASS_ATTRIBUTES: Final = 15
-PACKAGE_LINES: Final = 33_000
+PACKAGE_LINES: Final = 38_000
 RETIRED_WORDS: Final = re.compile(
     r"\b(wish(es)?|desk|undertaker|obituaries|crew|lull|heed|backstage|studio|beat)\b", re.IGNORECASE
 )
