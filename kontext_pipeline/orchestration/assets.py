@@ -21,12 +21,13 @@ from dagster import (
     multi_asset,
 )
 
+from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.orchestration.batch_versions import changed_batches, plan_version
 from kontext_pipeline.orchestration.check_evaluations import check_specs
 from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.event_metadata import plan_metadata
 from kontext_pipeline.orchestration.image_step import BatchStep, GenerationConfig
-from kontext_pipeline.orchestration.partitions import register
+from kontext_pipeline.orchestration.partitions import batches_of_others, register
 from kontext_pipeline.orchestration.resources import KontextResource, kontext_of
 from kontext_pipeline.orchestration.step_failures import RETRIES
 
@@ -40,8 +41,22 @@ def new_batches_once(names: DatasetNames) -> AutomationCondition[Any]:
     return AutomationCondition.on_missing().ignore(not_needed)
 
 
-def make_plan(names: DatasetNames) -> AssetsDefinition:
-    """Return the asset `plan` of a dataset."""
+def backfill_policy(batches_a_run: int | None) -> BackfillPolicy:
+    """Return how a backfill becomes runs: one run for all its batches (None), or one for so many each.
+
+    Raises:
+        SettingsError: `batches_a_run` is not positive.
+    """
+    if batches_a_run is not None and batches_a_run < 1:
+        raise SettingsError(f"batches_a_run is {batches_a_run}: one run takes at least 1 batch.")
+    return BackfillPolicy.single_run() if batches_a_run is None else BackfillPolicy.multi_run(batches_a_run)
+
+
+def make_plan(names: DatasetNames, *, own_manifests: bool = False) -> AssetsDefinition:
+    """Return the asset `plan` of a dataset.
+
+    `own_manifests`: its batches are those of its manifests, not all in its data directory.
+    """
 
     @asset(
         key_prefix=names.prefix,
@@ -53,24 +68,30 @@ def make_plan(names: DatasetNames) -> AssetsDefinition:
         "exist, and what the others will cost. Materializing it registers a partition for each batch and sends nothing.",
     )
     def plan(context: AssetExecutionContext) -> MaterializeResult[Any]:
-        return _update_plan(context, kontext_of(context, names), names)
+        return _update_plan(context, kontext_of(context, names), names, own_manifests=own_manifests)
 
     return plan
 
 
 def _update_plan(
-    context: AssetExecutionContext, kontext: KontextResource, names: DatasetNames
+    context: AssetExecutionContext, kontext: KontextResource, names: DatasetNames, *, own_manifests: bool
 ) -> MaterializeResult[Any]:
     """Update the plan from the manifests and register its batches."""
     with kontext.pipeline(context) as pipeline:
         made = pipeline.plan()
         estimate = pipeline.estimate(made)
-        new, gone = register(context.instance, names, pipeline.planned().batch_keys, pipeline.dataset_id)
+        batches = made if own_manifests else pipeline.planned()
+        new, gone = register(context.instance, names, batches.batch_keys, pipeline.dataset_id)
         context.log.info(
             f"{estimate.pictures:,} pictures in {len(made.batches):,} batches ({len(new):,} new, {len(gone):,} gone); "
             f"{estimate.to_generate:,} to generate for about {estimate.cost_usd:,.2f} USD"
         )
         warnings = pipeline.warnings(made)
+        if foreign := batches_of_others(context.instance, names, pipeline.dataset_id):
+            warnings.append(
+                f"{len(foreign):,} partitions of {names.batch} are those of another dataset, such as {foreign[0]}, and "
+                "can't be generated here: give one of the two datasets a name with KONTEXT_DATASET"
+            )
         for warning in warnings:
             context.log.warning(warning)
         changed = changed_batches(context.instance, names.asset_key("requests"), pipeline, made)
@@ -97,7 +118,7 @@ def make_requests(names: DatasetNames) -> AssetSpec:
     )
 
 
-def make_images_and_metadata(names: DatasetNames) -> AssetsDefinition:
+def make_images_and_metadata(names: DatasetNames, batches_a_run: int | None = None) -> AssetsDefinition:
     """Return the assets `images` and `metadata` of a dataset, which one step makes, and the checks of `metadata`."""
     requests, images, metadata = (names.asset_key(asset) for asset in ("requests", "images", "metadata"))
 
@@ -130,7 +151,7 @@ def make_images_and_metadata(names: DatasetNames) -> AssetsDefinition:
         ],
         check_specs=check_specs(metadata),
         partitions_def=names.batches,
-        backfill_policy=BackfillPolicy.single_run(),
+        backfill_policy=backfill_policy(batches_a_run),
         can_subset=True,
         pool=names.pool,
         retry_policy=RETRIES,

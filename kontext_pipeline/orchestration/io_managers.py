@@ -31,11 +31,17 @@ class MetadataIOManager(ConfigurableIOManager):
         )
 
     def load_input(self, context: InputContext) -> Any:
-        """Read one partition's table, or a dict of several by key."""
+        """Read one partition's table, or a dict of several by key.
+
+        With `allow_missing_partitions` in the input's metadata, a dict lacks the batches that have no table yet.
+        """
         with as_failures():
             from kontext_pipeline.data_directory import data_dir_of
-            from kontext_pipeline.dataset.storage import read_batch
+            from kontext_pipeline.dataset.storage import read_batch, written_batches
 
-            data_dir = data_dir_of(self.kontext.settings())
-            tables = {key: read_batch(data_dir, key) for key in context.asset_partition_keys}
+            data_dir, keys = data_dir_of(self.kontext.settings()), list(context.asset_partition_keys)
+            if (context.definition_metadata or {}).get("allow_missing_partitions"):
+                written = set(written_batches(data_dir))
+                return {key: read_batch(data_dir, key) for key in keys if key in written}
+            tables = {key: read_batch(data_dir, key) for key in keys}
         return tables.popitem()[1] if len(tables) == 1 else tables

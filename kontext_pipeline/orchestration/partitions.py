@@ -25,10 +25,7 @@ def register(
     known = dict.fromkeys(instance.get_dynamic_partitions(names.batch))
     manifests = dict.fromkeys(map(_manifest_of, keys))
     instance.add_dynamic_partitions(MANIFESTS, [f"{dataset_id}/{manifest}" for manifest in manifests])
-    own, others = set[str](), set[str]()
-    for entry in instance.get_dynamic_partitions(MANIFESTS):
-        owner, _, manifest = entry.partition("/")
-        (own if owner == dataset_id else others).add(manifest)
+    own, others = _manifests(instance, dataset_id)
     new = [key for key in keys if key not in known]
     gone = [key for key in known.keys() - keys if _manifest_of(key) in own - others]
     if new:
@@ -36,6 +33,27 @@ def register(
     for key in gone:
         instance.delete_dynamic_partition(names.batch, key)
     return new, gone
+
+
+def batches_of_others(instance: DagsterInstance, names: DatasetNames, dataset_id: str) -> list[str]:
+    """Return the batches under these names that only another dataset has: both have no name, or the same."""
+    own, others = _manifests(instance, dataset_id)
+    return [key for key in instance.get_dynamic_partitions(names.batch) if _manifest_of(key) in others - own]
+
+
+def is_registered(instance: DagsterInstance, dataset_id: str) -> bool:
+    """Return whether the instance has, or had, batches of this dataset."""
+    own, _ = _manifests(instance, dataset_id)
+    return bool(own)
+
+
+def _manifests(instance: DagsterInstance, dataset_id: str) -> tuple[set[str], set[str]]:
+    """Return the names of this dataset's manifests and of all other datasets' manifests."""
+    own, others = set[str](), set[str]()
+    for entry in instance.get_dynamic_partitions(MANIFESTS):
+        owner, _, manifest = entry.partition("/")
+        (own if owner == dataset_id else others).add(manifest)
+    return own, others
 
 
 def _manifest_of(key: str) -> str:

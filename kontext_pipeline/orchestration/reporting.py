@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 from dagster import AssetMaterialization, DagsterInstance
 from filelock import FileLock
 
+from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.launcher import NEW_INSTANCE
 from kontext_pipeline.orchestration.batch_recorder import BatchRecorder, runless_writer
 from kontext_pipeline.orchestration.batch_versions import DATA_VERSION, plan_version, recorded_versions, table_version
 from kontext_pipeline.orchestration.check_evaluations import DESCRIPTIONS, CheckEvaluations
 from kontext_pipeline.orchestration.dataset_names import UNNAMED, DatasetNames, names_from_environment
 from kontext_pipeline.orchestration.event_metadata import plan_metadata, thumbnails_for
-from kontext_pipeline.orchestration.partitions import register
+from kontext_pipeline.orchestration.partitions import batches_of_others, is_registered, register
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
@@ -66,6 +67,12 @@ class Reporter(AbstractContextManager["Reporter"]):
             self._home.mkdir(parents=True, exist_ok=True)
             (self._home / "dagster.yaml").write_text(NEW_INSTANCE)
         instance = self._exits.enter_context(DagsterInstance.from_config(str(self._home)))
+        foreign = batches_of_others(instance, self._names, dataset_id)
+        if foreign and not is_registered(instance, dataset_id):
+            raise SettingsError(
+                f"its partitions {self._names.batch} are those of another dataset, such as {foreign[0]}. Name this dataset "
+                "with KONTEXT_DATASET, here and in its code location"
+            )
         register(instance, self._names, batches, dataset_id)
         self._instance = instance
 

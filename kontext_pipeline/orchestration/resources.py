@@ -7,9 +7,9 @@ ledger's URL, which may contain a password, have no field: no page of the UI can
 
 import contextlib
 import logging
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args, get_origin
 
 from dagster import (
     AssetCheckExecutionContext,
@@ -78,14 +78,16 @@ class KontextResource(_with_fields(OF_THE_PIPELINE)):  # type: ignore[misc]
     """
 
     segmind: ResourceDependency[SegmindResource]
+    without_field: ClassVar[Mapping[str, Any]] = {}
+    """Settings of this dataset that have no field, by name."""
 
     def settings(self) -> Settings:
-        """Return the settings: those of the command line, except for the fields that are set.
+        """Return the settings: those of the command line, except for the fields that are set and those of the dataset.
 
         Raises:
             SettingsError: one or more values are not allowed.
         """
-        return load_settings(**_set_fields(self.segmind), **_set_fields(self))
+        return load_settings(**self.without_field, **_set_fields(self.segmind), **_set_fields(self))
 
     @contextlib.contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> "Generator[KontextResource]":

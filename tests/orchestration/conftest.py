@@ -152,7 +152,7 @@ def materialized(result: ExecuteInProcessResult, asset: str) -> dict[str | None,
             name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
         }
         for event in result.get_asset_materialization_events()
-        if event.asset_key is not None and event.asset_key.path == [asset]
+        if event.asset_key is not None and event.asset_key.to_user_string() == asset
     }
 
 

@@ -6,6 +6,7 @@ import pyarrow as pa
 from dagster import AssetIn, Definitions, asset
 
 from kontext_pipeline.definitions import defs
+from kontext_pipeline.orchestration.dataset_names import UNNAMED
 from kontext_pipeline.orchestration.partitions import batches
 from tests.orchestration.conftest import Project
 
@@ -36,6 +37,24 @@ def test_an_asset_of_the_users_gets_the_tables(project: Project) -> None:
     assert every.execute_in_process(instance=project.instance).success
     assert sorted(SEEN["all_labels"]) == ALL
     assert all(SEEN["all_labels"][key].equals(project.table(key)) for key in ALL)
+
+
+@asset(
+    ins={
+        "metadata": AssetIn(input_manager_key=UNNAMED.metadata_io_manager, metadata={"allow_missing_partitions": True})
+    }
+)
+def labels_so_far(metadata: dict[str, Any]) -> None:
+    SEEN["labels_so_far"] = metadata
+
+
+def test_batches_that_are_not_made_yet_may_be_left_out(project: Project) -> None:
+    job = Definitions.merge(defs(), Definitions(assets=[labels_so_far])).resolve_implicit_global_asset_job_def()
+    job = job.get_subset(asset_selection={labels_so_far.key})
+    for made in (ALL[1:2], ALL[:2]):
+        project.generate(made)
+        assert job.execute_in_process(instance=project.instance).success
+        assert sorted(SEEN["labels_so_far"]) == made
 
 
 def test_a_batch_that_was_not_made_is_named(project: Project) -> None:
