@@ -31,6 +31,12 @@ def _pictures_of(table: pa.Table) -> set[tuple[str, str]]:
     return {(fingerprint, sha256) for fingerprint, sha256 in zip(*columns, strict=True) if sha256 is not None}
 
 
+def own_columns_of(plan: Plan) -> pa.Schema:
+    """Return the schema of the manifests' own columns, which every table of the plan has after ours."""
+    first_of_each = {batch.manifest: batch.key for batch in reversed(plan.batches)}
+    return own_schema([plan.batch_table(key).schema for key in first_of_each.values()])
+
+
 class BatchTables:
     """The tables of one plan in one data directory. Any number of threads may use them."""
 
@@ -98,5 +104,4 @@ class BatchTables:
     @cached_property
     def _own_columns(self) -> pa.Schema:
         """The schema of the manifests' own columns, which every table of the plan has."""
-        first_of_each = {batch.manifest: batch.key for batch in reversed(self.plan.batches)}
-        return own_schema([self.plan.batch_table(key).schema for key in first_of_each.values()])
+        return own_columns_of(self.plan)

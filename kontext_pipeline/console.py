@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
     from kontext_pipeline.planning.estimate import Estimate
     from kontext_pipeline.planning.plan import Plan
+    from kontext_pipeline.quality_run import QualityRun
     from kontext_pipeline.settings import Settings
 
 
@@ -174,6 +175,35 @@ def collecting() -> Iterator[Callable[[Callable[[], "Collection"]], None]]:
         yield watcher.watch
 
 
+@contextlib.contextmanager
+def measuring() -> Iterator[Callable[["QualityRun"], None]]:
+    """Show how far measuring is. The block is given the function that shows it, and calls the function often."""
+    bar = Bar(
+        TextColumn("measuring"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("batches, {task.fields[pictures]:,} pictures"),
+        console=out,
+        disable=not out.is_terminal,
+        auto_refresh=False,
+        transient=True,
+        redirect_stderr=err.is_terminal,
+    )
+    task = bar.add_task("measuring", total=None, pictures=0)
+    shown = time.monotonic()
+
+    def show(run: "QualityRun") -> None:
+        nonlocal shown
+        done = run.measured
+        bar.update(task, completed=done.batches, total=run.wanted, pictures=done.pictures, refresh=True)
+        if not out.is_terminal and time.monotonic() - shown > LINE_EVERY_S:
+            shown = time.monotonic()
+            say(f"{done.batches:,}/{run.wanted:,} batches measured, {done.pictures:,} pictures")
+
+    with bar:
+        yield show
+
+
 def show_collection(pipeline: "Pipeline", found: "Collection") -> None:
     """Print what was collected, and what can't be had: by cause, the first few of each."""
     table = _table()
@@ -195,6 +225,8 @@ def show_collection(pipeline: "Pipeline", found: "Collection") -> None:
 
 def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None") -> "BatchSummary":
     """Print pictures, paths and cost after a run (`progress` None: nothing was run). Return the plan's figures."""
+    from kontext_pipeline.dataset.quality.quality_tables import count_issues
+
     totals = pipeline.summary(plan)
     table = _table()
     if progress is not None:
@@ -210,6 +242,10 @@ def show_summary(pipeline: "Pipeline", plan: "Plan", progress: "Progress | None"
     table.add_row("cost of all", f"{totals.cost_usd:,.2f} USD", more)
     table.add_row("pictures", _shown(pipeline, "images"), f"{totals.bytes / 2**20:,.1f} MiB")
     table.add_row("metadata", _shown(pipeline, "metadata"), "hive-partitioned Parquet")
+    measured, with_issues, issues = count_issues(pipeline.data_dir, plan.batch_keys)
+    if measured:
+        named = ", ".join(f"{count:,} {issue}" for issue, count in issues.most_common())
+        table.add_row("with issues", f"{with_issues:,} of {many(measured, 'measured picture')}", named)
     out.print()
     out.print(table)
     return totals

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from kontext_pipeline import console, exits, launcher
+from kontext_pipeline.batch_tables import own_columns_of
+from kontext_pipeline.dataset.own_columns import metadata_schema
+from kontext_pipeline.dataset.quality.thresholds import read_thresholds
 from kontext_pipeline.errors import KontextError, SettingsError
 from kontext_pipeline.exits import Exit
 from kontext_pipeline.generation.progress import Progress, Stop
@@ -15,6 +18,7 @@ from kontext_pipeline.pipeline import Pipeline
 from kontext_pipeline.planning.estimate import Estimate
 from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.preflight import PreflightError
+from kontext_pipeline.quality_run import QualityRun
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
 from kontext_pipeline.segmind.outcomes import Cause
@@ -37,11 +41,12 @@ class RunCommand:
         """Take the options of the command.
 
         Raises:
-            SettingsError: the budget is negative, or there is no key.
+            SettingsError: the budget is negative, there is no key, or `KONTEXT_QUALITY` can't be used.
         """
         if budget is not None and budget < 0:
             raise SettingsError(f"--budget is {budget:g}: an amount in USD, 0 or more, is expected. Nothing was sent.")
         _ = pipeline.settings.key
+        self._thresholds = read_thresholds(pipeline.settings.quality)
         self._pipeline = pipeline
         self._budget = budget
         self._retry_failed = retry_failed
@@ -56,16 +61,21 @@ class RunCommand:
         """
         pipeline = self._pipeline
         planned = pipeline.plan()
+        if self._thresholds.columns:
+            self._thresholds.check_columns(metadata_schema(own_columns_of(planned)).names)
         estimate = self._estimate(planned)
-        with self._reporter(planned) as reporter:
+        with self._reporter(planned) as reporter, QualityRun(pipeline.data_dir, self._thresholds) as quality:
             if estimate.to_generate == 0:
                 pipeline.write_tables(planned, planned.batch_keys)
+                stopped = self._measure(planned, quality)
                 console.say("\nNothing to generate: every picture that the manifest asks for has its outcome.")
-                return self._end(planned, None, None, reporter)
+                return self._end(planned, stopped, None, reporter)
             with launcher.sandbox_if_needed(pipeline.settings) as settings, pipeline.client(settings) as client:
                 if (refusal := self._may_not_start(client, estimate)) is not None:
                     return refusal
-                stopped, progress = self._generate(planned, estimate, client)
+                stopped, progress = self._generate(planned, estimate, client, quality)
+            if stopped is not INTERRUPTED:
+                stopped = self._measure(planned, quality) or stopped
             return self._end(planned, stopped, progress, reporter)
 
     # --- before -------------------------------------------------------------------------------
@@ -133,7 +143,7 @@ class RunCommand:
     # --- the run ------------------------------------------------------------------------------
 
     def _generate(
-        self, planned: Plan, estimate: Estimate, client: SegmindClient
+        self, planned: Plan, estimate: Estimate, client: SegmindClient, quality: QualityRun
     ) -> tuple[Stop | None, Progress | None]:
         stopped: Stop | None = INTERRUPTED
         with console.progress(estimate.to_generate) as watcher, contextlib.suppress(KeyboardInterrupt):
@@ -145,10 +155,21 @@ class RunCommand:
                 retry_failed=self._retry_failed,
                 ask_again=self._ask_again,
                 watch=watcher.watch,
+                on_finished=quality.add,
             ).stopped
         if stopped is not None:
             console.complain(stopped.message if stopped is INTERRUPTED else f"Stopped: {stopped.message}")
         return stopped, watcher.progress
+
+    def _measure(self, planned: Plan, quality: QualityRun) -> Stop | None:
+        """Wait until every picture is measured. Return why not; a person may stop this."""
+        try:
+            with console.measuring() as show:
+                quality.finish(planned.batch_keys, meanwhile=show)
+        except KeyboardInterrupt:
+            console.complain("Stopped on request. The pictures are there; start again to measure the others.")
+            return INTERRUPTED
+        return None
 
     # --- after --------------------------------------------------------------------------------
 

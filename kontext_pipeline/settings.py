@@ -226,6 +226,12 @@ class Settings(RunSizeSettings):
         description="Share of a run's pictures above which failures are told, from 20 outcomes on, 0 to 1.",
     )
 
+    quality: Annotated[str | None, Optionally] = Field(
+        None,
+        description="TOML file with the thresholds from which the issues of pictures follow, a path or an fsspec URL; "
+        "default: those of docs/quality.md.",
+    )
+
     @property
     def paid(self) -> bool:
         """Whether generations cost real money."""

@@ -41,7 +41,7 @@ OF_THE_PIPELINE: Final = (
     *("data_dir", "seed", "batch_size", "aspect_ratio", "clamp_safety_tolerance"),
     *("budget_usd", "budget_period", "lease_s", "alert_failure_share"),
     *("keep_inputs", "input_max_mb", "input_min_side", "input_max_ratio", "input_animated"),
-    "input_max_age_s",
+    *("input_max_age_s", "quality"),
 )
 """Settings that are fields of `KontextResource`; all others but `WITHOUT_FIELD` are fields of `SegmindResource`."""
 

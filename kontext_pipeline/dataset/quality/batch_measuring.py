@@ -27,6 +27,8 @@ log: Final = logging.getLogger(__name__)
 
 SAVED_AFTER: Final = 500
 """Pictures after which a table is written: a run that is killed loses no more."""
+AT_ONCE: Final = 8
+"""Pictures for each worker between two looks whether to stop."""
 INPUTS_HELD: Final = 8
 """Input pictures that stay in memory, because several pictures of a batch are made from one."""
 
@@ -71,11 +73,11 @@ class BatchMeasuring:
         between pictures; what was measured until then is written.
 
         Raises:
-            DatasetError: The metadata table of the batch can't be read.
+            DatasetError: The metadata table of the batch can't be read. Without one there is nothing to measure.
             OSError: The quality table can't be written.
         """
         source = origin_of(self._data_dir, key)
-        if self.is_current(key):
+        if source is None or self.is_current(key):
             return 0
         metadata = read_batch(self._data_dir, key).to_pylist()
         wanted: dict[str, Mapping[str, Any]] = {}
@@ -88,7 +90,7 @@ class BatchMeasuring:
         jobs.sort(key=lambda job: job.metadata.get("input_path") or "")
         done: dict[str, Row] = {}
         with ThreadPoolExecutor(self._workers, thread_name_prefix="quality") as pool:
-            chunk = max([32, *(one.batch_size for one in self._plug_ins)])
+            chunk = max([AT_ONCE * self._workers, *(one.batch_size for one in self._plug_ins)])
             saved = 0
             for some in _slices(jobs, chunk):
                 if stopped():
@@ -99,7 +101,11 @@ class BatchMeasuring:
                 if len(done) - saved >= SAVED_AFTER:
                     self._save(key, source, metadata, wanted, done, complete=False)
                     saved = len(done)
-        complete = len(done) == len(jobs) and not any(row["errors"] for row in done.values())
+        complete = (
+            len(done) == len(jobs)
+            and not any(row["errors"] for row in done.values())
+            and all(one.usable for one in self._plug_ins)
+        )
         self._save(key, source, metadata, wanted, done, complete=complete)
         return len(done)
 
@@ -124,7 +130,7 @@ class BatchMeasuring:
             own = {one.name for one in MEASURES}
             versions = {name: version for name, version in versions.items() if name in own - compare}
         measures = [one for one in MEASURES if versions.get(one.name) != one.version]
-        plug_ins = [one for one in self._plug_ins if versions.get(one.name) != one.version]
+        plug_ins = [one for one in self._plug_ins if one.usable and versions.get(one.name) != one.version]
         if not measures and not plug_ins:
             return None
         row["measured_image_sha256"] = metadata["image_sha256"]
@@ -188,11 +194,15 @@ class BatchMeasuring:
     ) -> None:
         with exclusive(self._data_dir):
             # Another run may have measured pictures meanwhile.
-            known = read_rows(self._data_dir, key) | done
-            rows = {name: known[name] for name in wanted if name in known}
+            before = read_rows(self._data_dir, key)
+            known = before | done
+            rows = {name: dict(known[name]) for name in wanted if name in known}
             note_variants(rows, metadata)
             note_issues(rows.values(), wanted, self._thresholds)
-            write_rows(self._data_dir, key, rows.values(), self._footer(key, source, complete=complete))
+            footer = self._footer(key, source, complete=complete)
+            # A picture that can't be measured is tried by every run, and mostly changes nothing.
+            if rows != before or read_footer(self._data_dir, key) != footer | {"neighbours": NEIGHBOURS_VERSION}:
+                write_rows(self._data_dir, key, rows.values(), footer)
 
 
 def note_variants(rows: Mapping[str, Row], metadata: Iterable[Mapping[str, Any]]) -> None:

@@ -53,6 +53,15 @@ def layouts_agree(one: bytes, other: bytes) -> bool:
     return bool(np.abs(a - b).max() <= MOST_CELL_DIFFERENCE)
 
 
+def neighbours_are_current(data_dir: UPath, key: str, thresholds: Thresholds) -> bool:
+    """Return whether near-duplicates, input groups and issues of a batch were set after the batch was written last.
+
+    A batch without a quality table needs none.
+    """
+    footer = read_footer(data_dir, key)
+    return not footer or footer == footer | {"neighbours": NEIGHBOURS_VERSION, "thresholds": thresholds.digest}
+
+
 def update_neighbours(data_dir: UPath, thresholds: Thresholds) -> int:
     """Set near-duplicates, input groups and issues in all quality tables. Return how many tables were written.
 

@@ -9,6 +9,7 @@ its footer names. It holds nothing that can't be measured again: delete it, and 
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +76,17 @@ def quality_path(data_dir: UPath, key: str) -> UPath:
     """
     batch_path(data_dir, key)
     return UPath(data_dir) / "quality" / f"batch={key}" / "quality.parquet"
+
+
+def count_issues(data_dir: UPath, keys: Iterable[str]) -> tuple[int, int, Counter[str]]:
+    """Return how many pictures of these batches are measured, how many have an issue, and how many have each issue."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        if (table := read_table(data_dir, key, ["fingerprint", "versions", "issues"])) is not None:
+            rows = table.to_pylist()
+            found.update((row["fingerprint"], row["issues"]) for row in rows if row["versions"] != "{}")
+    counts = Counter(issue for issues in found.values() for issue in issues)
+    return len(found), sum(1 for issues in found.values() if issues), counts
 
 
 def measured_batches(data_dir: UPath) -> list[str]:

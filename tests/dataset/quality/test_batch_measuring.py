@@ -153,16 +153,16 @@ def test_a_stop_keeps_what_was_measured(data_dir: UPath, monkeypatch: pytest.Mon
     write_pictures(data_dir, [Made(f"{number}", COFFEE.rotate(number)) for number in range(1, 70)])
     answers = iter([False, True])
     measuring = BatchMeasuring(data_dir, Thresholds())
-    assert measuring.measure(KEY, stopped=lambda: next(answers)) == 32
-    assert len(read_rows(data_dir, KEY)) == 32
+    assert measuring.measure(KEY, stopped=lambda: next(answers)) == 8
+    assert len(read_rows(data_dir, KEY)) == 8
     assert not measuring.is_current(KEY)
-    assert measuring.measure(KEY) == 37
+    assert measuring.measure(KEY) == 61
     update_neighbours(data_dir, Thresholds())
     assert measuring.is_current(KEY)
 
 
 def test_a_large_batch_is_saved_now_and_then(data_dir: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_measuring, "SAVED_AFTER", 32)
+    monkeypatch.setattr(batch_measuring, "SAVED_AFTER", 30)
     write_pictures(data_dir, [Made(f"{number}", COFFEE.rotate(number)) for number in range(1, 70)])
     seen: list[int] = []
 
@@ -171,7 +171,7 @@ def test_a_large_batch_is_saved_now_and_then(data_dir: UPath, monkeypatch: pytes
         return False
 
     BatchMeasuring(data_dir, Thresholds()).measure(KEY, stopped=look)
-    assert seen == [0, 32, 64]
+    assert seen == [0] * 4 + [32] * 4 + [64]
 
 
 def test_two_runs_that_measure_a_batch_lose_nothing(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_two_runs_that_measure_a_batch_lose_nothing(tmp_path: Path) -> None:
     one, other = (BatchMeasuring(data_dir, Thresholds()) for _ in range(2))
     answers = iter([False, True])
     # The first run is stopped in the middle; a second one has begun before and ends after.
-    assert one.measure(KEY, stopped=lambda: bool(other.measure(KEY)) and next(answers)) in {32, 40}
+    assert one.measure(KEY, stopped=lambda: bool(other.measure(KEY)) and next(answers)) in {8, 40}
     assert len(read_rows(data_dir, KEY)) == 40
 
 
