@@ -154,8 +154,8 @@ def make_new_batches(names: DatasetNames) -> AutomationConditionSensorDefinition
     )
 
 
-def make_unfinished_batches(names: DatasetNames) -> ScheduleDefinition:
-    """Return the schedule that generates what a dataset lacks."""
+def make_unfinished_batches(names: DatasetNames, batches_a_run: int | None = None) -> ScheduleDefinition:
+    """Return the schedule that generates what a dataset lacks. `batches_a_run`: most batches of a run; None: no limit."""
 
     @schedule(
         name=names.suffixed("unfinished_batches"),
@@ -164,16 +164,16 @@ def make_unfinished_batches(names: DatasetNames) -> ScheduleDefinition:
         default_status=DefaultScheduleStatus.STOPPED,
         required_resource_keys={names.kontext},
         description="Generate every batch that lacks a picture: new batches, edited rows, and pictures that a stopped run "
-        "left. One run for each unbroken range of batches. Spends money.",
+        "left. One run for each unbroken range of batches, or several. Spends money.",
     )
     def unfinished_batches(context: ScheduleEvaluationContext) -> list[RunRequest] | SkipReason:
-        return _request_unfinished(context, kontext_of(context, names), names)
+        return _request_unfinished(context, kontext_of(context, names), names, batches_a_run)
 
     return unfinished_batches
 
 
 def _request_unfinished(
-    context: ScheduleEvaluationContext, kontext: KontextResource, names: DatasetNames
+    context: ScheduleEvaluationContext, kontext: KontextResource, names: DatasetNames, batches_a_run: int | None
 ) -> list[RunRequest] | SkipReason:
     """Request runs for the batches that lack a picture or a table, unless a run is in progress."""
     runs = context.instance.get_runs(RunsFilter(job_name=names.augment_job, statuses=IN_PROGRESS), limit=1)
@@ -195,11 +195,13 @@ def _request_unfinished(
     time = context.scheduled_execution_time.isoformat()
     return [
         RunRequest(run_key=f"{time} {first}", tags={f"{RANGE}_start": first, f"{RANGE}_end": last})
-        for first, last in ranges(known, unfinished)
+        for first, last in ranges(known, unfinished, batches_a_run)
     ]
 
 
-def ranges(keys: Sequence[str], wanted: set[str]) -> list[tuple[str, str]]:
-    """Return the first and last key of each unbroken range of `wanted` keys in `keys`."""
+def ranges(keys: Sequence[str], wanted: set[str], most: int | None = None) -> list[tuple[str, str]]:
+    """Return the first and last key of each unbroken range of `wanted` keys in `keys`, each of `most` keys at most."""
     unbroken = [list(group) for is_wanted, group in groupby(keys, wanted.__contains__) if is_wanted]
-    return [(group[0], group[-1]) for group in unbroken]
+    size = most or len(keys)
+    parts = [group[start : start + size] for group in unbroken for start in range(0, len(group), size)]
+    return [(part[0], part[-1]) for part in parts]

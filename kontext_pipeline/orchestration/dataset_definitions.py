@@ -69,7 +69,7 @@ def kontext_definitions(
             ],
             asset_checks=[make_check_plan(names)],
             jobs=[make_plan_job(names), make_augment_job(names)],
-            schedules=[make_unfinished_batches(names)],
+            schedules=[make_unfinished_batches(names, batches_a_run)],
             sensors=[
                 make_manifests_changed(names),
                 make_new_batches(names),

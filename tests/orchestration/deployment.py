@@ -151,6 +151,14 @@ class Deployment:
         _, alive = psutil.wait_procs(service, timeout=DEADLINE_S)
         assert not alive, self.said()
 
+    def kill_service(self, name: str) -> None:
+        """Kill a program with all processes below it."""
+        main = self._process(name)
+        for process in (service := [main, *main.children(recursive=True)]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(service, timeout=30)
+
     def _process(self, name: str) -> psutil.Process:
         return psutil.Process(self.processes[name].pid)
 

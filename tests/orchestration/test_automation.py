@@ -129,6 +129,7 @@ def test_ranges_of_nothing_and_of_everything() -> None:
     assert ranges(["a", "b"], set()) == []
     assert ranges([], {"a"}) == []
     assert ranges(["a", "b", "c", "d", "e"], {"a", "b", "d", "e"}) == [("a", "b"), ("d", "e")]
+    assert ranges(["a", "b", "c", "d", "e"], {"a", "b", "c", "e"}, 2) == [("a", "b"), ("c", "c"), ("e", "e")]
 
 
 def _sensed(project: Project, cursor: str | None) -> object:

@@ -76,9 +76,8 @@ def test_the_sensor_plans_each_change_once_and_says_what_is_wrong(dagster: Deplo
 
 
 def said(dagster: Deployment, instigator: str) -> str:
-    """Return why the last tick launched nothing."""
-    [last] = dagster.ticks(instigator)[:1] or [{"skipReason": None}]
-    return str(last["skipReason"])
+    """Return what the last tick that launched nothing said."""
+    return next((tick["skipReason"] for tick in dagster.ticks(instigator) if tick["skipReason"]), "")
 
 
 def beginning(dagster: Deployment) -> str:

@@ -97,3 +97,16 @@ def test_a_click_or_a_kill_stops_the_spending(tmp_path: Path, executor: str, req
         if executor != "in_process":
             # The step outlived the run's process, and has collected what was in flight.
             assert dagster.check_bill().pictures == last
+
+
+def test_a_run_whose_worker_died_is_ended(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    with with_celery(tmp_path, request.getfixturevalue("postgres_maker")) as dagster:
+        dagster.write_manifest("photos", 160)
+        dagster.start("worker", "code", "daemon", "webserver")
+        dagster.plan()
+        run = dagster.launch_range(ALL[0], ALL[-1], tags={"dagster/max_retries": "0"})
+        dagster.wait_for_posts(10)
+        # Celery tells nobody, and the run's process waits for an answer.
+        dagster.kill_service("worker")
+        assert dagster.end_of(run) == "FAILURE"
+        assert any(run in (tick["skipReason"] or "") for tick in dagster.ticks("dead_runs"))
