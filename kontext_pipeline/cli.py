@@ -179,25 +179,19 @@ def status(*, as_json: bool, data_dir: str | None) -> None:
         console.show_books(read_books(database), as_json=as_json)
 
 
-@main.command(settings=("data_dir",))
+@main.command(settings=("data_dir", "backend"))
 @click.option("--usage", metavar="FILE", help="Settle attempts by this file, CSV or JSON: docs/money.md.")
-def reconcile(*, usage: str | None, data_dir: str | None) -> None:
-    """Show attempts whose cost is not known, and settle those that the provider's usage export names.
+def reconcile(*, usage: str | None, **options: Any) -> None:
+    """Show attempts whose cost is not known, and settle them by the account's balance or by a usage export.
+
+    Without --usage the API is asked for the balance, which is free; attempts are settled only where no doubt is left.
 
     Exit status: 0 every cost is known; 1 some are not, and are listed; 2 the file or the settings are wrong.
     """
-    from kontext_pipeline import console
-    from kontext_pipeline.generation.ledger import reconciliation
-    from kontext_pipeline.generation.ledger.database import Database
+    from kontext_pipeline import reconcile_command
     from kontext_pipeline.settings import load_settings
 
-    url = load_settings(data_dir=data_dir).resolved_ledger_url
-    usages = None if usage is None else reconciliation.read_usage(Path(usage))
-    with contextlib.closing(Database(url, make=False)) as database:
-        done = None if usages is None else reconciliation.reconcile(database, usages)
-        left = reconciliation.questionable(database)
-    console.show_reconciliation(done, left)
-    sys.exit(Exit.SOME_FAILED if left else Exit.DONE)
+    sys.exit(reconcile_command.run(load_settings(**options), None if usage is None else Path(usage)))
 
 
 @main.command(settings=("data_dir",))

@@ -39,7 +39,7 @@ from kontext_pipeline.planning.manifest_options import ManifestOptions
 from kontext_pipeline.planning.manifests import read_manifests
 from kontext_pipeline.planning.plan import Plan, load_plan
 from kontext_pipeline.planning.planner import make_plan
-from kontext_pipeline.preflight import PreflightError, check_account
+from kontext_pipeline.preflight import PreflightError, balance_book, check_account
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.outcomes import Cause
 from kontext_pipeline.settings import Settings
@@ -196,6 +196,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
             return check_account(
                 client,
                 pictures,
+                balances=balance_book(self.ledger.database, self.settings),
                 remaining_budget=self.ledger.remaining_budget(self._caps(budget_usd)),
                 base_url=self.settings.resolved_base_url,
                 go_on_with_less=go_on_with_less,

@@ -4,10 +4,13 @@ import logging
 from typing import Final
 
 from kontext_pipeline.errors import KontextError
+from kontext_pipeline.generation.ledger.balances import BalanceBook, account_of
+from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.money import micros
 from kontext_pipeline.segmind.client import SegmindClient
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
 from kontext_pipeline.segmind.outcomes import Cause, Outcome
+from kontext_pipeline.settings import Settings
 
 log: Final = logging.getLogger(__name__)
 
@@ -22,15 +25,26 @@ class PreflightError(KontextError):
         self.reachable = reachable
 
 
+def balance_book(database: Database, settings: Settings) -> BalanceBook:
+    """Return the recorded balances of the account in the settings.
+
+    Raises:
+        SettingsError: there is no key.
+    """
+    account = account_of(settings.resolved_base_url, settings.key)
+    return BalanceBook(database, backend=settings.backend, account=account)
+
+
 def check_account(
     client: SegmindClient,
     pictures: int,
     *,
+    balances: BalanceBook,
     remaining_budget: int | None,
     base_url: str,
     go_on_with_less: bool,
 ) -> str | None:
-    """Ask the account for its balance, which is free. Return a warning for the user, if there is one.
+    """Ask the account for its balance, which is free, and record it. Return a warning for the user, if there is one.
 
     The balance need not pay for more than `remaining_budget` (millionths of a USD; None: no cap) allows.
 
@@ -40,6 +54,7 @@ def check_account(
     """
     if remaining_budget is not None:
         pictures = min(pictures, max(0, remaining_budget) // micros(LIST_PRICE_USD))
+    seen = balances.seen()
     balance = client.credits()
     if balance.outcome is Outcome.STOPPED:
         raise PreflightError(
@@ -54,6 +69,7 @@ def check_account(
     if balance.total is None:
         log.info("The API doesn't say what the account's balance is.")
         return None
+    balances.record(micros(balance.total), seen=seen)
     log.info("The account's balance is %.2f USD.", balance.total)
     affordable = max(0, micros(balance.total) // micros(LIST_PRICE_USD))
     if affordable >= pictures:

@@ -19,10 +19,21 @@ class Account:
         return self.answer
 
 
+class Balances:
+    """Stands in for the record of balances."""
+
+    def seen(self) -> int:
+        return 7
+
+    def record(self, balance: int, *, seen: int) -> None:
+        assert (balance > 0, seen) == (True, 7)
+
+
 def check(account: Account, pictures: int = 6, *, budget: int | None = None, less: bool = False) -> str | None:
     return check_account(
         account,  # type: ignore[arg-type]
         pictures,
+        balances=Balances(),  # type: ignore[arg-type]
         remaining_budget=budget,
         base_url="http://127.0.0.1:9",
         go_on_with_less=less,

@@ -256,6 +256,7 @@ def check_made_by_four(one: RunSpec, folder: Path) -> None:
         "alembic_version",
         "alerts",
         "attempts",
+        "balances",
         "claimants",
         "generations",
         "inputs",

@@ -18,6 +18,7 @@ WHOLE_TABLES = {
     "BACKENDS": "kontext status",
     "COUNT_BY_STATUS": "kontext status",
     "AMOUNTS_BY_DAY": "kontext status",
+    "ADD_BALANCE": "its last row alone",
     "SPENDING_BY_BATCH": "once a run in Dagster",
     "FIGURES_OF_RUNS": "once a backfill",
     "FAILED_BY_CAUSE": "kontext status",

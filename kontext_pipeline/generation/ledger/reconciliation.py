@@ -72,7 +72,7 @@ def reconcile(database: Database, usages: Sequence[Usage]) -> Reconciled:
 
     The sums that budgets are checked by follow in the same transaction.
     """
-    return database.write(lambda transaction: _reconcile(transaction, usages))
+    return database.write(lambda transaction: settle_usages(transaction, usages))
 
 
 def read_usage(path: Path) -> list[Usage]:
@@ -154,7 +154,8 @@ def _questionable(row: Any) -> Questionable:
     )
 
 
-def _reconcile(transaction: Transaction, usages: Sequence[Usage]) -> Reconciled:
+def settle_usages(transaction: Transaction, usages: Sequence[Usage]) -> Reconciled:
+    """Do what `reconcile` does, within a transaction."""
     rows = _rows(transaction)
     by_attempt = {int(row["id"]): row for row in rows}
     by_request = {row["request_id"]: row for row in rows if row["request_id"]}

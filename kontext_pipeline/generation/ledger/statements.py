@@ -308,6 +308,32 @@ WITHDRAW_PICTURE: Final = """
         image_sha256 = NULL, width = NULL, height = NULL, bytes = NULL, revision = :revision
     WHERE fingerprint = :fingerprint AND status = 'succeeded' AND image_sha256 = :sha256"""
 
+# --- balances
+
+# The revision of the last transaction that changed a request or an attempt.
+CURRENT_REVISION: Final = "SELECT revision FROM ledger_facts"
+# Record a balance.
+ADD_BALANCE: Final = """
+    INSERT INTO balances (backend, account, taken_at, balance, last_attempt, charged, unknown, open)
+    VALUES (:backend, :account, :now, :balance, (SELECT COALESCE(MAX(id), 0) FROM attempts),
+        :charged, :unknown, :open)"""
+# All recorded balances, the oldest first.
+BALANCES: Final = """
+    SELECT account, taken_at, balance, last_attempt, open FROM balances WHERE backend = :backend ORDER BY id"""
+# The attempts after one record and up to another, added up.
+ATTEMPTS_BETWEEN: Final = """
+    SELECT SUM(CASE WHEN state = 'charged' THEN cost * 1.0 ELSE 0 END) AS charged,
+        SUM(CASE WHEN state = 'charged' AND (cost_estimated OR cost > :bound) THEN 1 ELSE 0 END) AS estimated,
+        SUM(CASE WHEN state = 'unknown' THEN 1 ELSE 0 END) AS lost,
+        SUM(CASE WHEN state = 'unknown' THEN price * 1.0 ELSE 0 END) AS lost_amount,
+        MAX(CASE WHEN state = 'charged' THEN finished_at END) AS last_charged,
+        MAX(CASE WHEN state = 'unknown' OR outcome IN ('lost', 'gateway_timeout', 'unusable', 'expired')
+            THEN started_at END) AS last_lost
+    FROM attempts WHERE backend = :backend AND id > :after AND id <= :until"""
+# Those whose answers were lost.
+LOST_ATTEMPTS: Final = """
+    SELECT id, price FROM attempts WHERE state = 'unknown' AND backend = :backend AND id > :after AND id <= :until"""
+
 # --- alerts
 
 # Those of some alerts that are remembered.

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-SCHEMA_VERSION: Final = "0005"
+SCHEMA_VERSION: Final = "0006"
 """The newest migration."""
 HEARTBEAT: Final = "heartbeat"[5:]
 """The column of `claimants` that counts heartbeats. Existing ledgers have the short name, so it stays."""
