@@ -12,9 +12,9 @@ def defs() -> Definitions:
     Raises:
         DagsterInvalidDefinitionError: Dagster loads them by way of a module whose own definitions it would drop.
     """
+    from kontext_pipeline.definition_settings import dataset_name
     from kontext_pipeline.orchestration.dataset_definitions import kontext_definitions
     from kontext_pipeline.orchestration.dropped_definitions import refuse_dropped_definitions
-    from kontext_pipeline.settings import dataset_name
 
     refuse_dropped_definitions(defs, caller=sys._getframe(2))
     # A process for each step would take longer than most steps that have nothing to do, and steps run in turn.

@@ -115,5 +115,7 @@ LedgerUrl = Annotated[str | None, AfterValidator(_ledger_url)]
 Usd = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False), AfterValidator(_micro_usd)]
 Rpm = Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)]
 Words = BeforeValidator(lambda value: shlex.split(value) if isinstance(value, str) else value)
+_Owner = Annotated[str, Field(pattern=r"^(team:\S+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7})$")]
+Owners = Annotated[list[_Owner], NoDecode, Words]
 ColumnNames = Annotated[list[str], NoDecode, Words, AfterValidator(_columns)]
 Optionally = BeforeValidator(lambda value: None if isinstance(value, str) and not value.strip() else value)

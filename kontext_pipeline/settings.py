@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_or
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from kontext_pipeline import logs
+from kontext_pipeline.definition_settings import DescriptionSettings, check_env_file
 from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.setting_types import (
     SEGMIND_URL,
@@ -35,48 +36,14 @@ from kontext_pipeline.setting_types import (
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-ENV_FILE: Final = ".env"
 
 SEGMIND_UPLOAD_URL: Final = "https://workflows-api.segmind.com/upload-asset"
 SANDBOX_PORT: Final = 8765
-DATASET_NAME: Final = "^[a-z][a-z0-9_]{0,39}$"
-"""What the name of a dataset in Dagster must match."""
 SANDBOX_KEY: Final = "SG_5a4dba5e5a4dba5e"
 """The key that is sent to the sandbox, which takes any key of the right form. A real key is never sent there."""
 
 
-class DatasetSettings(BaseSettings):
-    """The setting on which definitions depend. Read alone, it loads quickly, and the other settings may be wrong."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="KONTEXT_",
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8-sig",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        populate_by_name=True,
-        validate_default=True,
-    )
-
-    dataset: Annotated[Annotated[str, Field(pattern=DATASET_NAME)] | None, Optionally] = Field(
-        None,
-        description="Name of the dataset in Dagster, where several share one instance: a-z, 0-9 and _. Its assets are then "
-        "`NAME/plan` and so on, with partitions of their own.",
-    )
-
-
-class RunSizeSettings(DatasetSettings):
-    """The setting by which definitions cut a backfill into runs."""
-
-    batches_a_run: Annotated[Annotated[int, Field(ge=1)] | None, Optionally] = Field(
-        None,
-        description="Most batches that one run of a Dagster backfill generates; default: one run generates all, which keeps "
-        "the API busy from one batch to the next.",
-    )
-
-
-class Settings(RunSizeSettings):
+class Settings(DescriptionSettings):
     """The settings of one run, from all sources."""
 
     api_key: Key = Field(
@@ -128,7 +95,6 @@ class Settings(RunSizeSettings):
     max_manifest_mb: int = Field(
         4096, ge=1, description="Most MB in a manifest once it is decompressed, pictures in it not counted."
     )
-    data_dir: str = Field("data/output", min_length=1, description="Directory of the dataset: a path or an fsspec URL.")
     ledger_url: LedgerUrl = Field(
         None,
         description="SQLAlchemy URL of the ledger (sqlite or postgresql); default: ledger.db in the data directory.",
@@ -329,46 +295,13 @@ def load_settings(**options: Any) -> Settings:
         SettingsError: one or more values are not allowed, or the `.env` file can't be read. The message names each with
             its variable.
     """
-    _check_env_file(Path(ENV_FILE))
+    check_env_file()
     try:
         settings = Settings(**{name: value for name, value in options.items() if value not in (None, ())})
     except ValidationError as error:
         raise SettingsError("\n".join(map(_problem, error.errors(include_url=False)))) from None
     logs.hide(*settings.secrets)
     return settings
-
-
-def dataset_name() -> str | None:
-    """Return `KONTEXT_DATASET`; None where it is not set or not allowed, which `load_settings` reports."""
-    try:
-        _check_env_file(Path(ENV_FILE))
-        return DatasetSettings().dataset
-    except (SettingsError, ValidationError):
-        return None
-
-
-def batches_a_run() -> int | None:
-    """Return `KONTEXT_BATCHES_A_RUN`; None where it is not set or not allowed, which `load_settings` reports."""
-    try:
-        _check_env_file(Path(ENV_FILE))
-        return RunSizeSettings().batches_a_run
-    except (SettingsError, ValidationError):
-        return None
-
-
-def _check_env_file(path: Path) -> None:
-    # Not what it holds: there may be a key in it.
-    try:
-        reason = "it has characters that no text has" if path.is_file() and "\0" in path.read_text("utf-8-sig") else ""
-    except UnicodeDecodeError as error:
-        reason = f"byte {error.start + 1:,} is not UTF-8"
-    except OSError as error:
-        reason = error.strerror or "it can't be opened"
-    if reason:
-        raise SettingsError(
-            f"{path.absolute()} can't be read: {reason}. A text file in UTF-8 is expected, with a line NAME=VALUE for each "
-            "setting; save it as UTF-8, or remove it. Nothing was sent."
-        )
 
 
 def _problem(problem: Any) -> str:

@@ -10,10 +10,11 @@ from dagster.components import ScaffoldRequest
 from dagster.components.component.component import ComponentTypeSpec
 from pydantic import Field, create_model
 
+from kontext_pipeline.definition_settings import DATASET_NAME
 from kontext_pipeline.errors import SettingsError
 from kontext_pipeline.orchestration.dataset_definitions import kontext_definitions
 from kontext_pipeline.orchestration.resources import SECRET
-from kontext_pipeline.settings import DATASET_NAME, Settings, environment_variable, plain_type
+from kontext_pipeline.settings import Settings, environment_variable, plain_type
 
 OF_ITS_OWN: Final = SECRET | {"dataset", "manifests", "data_dir", "batches_a_run"}
 """Settings that are not attributes as they are: the component describes them itself, or a file should not hold them."""

@@ -7,7 +7,10 @@ from typing import Any
 
 from dagster import BetaWarning, Definitions, ExecutorDefinition
 
+from kontext_pipeline.definition_settings import batches_a_run as batches_a_run_of_environment
+from kontext_pipeline.definition_settings import description_settings
 from kontext_pipeline.orchestration.alert_sensor import make_backfills_ended
+from kontext_pipeline.orchestration.asset_descriptions import described
 from kontext_pipeline.orchestration.assets import make_images_and_metadata, make_plan, make_requests
 from kontext_pipeline.orchestration.automation import (
     make_augment_job,
@@ -19,11 +22,10 @@ from kontext_pipeline.orchestration.automation import (
 from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.dead_runs import make_dead_runs
 from kontext_pipeline.orchestration.export_asset import make_dataset
-from kontext_pipeline.orchestration.given_settings import make_resources
+from kontext_pipeline.orchestration.given_settings import checked_of, make_resources
 from kontext_pipeline.orchestration.input_asset import make_inputs
 from kontext_pipeline.orchestration.plan_check import make_check_plan
 from kontext_pipeline.orchestration.spend_asset import make_spend
-from kontext_pipeline.settings import batches_a_run as batches_a_run_of_environment
 
 
 def kontext_definitions(
@@ -55,18 +57,25 @@ def kontext_definitions(
     names = DatasetNames(name)
     given = {"manifests": manifests, "data_dir": data_dir, "ledger_url": ledger_url, **settings}
     batches_a_run = batches_a_run_of_environment() if batches_a_run is None else batches_a_run
+    resources = make_resources(names, given)
+    shown = {**description_settings().model_dump(), **checked_of(given, "data_dir", "owners", "fresh_hours")}
     with warnings.catch_warnings():
         # Dagster warns at every load that backfill policies are beta. Its version is pinned, and the tests use them.
         warnings.simplefilter("ignore", BetaWarning)
         return Definitions(
-            assets=[
-                make_plan(names, own_manifests=manifests is not None),
-                make_inputs(names),
-                make_requests(names),
-                make_images_and_metadata(names, batches_a_run),
-                make_dataset(names),
-                make_spend(names),
-            ],
+            assets=described(
+                [
+                    make_plan(names, own_manifests=manifests is not None),
+                    make_inputs(names),
+                    make_requests(names),
+                    make_images_and_metadata(names, batches_a_run),
+                    make_dataset(names),
+                    make_spend(names),
+                ],
+                data_dir=shown["data_dir"],
+                owners=shown["owners"],
+                fresh_hours=shown["fresh_hours"],
+            ),
             asset_checks=[make_check_plan(names)],
             jobs=[make_plan_job(names), make_augment_job(names)],
             schedules=[make_unfinished_batches(names, batches_a_run)],
@@ -76,6 +85,6 @@ def kontext_definitions(
                 make_dead_runs(names),
                 make_backfills_ended(names),
             ],
-            resources=make_resources(names, given),
+            resources=resources,
             executor=executor,
         )

@@ -9,8 +9,8 @@ from typing import Final
 
 from dagster import AssetKey, DynamicPartitionsDefinition
 
+from kontext_pipeline.definition_settings import DATASET_NAME, dataset_name
 from kontext_pipeline.errors import SettingsError
-from kontext_pipeline.settings import DATASET_NAME, dataset_name
 
 
 @dataclass(frozen=True)

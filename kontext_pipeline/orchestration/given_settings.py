@@ -79,6 +79,11 @@ def checked(settings: Mapping[str, Any], *, dataset: str) -> dict[str, Any]:
     return {name: getattr(given, name) for name in settings}
 
 
+def checked_of(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return those of the settings `names` that are given, as `checked` does."""
+    return checked({name: _plain(given[name]) for name in names if given.get(name) is not None}, dataset="")
+
+
 def _plain(value: Any) -> Any:
     """Return paths as text, also those in a list or tuple."""
     if isinstance(value, (list, tuple)):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 SECRET: Final = frozenset({"api_key", "ledger_url", "alert_url", "alert_template"})
-WITHOUT_FIELD: Final = SECRET | {"dataset", "batches_a_run"}
+WITHOUT_FIELD: Final = SECRET | {"dataset", "batches_a_run", "owners", "fresh_hours"}
 """Settings that a run can't change: secrets, and those on which the definitions depend."""
 OF_THE_PIPELINE: Final = (
     *("manifests", "columns", "input_roots", "private_inputs", "max_rows", "max_columns", "max_manifest_mb"),

@@ -52,7 +52,7 @@ def update_spend(pipeline: "Pipeline") -> dict[str, Any]:
     from kontext_pipeline.generation.ledger.report import read_spending
 
     table = spend_table(asdict(row) for row in read_spending(pipeline.ledger.database))
-    path = write_spend_table(table, pipeline.data_dir)
+    write_spend_table(table, pipeline.data_dir)
     rows = table.to_pylist()
     mine = next(iter(sums_by((row for row in rows if row["backend"] == pipeline.settings.backend), "backend")), {})
     shown: dict[str, Any] = {
@@ -63,7 +63,6 @@ def update_spend(pipeline: "Pipeline") -> dict[str, Any]:
         "attempts": mine.get("attempts", 0),
         "backend": pipeline.settings.backend,
         "dagster/row_count": table.num_rows,
-        "dagster/uri": str(path),
         "dagster/column_schema": _column_schema(table),
     }
     if plot := spend_plot(table):
