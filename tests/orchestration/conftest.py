@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from dagster import DagsterInstance, ExecuteInProcessResult, JobDefinition, RunConfig
+from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, JobDefinition, RunConfig
 
 from kontext_pipeline.dataset.storage import read_batch
 from kontext_pipeline.definitions import defs
@@ -68,6 +68,16 @@ class Project:
             with pipeline.client() as client:
                 pipeline.run(planned, keys, client=client)
             report_batches(pipeline, keys, instance=self.instance)
+
+    def metadata_alone(self, key: str) -> ExecuteInProcessResult:
+        """Make the table of one batch again, as from the page of the asset `metadata`."""
+        return self.run_assets("metadata", partition_key=key)
+
+    def run_assets(self, *assets: str, partition_key: str | None = None) -> ExecuteInProcessResult:
+        """Materialize these assets."""
+        job = defs().resolve_implicit_global_asset_job_def()
+        subset = job.get_subset(asset_selection={AssetKey(asset) for asset in assets})
+        return subset.execute_in_process(instance=self.instance, partition_key=partition_key, raise_on_error=False)
 
     def run(
         self,

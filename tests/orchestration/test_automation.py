@@ -4,6 +4,7 @@ import datetime
 
 from dagster import (
     AssetKey,
+    DagsterInstance,
     DefaultScheduleStatus,
     DefaultSensorStatus,
     RunRequest,
@@ -123,6 +124,26 @@ def test_automation_asks_for_new_batches_only(project: Project) -> None:
 
     project.plan()
     assert evaluate_automation_conditions(defs(), project.instance, cursor=after.cursor).total_requested == 0
+
+
+def test_nothing_starts_because_of_a_change_a_reload_a_new_plan_or_a_lost_history(project: Project) -> None:
+    project.plan()
+    project.generate(ALL)
+    cursor = evaluate_automation_conditions(defs(), project.instance).cursor
+    # What has changed shows as out of date, and waits for a person or for the schedule.
+    (project.data_dir / project.table(ALL[2])["image_path"][0].as_py()).unlink()
+    project.write_manifest(["a red boat", *(f"a lighthouse with number {index}" for index in range(1, 10))])
+    project.plan()
+    project.plan()
+    assert evaluate_automation_conditions(defs(), project.instance, cursor=cursor).total_requested == 0
+
+    with DagsterInstance.ephemeral() as project.instance:
+        project.plan()
+        new = evaluate_automation_conditions(defs(), project.instance)
+        assert new.total_requested == 0
+        project.plan()
+        assert evaluate_automation_conditions(defs(), project.instance, cursor=new.cursor).total_requested == 0
+    assert project.billed() == 10
 
 
 def test_ranges_of_nothing_and_of_everything() -> None:

@@ -5,9 +5,14 @@ import pyarrow.compute as pc
 import pytest
 from dagster import AssetCheckKey, AssetKey, ExecuteInProcessResult
 
-from kontext_pipeline.dataset.storage import write_batch
+from kontext_pipeline.dataset.storage import batch_path, write_batch
 from kontext_pipeline.definitions import defs
+from kontext_pipeline.orchestration.check_evaluations import DESCRIPTIONS
+from kontext_pipeline.orchestration.reporting import report_batches
+from kontext_pipeline.pipeline import Pipeline
+from kontext_pipeline.settings import load_settings
 from tests.orchestration.conftest import Project, checks
+from tests.orchestration.shown import shown
 
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
 
@@ -89,6 +94,125 @@ def test_a_picture_that_two_batches_share_is_charged_once(project: Project) -> N
     assert sum(pc.sum(project.table(key)["cost_usd"]).as_py() for key in ALL) == pytest.approx(project.cost())
 
 
+def test_a_batch_that_failed_keeps_the_check_red_until_it_passes(project_on_disk: Project) -> None:
+    project = project_on_disk
+    project.plan()
+    project.sandbox.set_faults({"kind": "status", "status": 400, "times": 4})
+    project.augment(ALL[0])
+    assert project.table(ALL[0])["status"].to_pylist() == ["failed"] * 4
+    project.sandbox.set_faults()
+    # Another batch reads no table but its own.
+    table = batch_path(project.data_dir, ALL[0])
+    away = table.rename(table.with_name("away"))
+    found = checks(project.augment(ALL[1]))
+    away.rename(table)
+
+    for name in ("every_row_has_its_picture", "few_rows_failed"):
+        assert not found[name].passed
+        assert found[name].metadata["batches"].value == 1
+        assert found[name].metadata["failing_batches"].value == 1
+        assert "4 of 4 rows" in str(found[name].description)
+    assert [record.data["batch"] for record in found["every_row_has_its_picture"].metadata["by_batch"].records] == ALL[
+        :1
+    ]
+    with shown(project.instance) as page:
+        check = page.checks["every_row_has_its_picture"]
+        assert (check["status"], check["evaluation"]["severity"]) == ("FAILED", "WARN")
+        assert check["evaluation"]["partition"] is None
+        assert page.checks["books_balance"]["status"] == "SUCCEEDED"
+    assert _of_batches(project, "every_row_has_its_picture") == {ALL[0]: False}
+
+    project.augment(ALL[0], config={"ops": {"images": {"config": {"retry_failed": True}}}})
+    with shown(project.instance) as page:
+        assert {name: check["status"] for name, check in page.checks.items()} == dict.fromkeys(page.checks, "SUCCEEDED")
+    assert _of_batches(project, "every_row_has_its_picture") == {ALL[0]: True}
+
+
+@pytest.mark.long
+def test_the_batches_of_the_command_line_are_checked_too(project: Project) -> None:
+    project.sandbox.set_faults({"kind": "status", "status": 400, "prompt": "number 1"})
+    project.generate(ALL)
+    assert _of_batches(project, "every_row_has_its_picture") == {ALL[0]: False}
+    project.plan()
+    assert not checks(project.augment(ALL[1]))["every_row_has_its_picture"].passed
+
+    project.sandbox.set_faults()
+    with Pipeline(load_settings()) as pipeline:
+        planned = pipeline.planned()
+        with pipeline.client() as client:
+            pipeline.run(planned, ALL, client=client, retry_failed=True)
+        report_batches(pipeline, ALL, instance=project.instance)
+    assert _of_batches(project, "every_row_has_its_picture") == {ALL[0]: True}
+    assert checks(project.augment(ALL[1]))["every_row_has_its_picture"].passed
+
+
+@pytest.mark.long
+def test_a_run_that_is_stopped_says_what_its_checks_found(project: Project) -> None:
+    project.plan()
+    project.sandbox.set_faults(
+        {"kind": "status", "status": 400, "prompt": "number 1"}, {"kind": "status", "status": 401, "after": 6}
+    )
+    config = {"resources": {"segmind": {"config": {"concurrency": 1}}}}
+    project.augment(ALL[0], ALL[2], config=config, check=False)
+    key = AssetCheckKey(AssetKey("metadata"), "every_row_has_its_picture")
+    record = project.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    assert (record.status.value, record.partition) == ("FAILED", None)
+
+
+def test_a_picture_that_is_another_one_is_found_by_its_hash(project: Project) -> None:
+    project.generate(ALL)
+    path = project.data_dir / project.table(ALL[0])["image_path"][0].as_py()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    project.plan()
+    found = checks(project.augment(ALL[0], config={"ops": {"images": {"config": {"hashed": 4}}}}))
+    assert found["books_balance"].passed
+    assert not found["pictures_are_unchanged"].passed
+    assert found["pictures_are_unchanged"].metadata["pictures_hashed"].value == 4
+    assert path.name in str(found["pictures_are_unchanged"].description)
+    assert checks(project.augment(ALL[1]))["pictures_are_unchanged"].metadata["pictures_hashed"].value == 3
+
+
+def test_a_row_that_is_not_in_its_table_is_found(project: Project) -> None:
+    project.generate(ALL)
+    table = project.table(ALL[0])
+    _replace(project, ALL[0], pa.concat_tables([table.slice(1), table.slice(3)]))
+    found = checks(_checked(project))["every_planned_row_is_in_the_table"]
+    assert not found.passed
+    assert [record.data["what"] for record in found.metadata["problems"].records] == [
+        "1 planned rows are not in the table",
+        "1 rows are in the table more than once",
+    ]
+
+
+def test_the_share_of_failed_rows_is_a_limit_of_the_run(project: Project) -> None:
+    project.plan()
+    project.sandbox.set_faults({"kind": "status", "status": 400, "prompt": "number 2"})
+    found = checks(project.augment(ALL[0]))["few_rows_failed"]
+    assert (found.passed, found.severity.value) == (False, "WARN")
+    assert found.description == "1 of 4 rows failed or are unknown, more than 10.0%"
+    config = {"ops": {"images": {"config": {"failed_share": 0.25}}}}
+    assert checks(project.augment(ALL[0], config=config))["few_rows_failed"].passed
+
+
+def test_a_manifest_that_has_changed_since_it_was_planned_is_said(project: Project) -> None:
+    assert checks(project.plan())["plan_is_current"].passed
+    project.write_manifest(["a red boat"])
+    result = project.augment(ALL[0])
+    found = checks(result)["plan_is_current"]
+    assert (found.passed, found.severity.value) == (False, "WARN")
+    assert "photos.csv has changed since it was planned. Materialize plan." in str(found.description)
+    assert project.billed() == 4
+    project.manifest.unlink()
+    assert "photos.csv" in str(checks(project.augment(ALL[0]))["plan_is_current"].description)
+
+
+def _of_batches(project: Project, name: str) -> dict[str | None, bool]:
+    """Return whether each batch passed a check when it was evaluated last."""
+    key = AssetCheckKey(AssetKey("metadata"), name)
+    found = project.instance.event_log_storage.get_asset_check_partition_info([key])
+    return {one.partition_key: one.latest_execution_status.value == "SUCCEEDED" for one in found if one.partition_key}
+
+
 def _replace(project: Project, key: str, table: pa.Table) -> None:
     write_batch(table, project.data_dir, key, made_from="of a test")
 
@@ -96,7 +220,7 @@ def _replace(project: Project, key: str, table: pa.Table) -> None:
 def _checked(project: Project) -> ExecuteInProcessResult:
     """Execute the checks by themselves, as from the UI: on no partition, and so over all batches."""
     job = defs().resolve_implicit_global_asset_job_def()
-    keys = {AssetCheckKey(AssetKey("metadata"), name) for name in ("books_balance", "every_row_has_its_picture")}
+    keys = {AssetCheckKey(AssetKey("metadata"), name) for name in DESCRIPTIONS}
     return job.get_subset(asset_selection=set(), asset_check_selection=keys).execute_in_process(
         instance=project.instance
     )

@@ -1,10 +1,12 @@
 """What stops a run, how Dagster says it, and that the next run goes on where it ended."""
 
+import re
 import subprocess
 
 import pytest
 from dagster import AssetKey, DagsterEventType, EventLogEntry
 
+from kontext_pipeline.orchestration.step_failures import RETRIES
 from tests.orchestration.conftest import (
     REPOSITORY,
     Project,
@@ -171,6 +173,18 @@ def test_a_budget_within_the_balance_needs_no_consent(project: Project) -> None:
 
 def _images(**config: object) -> dict[str, object]:
     return {"ops": {"images": {"config": config}}}
+
+
+def test_the_documented_delays_of_retries_are_those_of_the_policy() -> None:
+    text = (REPOSITORY / "docs" / "dagster.md").read_text()
+    said = re.search(r"after (\d+), (\d+) and (\d+) seconds, each up to (\d+) seconds more or less", text)
+    assert said is not None
+    *delays, jitter = map(int, said.groups())
+    assert len(delays) == RETRIES.max_retries
+    for attempt, delay in enumerate(delays, start=1):
+        drawn = [RETRIES.calculate_delay(attempt) for _ in range(500)]
+        assert delay - jitter <= min(drawn) < delay - 0.8 * jitter
+        assert delay + 0.8 * jitter < max(drawn) <= delay + jitter
 
 
 @pytest.mark.long
