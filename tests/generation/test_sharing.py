@@ -59,7 +59,8 @@ def test_wrong_clocks_neither_steal_claims_nor_stall_the_rate(
     assert book.count("unknown") == book.count("released") == 0
     # 50 requests at 1200 a minute take 2.45 s at least. A stalled rate would take hours, and `wait` fails then.
     arrivals = [datetime.fromisoformat(entry["received_at"]) for entry in book.server["entries"]]
-    assert (max(arrivals) - min(arrivals)).total_seconds() > 2.35
+    # A busy server notes the first of them late.
+    assert (max(arrivals) - min(arrivals)).total_seconds() > 2.0
 
 
 @pytest.mark.parametrize("kontext_sandbox", [A_SECOND], indirect=True)

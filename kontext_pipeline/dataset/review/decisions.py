@@ -89,8 +89,8 @@ class DecisionLog:
 
     def _write_part(self, lines: list[str]) -> None:
         if self._part is None or len(self._part_lines) >= PART_DECISIONS:
-            # The names sort by time, for people; the lines have the time that counts.
-            name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.csv"
+            # The names sort by time, which decides between lines of the same time.
+            name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}.csv"
             self._part, self._part_lines = self._data_dir / FOLDER / name, []
         text = "".join([_HEADER_LINE, *self._part_lines, *lines])
         write_atomically(self._part, lambda path: path.write_text(text, encoding="utf-8", newline=""))
