@@ -251,22 +251,54 @@ def lock(**options: Any) -> None:
     sys.exit(lock_command.lock(load_settings(**options)))
 
 
-@main.command(settings=("data_dir",))
+@main.command(settings=("data_dir", "backend", *GENERATION))
 @click.option(
     "--lock",
     "lock_path",
     metavar="FILE",
     help="Compare with this lock, of the dataset that this one was built again from: dates don't count.",
 )
-def verify(*, lock_path: str | None, **options: Any) -> None:
-    """Compare pictures, input pictures and tables with the lock, byte by byte. Costs nothing.
+@click.option(
+    "--resample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Then ask for N random rows again, for money, and say how far their pictures have drifted.",
+)
+@click.option("--resample-seed", type=int, metavar="SEED", help="Decides which rows; default: chance.")
+@click.option("--budget", type=float, metavar="USD", help="The most that the resample may spend.")
+@click.option("--yes", is_flag=True, help="Don't ask before money is spent, or when the balance is too small.")
+@click.pass_context
+def verify(
+    context: click.Context,
+    /,
+    *,
+    lock_path: str | None,
+    resample: int | None,
+    resample_seed: int | None,
+    budget: float | None,
+    yes: bool,
+    **options: Any,
+) -> None:
+    """Compare pictures, input pictures and tables with the lock, byte by byte. Costs nothing without --resample.
 
-    Exit status: 0 nothing differs; 1 something does, and is listed; 2 there is no lock.
+    Exit status: 0 nothing differs; 1 something does, and is listed; 2 there is no lock, or nothing was sent; 3 stopped
+    early, start again to go on.
     """
     from kontext_pipeline import lock_command
     from kontext_pipeline.settings import load_settings
 
-    sys.exit(lock_command.verify(load_settings(**options), lock_path))
+    settings = load_settings(**options)
+    status = lock_command.verify(settings, lock_path)
+    if resample is not None:
+        from kontext_pipeline import resample_command
+        from kontext_pipeline.pipeline import Pipeline
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with Pipeline(settings) as pipeline:
+            context.meta[POSTS] = lambda: pipeline.posts
+            drift = resample_command.resample(pipeline, count=resample, seed=resample_seed, budget=budget, yes=yes)
+        status = max(status, drift)
+    sys.exit(status)
 
 
 @main.command()

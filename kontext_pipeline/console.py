@@ -277,6 +277,9 @@ def _show_backend(books: "BackendBooks") -> None:
     without = books.spent_without_picture_usd
     more = f"{without:,.2f} USD of it for answers without a picture" if without else ""
     table.add_row("spent", f"{books.spent_usd:,.2f} USD", more)
+    if (again := books.resamples).pictures or again.without_picture:
+        lacking = f"; {again.without_picture:,} without a picture" if again.without_picture else ""
+        table.add_row("resampled", f"{again.pictures:,}", f"{again.spent_usd:,.2f} USD of what was spent{lacking}")
     if books.possibly_charged_attempts:
         answers = many(books.possibly_charged_attempts, "lost answer")
         table.add_row("possibly charged", f"{books.possibly_charged_usd:,.2f} USD", f"for {answers}")
@@ -319,8 +322,9 @@ def show_reconciliation(done: "Reconciled | None", left: "list[Questionable]") -
             "a cost that is not believed" if one.state == "charged" else f"possibly charged, {one.cause or 'no answer'}"
         )
         request = f", request {one.request_id}" if one.request_id else ""
+        what = "resample" if one.is_resample else "picture"
         say(
-            f"attempt {one.attempt} ({one.backend}, {one.started_at}, picture {one.fingerprint[:12]}{request}): {why}, "
+            f"attempt {one.attempt} ({one.backend}, {one.started_at}, {what} {one.fingerprint[:12]}{request}): {why}, "
             f"{one.usd:,.2f} USD"
         )
     if len(left) > QUESTIONS_SHOWN:

@@ -27,6 +27,7 @@ from kontext_pipeline.generation.loop import GenerationLoop
 from kontext_pipeline.generation.options import Options
 from kontext_pipeline.generation.picture_check import PictureCheck
 from kontext_pipeline.generation.progress import Progress, Stop
+from kontext_pipeline.generation.resamples import folder_of
 from kontext_pipeline.generation.rescue_folder import rescue_folder_of
 from kontext_pipeline.generation.retries import RetryPolicy
 from kontext_pipeline.generation.run_state import stop_of
@@ -355,5 +356,7 @@ class Pipeline(AbstractContextManager["Pipeline"]):
 
     def _tables_of(self, plan: Plan) -> BatchTables:
         if self._tables is None or self._tables.plan is not plan:
-            self._tables = BatchTables(plan, ledger=self.ledger, data_dir=self.data_dir)
+            folder = folder_of(plan.batches[0].key)
+            root = self.data_dir / folder if folder else self.data_dir
+            self._tables = BatchTables(plan, ledger=self.ledger, data_dir=root)
         return self._tables

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -70,13 +71,25 @@ class RunCommand:
                 stopped = self._measure(planned, quality)
                 console.say("\nNothing to generate: every picture that the manifest asks for has its outcome.")
                 return self._end(planned, stopped, None, reporter)
-            with launcher.sandbox_if_needed(pipeline.settings) as settings, pipeline.client(settings) as client:
-                if (refusal := self._may_not_start(client, estimate)) is not None:
-                    return refusal
-                stopped, progress = self._generate(planned, estimate, client, quality)
+            generated = self.generate(planned, estimate, on_finished=quality.add)
+            if isinstance(generated, Exit):
+                return generated
+            stopped, progress = generated
             if stopped is not INTERRUPTED:
                 stopped = self._measure(planned, quality) or stopped
             return self._end(planned, stopped, progress, reporter)
+
+    def generate(
+        self, planned: Plan, estimate: Estimate, on_finished: Callable[[str], None] = lambda _key: None
+    ) -> "Exit | tuple[Stop | None, Progress | None]":
+        """Check the account, ask for consent and generate what a plan lacks.
+
+        `on_finished` is given the key of each batch that is through. Return the exit status where nothing was sent; else
+        why the run was stopped early, and what it did.
+        """
+        with launcher.sandbox_if_needed(self._pipeline.settings) as settings, self._pipeline.client(settings) as client:
+            refusal = self._may_not_start(client, estimate)
+            return self._generate(planned, estimate, client, on_finished) if refusal is None else refusal
 
     # --- before -------------------------------------------------------------------------------
 
@@ -143,7 +156,7 @@ class RunCommand:
     # --- the run ------------------------------------------------------------------------------
 
     def _generate(
-        self, planned: Plan, estimate: Estimate, client: SegmindClient, quality: QualityRun
+        self, planned: Plan, estimate: Estimate, client: SegmindClient, on_finished: Callable[[str], None]
     ) -> tuple[Stop | None, Progress | None]:
         stopped: Stop | None = INTERRUPTED
         with console.progress(estimate.to_generate) as watcher, contextlib.suppress(KeyboardInterrupt):
@@ -155,7 +168,7 @@ class RunCommand:
                 retry_failed=self._retry_failed,
                 ask_again=self._ask_again,
                 watch=watcher.watch,
-                on_finished=quality.add,
+                on_finished=on_finished,
             ).stopped
         if stopped is not None:
             console.complain(stopped.message if stopped is INTERRUPTED else f"Stopped: {stopped.message}")

@@ -27,6 +27,7 @@ from kontext_pipeline.files import (
     write_atomically,
 )
 from kontext_pipeline.generation.ledger import Stored
+from kontext_pipeline.generation.resamples import folder_of
 from kontext_pipeline.generation.rescue_folder import (
     EXTENSIONS,
     RescueFolder,
@@ -116,11 +117,13 @@ class ImageStore:
                 "again: what is done stays done."
             ) from None
 
-    def path_of(self, fingerprint: str, extension: str) -> str:
-        """Return the path of a picture, relative to the data directory."""
-        return f"images/{fingerprint[:2]}/{fingerprint}.{extension}"
+    def path_of(self, fingerprint: str, extension: str, batch: str = "") -> str:
+        """Return the path of a picture, relative to the data directory. Those of resamples are kept apart, by batch."""
+        folder = folder_of(batch)
+        path = f"images/{fingerprint[:2]}/{fingerprint}.{extension}"
+        return f"{folder}/{path}" if folder else path
 
-    def find(self, fingerprint: str) -> Stored | None:
+    def find(self, fingerprint: str, batch: str = "") -> Stored | None:
         """Return the picture of a request, if it is in the store or waits to be moved there.
 
         It waits in the rescue folder or, where that could not be written either, in the spool.
@@ -130,28 +133,28 @@ class ImageStore:
         """
         for place in (self._rescue_folder.find(fingerprint), whole_pictures(named(self.spool, fingerprint))):
             for waiting, extension in place:
-                self._adopt(waiting, fingerprint, extension)
+                self._adopt(waiting, self.path_of(fingerprint, extension, batch))
         for extension in EXTENSIONS:
-            stored = wait_for_descriptor(partial(self._measure, self.path_of(fingerprint, extension)))
+            stored = wait_for_descriptor(partial(self._measure, self.path_of(fingerprint, extension, batch)))
             if stored is not None:
                 return stored
         return None
 
-    def recover(self, fingerprint: str) -> Stored | None:
+    def recover(self, fingerprint: str, batch: str = "") -> Stored | None:
         """Return the picture of a request whose run has ended, if it had arrived: in the store, or still in the spool.
 
         Raises:
             StoreFull: As for `find`.
         """
-        stored = self.find(fingerprint)
+        stored = self.find(fingerprint, batch)
         if stored is None:
             arrived = [*sorted(self.spool.glob(f"{fingerprint}.*")), *self._rescue_folder.arrived(fingerprint)]
             for spooled, extension in whole_pictures(arrived):
-                self._adopt(spooled, fingerprint, extension)
-                return self.find(fingerprint)
+                self._adopt(spooled, self.path_of(fingerprint, extension, batch))
+                return self.find(fingerprint, batch)
         return stored
 
-    def keep(self, fingerprint: str, picture: Picture) -> Stored:
+    def keep(self, fingerprint: str, picture: Picture, batch: str = "") -> Stored:
         """Move a picture that has just arrived to the store, and to the disk.
 
         A picture that is in memory, and that nothing takes, is tried again for `ROOM_WAIT_S`.
@@ -159,7 +162,7 @@ class ImageStore:
         Raises:
             StoreFull: The picture can't be written. The message says where it is instead.
         """
-        path = self.path_of(fingerprint, picture.format)
+        path = self.path_of(fingerprint, picture.format, batch)
         spooled = self.spool / f"{fingerprint}.{picture.format}"
         until = time.monotonic() + ROOM_WAIT_S
         while True:
@@ -235,9 +238,8 @@ class ImageStore:
                 if held or (age_s > older_than_s and not any(whole_pictures([path]))):
                     path.unlink()
 
-    def _adopt(self, source: Path, fingerprint: str, extension: str) -> None:
+    def _adopt(self, source: Path, path: str) -> None:
         """Move a picture of an earlier run to the store."""
-        path = self.path_of(fingerprint, extension)
         try:
             self._store_waiting(lambda: source, path)
         except Exception as error:  # noqa: BLE001  any error, as in keep()

@@ -63,7 +63,7 @@ class OrphanReaper:
 
     def _settle(self, orphan: Orphan) -> None:
         sent = SentRequest(orphan.attempt, orphan.fingerprint, orphan.batch, None, orphan.price)
-        stored = None if orphan.accounted_for else self._store.recover(orphan.fingerprint)
+        stored = None if orphan.accounted_for else self._store.recover(orphan.fingerprint, orphan.batch)
         if stored is not None:
             # The run died between storing the image and settling the attempt. Nobody knows the exact cost.
             settlement = Settlement("charged", "succeeded", cost=estimated_cost(orphan.price), cost_estimated=True)

@@ -59,7 +59,7 @@ class Resolver:
         if self._overdue.park(item):
             self._run.let_go()
             return None
-        stored = self._store.find(item.fingerprint)
+        stored = self._store.find(item.fingerprint, item.batch)
         if stored is not None:
             if self._ledger.adopt_picture(item.fingerprint, item.batch, stored):
                 self._run.finish(item, "succeeded", found=True)

@@ -157,7 +157,8 @@ class Settler:
         _log_answered(sent, answer)
         settlement = settlement_of(sent, answer)
         try:
-            return SettledImage(sent.attempt, settlement, self._store.keep(sent.fingerprint, answer.picture))
+            stored = self._store.keep(sent.fingerprint, answer.picture, sent.batch)
+            return SettledImage(sent.attempt, settlement, stored)
         except StoreFull as error:
             self._run.stop_for(error)
             self._write(sent, settlement, status="pending")

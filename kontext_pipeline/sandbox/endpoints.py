@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from kontext_pipeline.sandbox import api_models as models
 from kontext_pipeline.sandbox.account import MICRO
 from kontext_pipeline.sandbox.admission import admit, base_url, check_key, read_json, require_json_type, validated
+from kontext_pipeline.sandbox.drawing.encoding import drifted
 from kontext_pipeline.sandbox.input_resolver import MEDIA_TYPES, BadInput
 from kontext_pipeline.sandbox.responses import Refusal, Reset, error, html_error, json_response
 from kontext_pipeline.sandbox.session import QUEUED_SHARE, Gateway, Job
@@ -89,6 +90,8 @@ async def _run(gateway: Gateway, request: Request, job: Job) -> Response:
 
 def _picture(picture: bytes, job: Job, fault_kind: str | None, headers: dict[str, str]) -> Response:
     """Return a picture as its bytes, broken in the way of `fault_kind`."""
+    if job.fault is not None and job.fault.kind == "drift":
+        picture = drifted(picture, job.spec.output_format, job.fault.factor)
     media_type = "application/octet-stream" if fault_kind == "wrong-content-type" else job.spec.media_type
     response = Reset if fault_kind == "cut-body" else Response
     return response(_GARBAGE if fault_kind == "garbage" else picture, media_type=media_type, headers=headers)

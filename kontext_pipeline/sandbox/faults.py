@@ -32,11 +32,11 @@ _GENERATE: Final[tuple[Endpoint, ...]] = ("v1", "submit")
 _ANY: Final[tuple[Endpoint, ...]] = get_args(Endpoint)
 RefusalKind = Literal["status", "rate-limit", "reset"]
 BodyKind = Literal["cut-body", "garbage", "wrong-content-type", "json-image", "no-headers"]
-Kind = Literal[RefusalKind, BodyKind, "bill-then-reset", "slow", "hang", "failed", "expired"]
+Kind = Literal[RefusalKind, BodyKind, "bill-then-reset", "drift", "slow", "hang", "failed", "expired"]
 _ENDPOINTS: Final[dict[Kind, tuple[tuple[Endpoint, ...], tuple[Endpoint, ...]]]] = {
     **dict.fromkeys(get_args(RefusalKind), (_ANY, _GENERATE)),
     **dict.fromkeys(("cut-body", "garbage", "wrong-content-type"), (("v1", "output"), ("v1", "output"))),
-    **dict.fromkeys(("bill-then-reset", "hang"), (_GENERATE, _GENERATE)),
+    **dict.fromkeys(("bill-then-reset", "drift", "hang"), (_GENERATE, _GENERATE)),
     "json-image": (("v1",), ("v1",)),
     "no-headers": (("v1", "result"), ("v1", "result")),
     "slow": (_ANY, _GENERATE),

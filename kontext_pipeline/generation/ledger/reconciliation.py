@@ -16,6 +16,7 @@ from kontext_pipeline.errors import KontextError
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.money import HIGHEST_COST, micros, usd
+from kontext_pipeline.generation.resamples import is_resample
 from kontext_pipeline.plain_text import plain_text
 from kontext_pipeline.segmind.model import HIGHEST_COST_USD
 from kontext_pipeline.segmind.payloads import amount, number
@@ -39,6 +40,8 @@ class Questionable:
     state: str
     cause: str | None
     usd: float
+    is_resample: bool
+    """Whether the request is one of a resample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ def _questionable(row: Any) -> Questionable:
         state=row["state"],
         cause=row["cause"],
         usd=usd(int(row["cost"] if row["state"] == "charged" else row["price"])),
+        is_resample=is_resample(row["batch"]),
     )
 
 

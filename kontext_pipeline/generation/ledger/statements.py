@@ -220,11 +220,17 @@ SPENT_BY_RUN: Final = """
 BACKENDS: Final = "SELECT backend FROM generations UNION SELECT backend FROM attempts ORDER BY 1"
 # How many requests have each status.
 COUNT_BY_STATUS: Final = """
-    SELECT status, COUNT(*) AS times FROM generations WHERE backend = :backend GROUP BY status"""
+    SELECT status, COUNT(*) AS times FROM generations
+    WHERE backend = :backend AND batch NOT LIKE 'resample.%' GROUP BY status"""
+# The same, of requests that resamples have sent again.
+COUNT_RESAMPLES_BY_STATUS: Final = """
+    SELECT status, COUNT(*) AS times FROM generations
+    WHERE backend = :backend AND batch LIKE 'resample.%' GROUP BY status"""
 # Attempts and amounts by day and state.
 AMOUNTS_BY_DAY: Final = """
     SELECT day, state, COUNT(*) AS times, SUM(cost * 1.0) AS cost, SUM(price * 1.0) AS price,
-        SUM(CASE WHEN outcome <> 'succeeded' THEN cost * 1.0 ELSE 0 END) AS without_picture
+        SUM(CASE WHEN outcome <> 'succeeded' THEN cost * 1.0 ELSE 0 END) AS without_picture,
+        SUM(CASE WHEN batch LIKE 'resample.%' THEN cost * 1.0 ELSE 0 END) AS resamples
     FROM attempts WHERE backend = :backend AND COALESCE(outcome, '') <> 'not_sent' GROUP BY day, state ORDER BY day"""
 # Pictures and amounts by backend, day, run and batch.
 SPENDING_BY_BATCH: Final = """
@@ -245,7 +251,8 @@ FIGURES_OF_RUNS: Final = """
 FAILED_BY_CAUSE: Final = """
     SELECT COALESCE(a.cause, 'other') AS cause, COUNT(*) AS times FROM generations g JOIN attempts a ON a.id = (
         SELECT MAX(id) FROM attempts WHERE fingerprint = g.fingerprint AND COALESCE(outcome, '') <> 'not_sent')
-    WHERE g.backend = :backend AND g.status = 'failed' GROUP BY COALESCE(a.cause, 'other') ORDER BY times DESC"""
+    WHERE g.backend = :backend AND g.status = 'failed' AND g.batch NOT LIKE 'resample.%'
+    GROUP BY COALESCE(a.cause, 'other') ORDER BY times DESC"""
 # Requests without a picture that a run has given up, or may give up, and the attempt that was the last one.
 WITHOUT_PICTURE: Final = """
     SELECT g.fingerprint, g.status, g.retryable, COALESCE(a.cause, '') AS cause, a.status_code, a.error
@@ -274,7 +281,7 @@ SPENDING_DIFFERENCES: Final = """
 
 # Attempts that may have been charged, and charges that are not believed.
 QUESTIONABLE: Final = """
-    SELECT id, backend, day, run_id, fingerprint, started_at, request_id, state, outcome, cause, price, cost
+    SELECT id, backend, day, run_id, fingerprint, batch, started_at, request_id, state, outcome, cause, price, cost
     FROM attempts WHERE state = 'unknown' OR (state = 'charged' AND cost > :bound) ORDER BY id"""
 # Write what the provider says that an attempt cost.
 RECONCILE_ATTEMPT: Final = """

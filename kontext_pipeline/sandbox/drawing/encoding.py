@@ -5,7 +5,7 @@ import io
 import struct
 import zlib
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kontext_pipeline.sandbox.drawing.lettering import stamp_badge
 
@@ -19,6 +19,17 @@ def encode(image: Image.Image, output_format: str) -> bytes:
         # Run lengths take a third of the time of a full search for matches, for files of about the same size.
         image.save(out, "PNG", compress_level=6, compress_type=zlib.Z_RLE)
     return out.getvalue()
+
+
+def drifted(picture: bytes, output_format: str, factor: float) -> bytes:
+    """Return what another version of the model would make in place of an encoded picture.
+
+    It is the picture with its mirror image over it, as opaque as `factor` says: from 0 (the same pixels) to 1 (the mirror
+    image alone).
+    """
+    with Image.open(io.BytesIO(picture)) as image:
+        rgb = image.convert("RGB")
+    return encode(Image.blend(rgb, ImageOps.mirror(rgb), min(factor, 1.0)), output_format)
 
 
 def plain_picture(size: tuple[int, int], output_format: str, digest: str) -> bytes:
