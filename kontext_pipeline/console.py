@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kontext_pipeline.dataset.summary import BatchSummary
     from kontext_pipeline.failures import Failures
     from kontext_pipeline.generation.ledger.reconciliation import Questionable, Reconciled
-    from kontext_pipeline.generation.ledger.report import BackendBooks, Books
+    from kontext_pipeline.generation.ledger.report import BackendBooks, Books, ResampledRequests
     from kontext_pipeline.generation.progress import Progress
     from kontext_pipeline.input_collection import Collection
     from kontext_pipeline.pipeline import Pipeline
@@ -267,17 +267,17 @@ def show_books(books: "Books", *, as_json: bool) -> None:
     if not books.backends:
         say("The ledger has no requests.")
     for backend in books.backends:
-        _show_backend(backend)
+        _show_backend(backend, [one for one in books.resamples if one.backend == backend.backend])
 
 
-def _show_backend(books: "BackendBooks") -> None:
+def _show_backend(books: "BackendBooks", resamples: "list[ResampledRequests]") -> None:
     out.print(f"\n[bold]{escape(books.backend)}[/bold]")
     table = _table()
     table.add_row("pictures", f"{books.pictures:,}")
     without = books.spent_without_picture_usd
     more = f"{without:,.2f} USD of it for answers without a picture" if without else ""
     table.add_row("spent", f"{books.spent_usd:,.2f} USD", more)
-    if (again := books.resamples).pictures or again.without_picture:
+    for again in resamples:
         lacking = f"; {again.without_picture:,} without a picture" if again.without_picture else ""
         table.add_row("resampled", f"{again.pictures:,}", f"{again.spent_usd:,.2f} USD of what was spent{lacking}")
     if books.possibly_charged_attempts:

@@ -17,7 +17,7 @@ WHOLE_TABLES = {
     "ALL_STATUSES": "once a run, for a plan as large as the ledger",
     "BACKENDS": "kontext status",
     "COUNT_BY_STATUS": "kontext status",
-    "COUNT_RESAMPLES_BY_STATUS": "kontext status",
+    "RESAMPLES": "kontext status",
     "AMOUNTS_BY_DAY": "kontext status",
     "ADD_BALANCE": "its last row alone",
     "SPENDING_BY_BATCH": "once a run in Dagster",

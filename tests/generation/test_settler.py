@@ -464,10 +464,10 @@ def test_an_image_that_cannot_be_kept_holds_up_no_other(stages: StagesMaker, mon
         s.settler.put(s.sent(s.item(number)), image(s, number))
     keep = s.store.keep
 
-    def fail_for_the_second(name: str, picture: Picture) -> Stored:
+    def fail_for_the_second(name: str, picture: Picture, batch: str) -> Stored:
         if name == fingerprint(2):
             raise RuntimeError("a defect")
-        return keep(name, picture)
+        return keep(name, picture, batch)
 
     monkeypatch.setattr(s.store, "keep", fail_for_the_second)
     s.settler.close(1)

@@ -40,18 +40,6 @@ class OpenJob:
 
 
 @dataclass(slots=True)
-class ResampledRequests:
-    """Requests of the dataset that resamples have sent again."""
-
-    pictures: int = 0
-    """Pictures that they have brought. No other count of pictures has these."""
-    without_picture: int = 0
-    """Requests that failed, or whose answers are lost or not there yet."""
-    spent_usd: float = 0.0
-    """The part of the backend's `spent_usd` that they have cost."""
-
-
-@dataclass(slots=True)
 class BackendBooks(Amounts):
     """Pictures and money of one backend."""
 
@@ -69,15 +57,28 @@ class BackendBooks(Amounts):
     """Attempts that are not settled: reserved or sent."""
     jobs_out_there: list[OpenJob] = field(default_factory=list)
     days: list[Day] = field(default_factory=list)
-    resamples: ResampledRequests = field(default_factory=ResampledRequests)
+
+
+@dataclass(frozen=True, slots=True)
+class ResampledRequests:
+    """Requests that resamples of one backend have sent again."""
+
+    backend: str
+    pictures: int
+    """Pictures that they have brought. No other count of pictures has these."""
+    without_picture: int
+    """Requests that failed, or whose answers are lost or not there yet."""
+    spent_usd: float
+    """The part of the backend's `spent_usd` that they have cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The whole ledger, by backend."""
+    """The whole ledger, by backend. `resamples` has the backends that have some."""
 
     ledger: str
     backends: list[BackendBooks]
+    resamples: list[ResampledRequests]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for JSON."""
@@ -89,7 +90,12 @@ def read_books(database: Database) -> Books:
     with database.read() as connection:
         transaction = Transaction(connection)
         names = transaction.rows(statements.BACKENDS, {})
-        return Books(str(database), [_books_of(transaction, str(row["backend"])) for row in names])
+        again = [
+            ResampledRequests(row["backend"], pictures, int(row["requests"]) - pictures, usd(int(row["cost"] or 0)))
+            for row in transaction.rows(statements.RESAMPLES, {})
+            for pictures in [int(row["pictures"])]
+        ]
+        return Books(str(database), [_books_of(transaction, str(row["backend"])) for row in names], again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +185,6 @@ def _books_of(transaction: Transaction, backend: str) -> BackendBooks:
     books = BackendBooks(backend=backend)
     for row in transaction.rows(statements.COUNT_BY_STATUS, here):
         setattr(books, "pictures" if row["status"] == "succeeded" else row["status"], int(row["times"]))
-    for row in transaction.rows(statements.COUNT_RESAMPLES_BY_STATUS, here):
-        if row["status"] == "succeeded":
-            books.resamples.pictures = int(row["times"])
-        else:
-            books.resamples.without_picture += int(row["times"])
     _add_amounts(books, transaction.rows(statements.AMOUNTS_BY_DAY, here))
     books.failed_by_cause = {
         str(row["cause"]): int(row["times"]) for row in transaction.rows(statements.FAILED_BY_CAUSE, here)
@@ -204,7 +205,6 @@ def _add_amounts(books: BackendBooks, rows: list[Any]) -> None:
     for row in rows:
         day = days.setdefault(row["day"], Day(day=row["day"]))
         books.attempts += int(row["times"])
-        books.resamples.spent_usd += usd(int(row["resamples"] or 0))
         match row["state"]:
             case "charged":
                 day.spent_usd = usd(int(row["cost"]))
@@ -215,7 +215,6 @@ def _add_amounts(books: BackendBooks, rows: list[Any]) -> None:
             case "open":
                 day.reserved_usd = usd(int(row["price"]))
                 books.in_flight += int(row["times"])
-    books.resamples.spent_usd = round(books.resamples.spent_usd, 6)
     books.days = list(days.values())
     books.spent_usd = round(sum(day.spent_usd for day in books.days), 6)
     books.possibly_charged_usd = round(sum(day.possibly_charged_usd for day in books.days), 6)

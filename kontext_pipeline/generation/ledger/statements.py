@@ -222,15 +222,15 @@ BACKENDS: Final = "SELECT backend FROM generations UNION SELECT backend FROM att
 COUNT_BY_STATUS: Final = """
     SELECT status, COUNT(*) AS times FROM generations
     WHERE backend = :backend AND batch NOT LIKE 'resample.%' GROUP BY status"""
-# The same, of requests that resamples have sent again.
-COUNT_RESAMPLES_BY_STATUS: Final = """
-    SELECT status, COUNT(*) AS times FROM generations
-    WHERE backend = :backend AND batch LIKE 'resample.%' GROUP BY status"""
+# Requests that resamples have sent again, by backend: with and without a picture, and what all their attempts cost.
+RESAMPLES: Final = """
+    SELECT g.backend, SUM(CASE WHEN g.status = 'succeeded' THEN 1 ELSE 0 END) AS pictures, COUNT(*) AS requests, (
+        SELECT SUM(cost * 1.0) FROM attempts a WHERE a.backend = g.backend AND a.batch LIKE 'resample.%') AS cost
+    FROM generations g WHERE g.batch LIKE 'resample.%' GROUP BY g.backend ORDER BY g.backend"""
 # Attempts and amounts by day and state.
 AMOUNTS_BY_DAY: Final = """
     SELECT day, state, COUNT(*) AS times, SUM(cost * 1.0) AS cost, SUM(price * 1.0) AS price,
-        SUM(CASE WHEN outcome <> 'succeeded' THEN cost * 1.0 ELSE 0 END) AS without_picture,
-        SUM(CASE WHEN batch LIKE 'resample.%' THEN cost * 1.0 ELSE 0 END) AS resamples
+        SUM(CASE WHEN outcome <> 'succeeded' THEN cost * 1.0 ELSE 0 END) AS without_picture
     FROM attempts WHERE backend = :backend AND COALESCE(outcome, '') <> 'not_sent' GROUP BY day, state ORDER BY day"""
 # Pictures and amounts by backend, day, run and batch.
 SPENDING_BY_BATCH: Final = """
