@@ -13,7 +13,7 @@ from kontext_pipeline.definitions import defs
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
 
-ASSETS = {"plan", "inputs", "requests", "images", "metadata", "dataset", "spend"}
+ASSETS = {"plan", "inputs", "requests", "images", "metadata", "quality", "dataset", "spend"}
 
 
 def test_the_definitions_are_whole() -> None:
@@ -21,12 +21,17 @@ def test_the_definitions_are_whole() -> None:
     graph = definitions.resolve_asset_graph()
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == ASSETS
     assert {key.name for key in graph.asset_check_keys} == {
+        "aspect_ratios_are_as_asked",
         "books_balance",
         "every_input_is_there",
         "every_planned_row_is_in_the_table",
         "every_row_has_its_picture",
         "export_is_whole",
+        "few_near_duplicates",
+        "few_pictures_are_black",
+        "few_pictures_are_unchanged",
         "few_rows_failed",
+        "pictures_are_reviewed",
         "pictures_are_unchanged",
         "plan_is_current",
     }

@@ -148,9 +148,9 @@ def make_new_batches(names: DatasetNames) -> AutomationConditionSensorDefinition
     """Return the sensor that generates a dataset's new batches."""
     return AutomationConditionSensorDefinition(
         name=names.suffixed("new_batches"),
-        target=AssetSelection.assets(names.asset_key("images"), names.asset_key("metadata")),
+        target=AssetSelection.assets(*(names.asset_key(asset) for asset in ("images", "metadata", "quality"))),
         default_status=DefaultSensorStatus.STOPPED,
-        description="Generate each new batch of the plan once. Spends money.",
+        description="Generate each new batch of the plan once, and measure its pictures. Spends money.",
     )
 
 

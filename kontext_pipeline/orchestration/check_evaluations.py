@@ -50,7 +50,7 @@ class CheckEvaluations:
         self._instance = instance
         self._metadata = metadata
         self._outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in names}
-        self._known = {name: self._passed_by_batch(name) for name in names}
+        self._known = {name: passed_by_batch(instance, metadata, name) for name in names}
 
     def add(self, key: str, outcomes: Sequence["Outcome"]) -> Iterator[AssetCheckEvaluation]:
         """Add what was found in a batch. Yield an evaluation of this batch for each check that failed or had failed."""
@@ -109,16 +109,6 @@ class CheckEvaluations:
             partition=partition,
         )
 
-    def _passed_by_batch(self, name: str) -> dict[str, bool]:
-        """Return whether each batch passed the check when it was evaluated last."""
-        key = AssetCheckKey(self._metadata, name)
-        found = self._instance.event_log_storage.get_asset_check_partition_info([key])
-        return {
-            one.partition_key: one.latest_execution_status.value == "SUCCEEDED"
-            for one in found
-            if one.partition_key is not None and one.latest_execution_status.value != "PLANNED"
-        }
-
     def _said_of(self, name: str, key: str) -> str:
         """Return why a batch failed the check when it was evaluated last."""
         records = self._instance.event_log_storage.get_asset_check_execution_history(
@@ -127,6 +117,16 @@ class CheckEvaluations:
         event = records[0].event.dagster_event if records and records[0].event else None
         said = event.asset_check_evaluation_data.description if event else None
         return said or "failed its last check"
+
+
+def passed_by_batch(instance: DagsterInstance, asset: AssetKey, name: str) -> dict[str, bool]:
+    """Return whether each batch passed the check `name` of an asset when it was evaluated last."""
+    found = instance.event_log_storage.get_asset_check_partition_info([AssetCheckKey(asset, name)])
+    return {
+        one.partition_key: one.latest_execution_status.value == "SUCCEEDED"
+        for one in found
+        if one.partition_key is not None and one.latest_execution_status.value != "PLANNED"
+    }
 
 
 def latest_materialization(

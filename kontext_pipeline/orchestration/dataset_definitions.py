@@ -25,6 +25,7 @@ from kontext_pipeline.orchestration.export_asset import make_dataset
 from kontext_pipeline.orchestration.given_settings import checked_of, make_resources
 from kontext_pipeline.orchestration.input_asset import make_inputs
 from kontext_pipeline.orchestration.plan_check import make_check_plan
+from kontext_pipeline.orchestration.quality_asset import make_quality
 from kontext_pipeline.orchestration.spend_asset import make_spend
 
 
@@ -69,6 +70,7 @@ def kontext_definitions(
                     make_inputs(names),
                     make_requests(names),
                     make_images_and_metadata(names, batches_a_run),
+                    make_quality(names),
                     make_dataset(names),
                     make_spend(names),
                 ],

@@ -22,6 +22,7 @@ from kontext_pipeline.orchestration.check_evaluations import DESCRIPTIONS, Check
 from kontext_pipeline.orchestration.dataset_names import UNNAMED, DatasetNames, names_from_environment
 from kontext_pipeline.orchestration.event_metadata import plan_metadata, thumbnails_for
 from kontext_pipeline.orchestration.partitions import batches_of_others, is_registered, register
+from kontext_pipeline.orchestration.quality_asset import quality_metadata
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
@@ -108,7 +109,7 @@ def report_batches(
     """Register the plan's batches and record the batches `keys` as materialized. Return how many were recorded.
 
     A batch whose table is recorded already is left out. Images count as materialized when every row has its
-    outcome.
+    outcome, and quality where pictures were measured.
     """
     from kontext_pipeline.dataset.storage import read_batch
 
@@ -140,6 +141,8 @@ def report_batches(
     )
     for key, images_too in new.items():
         recorder.record(key, images_too=images_too)
+        if shown := quality_metadata(pipeline.data_dir, key, thumbnails_for(len(new))):
+            write(AssetMaterialization(names.asset_key("quality"), partition=key, metadata=shown))
     if checks.has_news:
         for evaluation in checks.of_all(planned.batch_keys, {}):
             write(evaluation)

@@ -121,6 +121,7 @@ def test_automation_asks_for_new_batches_only(project: Project) -> None:
     after = evaluate_automation_conditions(defs(), project.instance, cursor=before.cursor)
     assert after.get_requested_partitions(AssetKey("images")) == {"photos-00003"}
     assert after.get_requested_partitions(AssetKey("metadata")) == {"photos-00003"}
+    assert after.get_requested_partitions(AssetKey("quality")) == {"photos-00003"}, "in the same run"
 
     project.plan()
     assert evaluate_automation_conditions(defs(), project.instance, cursor=after.cursor).total_requested == 0
@@ -144,6 +145,15 @@ def test_nothing_starts_because_of_a_change_a_reload_a_new_plan_or_a_lost_histor
         project.plan()
         assert evaluate_automation_conditions(defs(), project.instance, cursor=new.cursor).total_requested == 0
     assert project.billed() == 10
+
+
+def test_automation_measures_a_batch_again_when_its_table_changes(project: Project) -> None:
+    project.plan()
+    cursor = evaluate_automation_conditions(defs(), project.instance).cursor
+    project.generate(["photos-00001"])
+    found = evaluate_automation_conditions(defs(), project.instance, cursor=cursor)
+    assert found.get_requested_partitions(AssetKey("quality")) == {"photos-00001"}
+    assert found.total_requested == 1, "nothing that costs money"
 
 
 def test_ranges_of_nothing_and_of_everything() -> None:

@@ -89,6 +89,11 @@ def count_issues(data_dir: UPath, keys: Iterable[str]) -> tuple[int, int, Counte
     return len(found), sum(1 for issues in found.values() if issues), counts
 
 
+def is_measured(data_dir: UPath, key: str) -> bool:
+    """Return whether batch `key` has a quality table."""
+    return quality_path(data_dir, key).exists()
+
+
 def measured_batches(data_dir: UPath) -> list[str]:
     """Return the keys of the batches that have a quality table, sorted."""
     folder = UPath(data_dir) / "quality"
