@@ -68,15 +68,20 @@ def _end_dead_runs(instance: DagsterInstance, kontext: KontextResource, detector
             ended, living = [], 0
             for run_id, of_run in processes.items():
                 run = instance.get_run_by_id(run_id)
-                dead = all(process.dead for process in of_run)
-                if run is None or not dead or (run.status in AT_WORK and not _is_quiet(instance, run)):
-                    # A run that this instance doesn't know is another's.
+                dead = [process for process in of_run if process.dead]
+                if run is None:
+                    # Another instance launched it.
                     living += 1
                     continue
-                if run.status in AT_WORK:
+                if dead == of_run and run.status in AT_WORK:
+                    if not _is_quiet(instance, run):
+                        living += 1
+                        continue
                     _end(instance, run, of_run[-1])
                     ended.append(run_id)
-                for process in of_run:
+                living += dead != of_run
+                # The dead process of a step proves nothing any more where the run has another one.
+                for process in dead:
                     remove_process(database, process.claimant)
     except KontextError as error:
         detectors.clear()
@@ -88,12 +93,13 @@ def _end_dead_runs(instance: DagsterInstance, kontext: KontextResource, detector
 
 def _is_quiet(instance: DagsterInstance, run: DagsterRun) -> bool:
     """Return whether nothing is to be expected of a run: its last event is old, and no retry is to come."""
-    [last] = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
-    event = last.event_log_entry.dagster_event
-    wait = 0.0
-    if event is not None and event.event_type is DagsterEventType.STEP_UP_FOR_RETRY:
-        wait = float(event.step_retry_data.seconds_to_wait or 0)
-    return time.time() - last.event_log_entry.timestamp > wait + QUIET_S
+    for last in instance.get_records_for_run(run.run_id, limit=1, ascending=False).records:
+        event = last.event_log_entry.dagster_event
+        wait = 0.0
+        if event is not None and event.event_type is DagsterEventType.STEP_UP_FOR_RETRY:
+            wait = float(event.step_retry_data.seconds_to_wait or 0)
+        return time.time() - last.event_log_entry.timestamp > wait + QUIET_S
+    return True
 
 
 def _end(instance: DagsterInstance, run: DagsterRun, process: "SeenProcess") -> None:

@@ -16,6 +16,9 @@ from dagster import (
     SensorDefinition,
     build_sensor_context,
 )
+from dagster._core.events import DagsterEvent
+from dagster._core.execution.plan.objects import StepRetryData
+from dagster_shared.error import SerializableErrorInfo
 
 from kontext_pipeline.definitions import defs
 from kontext_pipeline.generation.ledger.database import Database
@@ -110,11 +113,34 @@ def test_a_run_that_somebody_terminated_is_canceled(project: Project, ledger: st
 
 def test_a_run_with_another_process_that_is_there_is_left_alone(project: Project, ledger: str) -> None:
     run_id = started(project)
-    with process_of_a_run(ledger, run_id) as step, process_of_a_run(ledger, run_id):
+    with process_of_a_run(ledger, run_id) as step, process_of_a_run(ledger, run_id) as other:
         step.kill()
         step.wait()
         assert tick(project) == "Runs at work: 1."
         assert status_of(project, run_id) is DagsterRunStatus.STARTED
+        # The run has noticed the death of its step and goes on: later that death shows nothing.
+        assert other.stdin is not None
+        other.stdin.close()
+        other.wait()
+    assert tick(project) == "Runs at work: 0."
+    assert status_of(project, run_id) is DagsterRunStatus.STARTED
+
+
+def test_a_run_that_waits_for_a_retry_is_left_alone(project: Project, ledger: str) -> None:
+    run_id = started(project)
+    run = project.instance.get_run_by_id(run_id)
+    assert run is not None
+    error = SerializableErrorInfo("the provider is down", [], None)
+    retry = StepRetryData(error, seconds_to_wait=3600)  # type: ignore[no-untyped-call]
+    event = DagsterEvent(
+        DagsterEventType.STEP_UP_FOR_RETRY.value, "augment", step_key="images", event_specific_data=retry
+    )
+    project.instance.report_dagster_event(event, run_id)
+    with process_of_a_run(ledger, run_id) as process:
+        process.kill()
+        process.wait()
+    assert tick(project) == "Runs at work: 1."
+    assert status_of(project, run_id) is DagsterRunStatus.STARTED
 
 
 def test_runs_without_a_process_in_the_ledger_and_runs_of_others_are_left_alone(project: Project, ledger: str) -> None:
