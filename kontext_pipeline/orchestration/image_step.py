@@ -23,6 +23,7 @@ from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.event_metadata import thumbnails_for
 from kontext_pipeline.orchestration.plan_check import record_plan_check
 from kontext_pipeline.orchestration.run_watch import RunWatch
+from kontext_pipeline.orchestration.spend_asset import record_spend
 from kontext_pipeline.orchestration.step_failures import failure_of, failure_of_ended
 from kontext_pipeline.orchestration.step_log import progress_lines
 from kontext_pipeline.segmind.model import LIST_PRICE_USD
@@ -172,6 +173,7 @@ class BatchStep:
                 # A person waits for the run to end.
                 recorder.thumbnails = 0
                 raise
+        record_spend(self._names, self._pipeline, context.log_event)
         if report.stopped is None:
             return True
         if report.stopped.cause is Cause.BUDGET:

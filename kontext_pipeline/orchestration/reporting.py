@@ -23,6 +23,7 @@ from kontext_pipeline.orchestration.dataset_names import UNNAMED, DatasetNames, 
 from kontext_pipeline.orchestration.event_metadata import plan_metadata, thumbnails_for
 from kontext_pipeline.orchestration.partitions import batches_of_others, is_registered, register
 from kontext_pipeline.orchestration.quality_asset import quality_metadata
+from kontext_pipeline.orchestration.spend_asset import record_spend
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
@@ -143,6 +144,7 @@ def report_batches(
         recorder.record(key, images_too=images_too)
         if shown := quality_metadata(pipeline.data_dir, key, thumbnails_for(len(new))):
             write(AssetMaterialization(names.asset_key("quality"), partition=key, metadata=shown))
+    record_spend(names, pipeline, write)
     if checks.has_news:
         for evaluation in checks.of_all(planned.batch_keys, {}):
             write(evaluation)

@@ -1,10 +1,16 @@
-"""The asset of what was spent: a table by day, run, manifest and backend, and a plot, from the ledger alone."""
+"""The asset of what was spent: a table by day, run, manifest and backend, and a plot, from the ledger alone.
 
+Each run that generates images records it too, so its figures are plotted over the runs.
+"""
+
+import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from dagster import (
     AssetExecutionContext,
+    AssetMaterialization,
     AssetsDefinition,
     MaterializeResult,
     MetadataValue,
@@ -13,6 +19,7 @@ from dagster import (
     asset,
 )
 
+from kontext_pipeline.errors import KontextError
 from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.event_metadata import ROWS_SHOWN, table_value
 from kontext_pipeline.orchestration.resources import kontext_of
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from kontext_pipeline.pipeline import Pipeline
+
+log: Final = logging.getLogger(__name__)
 
 LATEST: Final = -ROWS_SHOWN
 
@@ -36,13 +45,24 @@ def make_spend(names: DatasetNames) -> AssetsDefinition:
         tags={"kontext/costs": "nothing"},
         required_resource_keys={names.kontext},
         description="What was charged, possibly charged and reserved: by day, run, manifest and backend, in "
-        "`spend.parquet`. Made from the ledger. Materializing it costs nothing.",
+        "`spend.parquet`. Made from the ledger, by each run that generates images too. Materializing it costs nothing.",
     )
     def spend(context: AssetExecutionContext) -> MaterializeResult[Any]:
         with kontext_of(context, names).pipeline(context) as pipeline:
             return MaterializeResult(metadata=update_spend(pipeline))
 
     return spend
+
+
+def record_spend(names: DatasetNames, pipeline: "Pipeline", write: Callable[[AssetMaterialization], None]) -> None:
+    """Bring `spend` up to date after a run that may have spent something, and `write` its event.
+
+    What goes wrong is logged: it is no failure of the run.
+    """
+    try:
+        write(AssetMaterialization(names.asset_key("spend"), metadata=update_spend(pipeline)))
+    except (KontextError, OSError) as error:
+        log.warning("the asset spend is not up to date: %s", error)
 
 
 def update_spend(pipeline: "Pipeline") -> dict[str, Any]:

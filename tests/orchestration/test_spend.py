@@ -4,6 +4,7 @@ import base64
 from io import BytesIO
 
 import pandas as pd
+from dagster import AssetKey
 from PIL import Image
 
 from kontext_pipeline.definitions import defs
@@ -47,6 +48,29 @@ def test_the_table_the_status_and_the_bill_agree(project: Project) -> None:
     assert set(table["manifest"]) == {"photos"}
     assert table["run_id"].nunique() == 2
     assert [str(day) for day in table["day"].unique()] == [day.day for day in books.days]
+
+
+def test_each_run_that_spends_records_it(project: Project) -> None:
+    project.plan()
+    result = project.augment("photos-00000")
+    assert materialized(result, "spend")[None]["spent_usd"] == 0.4
+    # Nothing is sent, so nothing is recorded.
+    assert materialized(project.augment("photos-00000"), "spend") == {}
+    result = project.augment("photos-00001", config={"ops": {"images": {"config": {"budget_usd": 0.1}}}}, check=False)
+    assert materialized(result, "spend")[None]["spent_usd"] == 0.5
+    assert round(pd.read_parquet(project.data_dir / "spend.parquet")["charged_usd"].sum(), 6) == 0.5
+    # As the command line reports it.
+    project.generate(["photos-00001", "photos-00002"])
+    event = project.instance.get_latest_materialization_event(AssetKey(["spend"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["spent_usd"].value == project.cost() == 1.0
+
+
+def test_a_table_that_can_not_be_written_fails_no_run(project: Project) -> None:
+    project.plan()
+    (project.data_dir / "spend.parquet").mkdir(parents=True)
+    assert project.augment("photos-00000").success
 
 
 def test_the_plot_is_a_picture_within_the_metadata(project: Project) -> None:
