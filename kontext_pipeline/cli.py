@@ -301,6 +301,27 @@ def verify(
     sys.exit(status)
 
 
+@main.command(settings=("data_dir",))
+@click.option("--port", default=8770, show_default=True, metavar="N", help="Port on 127.0.0.1; 0: any free one.")
+@click.option("--out", metavar="FILE.html", help="Write one file that needs no server instead, with smaller pictures.")
+@click.option("--batch", metavar="KEY", help="Show this batch first; with --out: only this batch.")
+@click.option("--reviewer", metavar="NAME", help="Who decides, for review.csv; default: the user of this system.")
+def review(*, port: int, out: str | None, batch: str | None, reviewer: str | None, data_dir: str | None) -> None:
+    """Look at inputs beside outputs in a browser, and keep or reject them: docs/review.md. Costs nothing.
+
+    Exit status: 0 the page was closed by Ctrl-C, or the file is written; 2 there is nothing to review, or the port is
+    taken.
+    """
+    from kontext_pipeline import review_command
+    from kontext_pipeline.settings import load_settings
+
+    settings = load_settings(data_dir=data_dir)
+    if out is not None:
+        review_command.write(settings, out, batch=batch)
+    else:
+        review_command.serve(settings, port=port, batch=batch, reviewer=reviewer)
+
+
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8765, show_default=True, help="Port to listen on; 0: any free one.")

@@ -112,6 +112,15 @@ def state_folder(*names: str) -> Path:
     return home.joinpath("kontext-pipeline", *names) if home.is_absolute() else temporary_folder(*names)
 
 
+def cache_folder(*names: str) -> Path:
+    """Return the folder `names` among what this user's programs can make again: in `XDG_CACHE_HOME` or `~/.cache`.
+
+    `make_private` makes the folder.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111  never raises
+    return home.joinpath("kontext-pipeline", *names) if home.is_absolute() else temporary_folder(*names)
+
+
 def temporary_folder(*names: str) -> Path:
     """Return the folder `names` of this user among the system's temporary files. `make_private` makes the folder."""
     user = str(os.geteuid()) if hasattr(os, "geteuid") else "user"

@@ -4,7 +4,6 @@ The caller chooses the pictures. An input picture is shown at the left of the pi
 """
 
 import base64
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,6 +14,7 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from upath import UPath
 
+from kontext_pipeline.dataset.thumbnails import thumbnail
 from kontext_pipeline.escaping import displayable
 
 _QUALITIES: Final = (82, 70, 55, 40)
@@ -27,16 +27,6 @@ _CAPTION_PX: Final = 11
 _PAPER: Final = "#ffffff"
 _INK: Final = "#222222"
 _MISSING: Final = "#dddddd"
-_UNREADABLE: Final = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises for a file that is missing, broken, not a picture, or extremely large."""
 
 
 def contact_sheet(
@@ -92,17 +82,7 @@ class _Thumb:
     @classmethod
     def of(cls, path: Path | UPath, px: int) -> "_Thumb":
         """Return the picture within `px` x `px` pixels."""
-        try:
-            with path.open("rb") as file, Image.open(file) as image:
-                # A JPEG decodes several times faster at a fraction of its size; other formats ignore this.
-                image.draft("RGB", (2 * px, 2 * px))
-                image.thumbnail((px, px), Image.Resampling.BICUBIC, reducing_gap=2.0)
-                rgba = ImageOps.exif_transpose(image).convert("RGBA")
-        except _UNREADABLE:
-            return cls(None)
-        flat = Image.new("RGB", rgba.size, _PAPER)
-        flat.paste(rgba, mask=rgba.getchannel("A"))
-        return cls(flat)
+        return cls(thumbnail(path, px))
 
     def within(self, px: int) -> "_Thumb":
         return self if self.image is None else _Thumb(ImageOps.contain(self.image, (px, px)))
