@@ -27,7 +27,7 @@ SPEND_SCHEMA: Final = pa.schema(
         pa.field("backend", pa.string(), False),
         pa.field("run_id", pa.string(), False),
         pa.field("manifest", pa.string(), False),
-        pa.field("kind", pa.string(), False, {"meaning": "generation: a picture of the dataset"}),
+        pa.field("kind", pa.string(), False, {"meaning": "generation, or resample: requests sent again"}),
         pa.field("attempts", pa.int64(), False, {"meaning": "requests that were sent or are about to be"}),
         pa.field("pictures", pa.int64(), False),
         *(pa.field(name, pa.float64(), False) for name in AMOUNTS),
@@ -48,7 +48,6 @@ def spend_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             **row,
             "day": datetime.date.fromisoformat(row["day"]),
             "manifest": _NUMBER.sub("", row["batch"]),
-            "kind": "generation",
         }
         for row in rows
     )

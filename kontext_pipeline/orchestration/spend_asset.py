@@ -74,13 +74,16 @@ def update_spend(pipeline: "Pipeline") -> dict[str, Any]:
     table = spend_table(asdict(row) for row in read_spending(pipeline.ledger.database))
     write_spend_table(table, pipeline.data_dir)
     rows = table.to_pylist()
-    mine = next(iter(sums_by((row for row in rows if row["backend"] == pipeline.settings.backend), "backend")), {})
+    mine = [row for row in rows if row["backend"] == pipeline.settings.backend]
+    sums = next(iter(sums_by(mine, "backend")), {})
+    kinds = {row["kind"]: row for row in sums_by(mine, "kind")}
     shown: dict[str, Any] = {
-        "spent_usd": mine.get("charged_usd", 0.0),
-        "possibly_charged_usd": mine.get("possibly_charged_usd", 0.0),
-        "reserved_usd": mine.get("reserved_usd", 0.0),
-        "pictures": mine.get("pictures", 0),
-        "attempts": mine.get("attempts", 0),
+        "spent_usd": sums.get("charged_usd", 0.0),
+        "possibly_charged_usd": sums.get("possibly_charged_usd", 0.0),
+        "reserved_usd": sums.get("reserved_usd", 0.0),
+        "spent_on_resamples_usd": kinds.get("resample", {}).get("charged_usd", 0.0),
+        "pictures": kinds.get("generation", {}).get("pictures", 0),
+        "attempts": sums.get("attempts", 0),
         "backend": pipeline.settings.backend,
         "dagster/row_count": table.num_rows,
         "dagster/column_schema": _column_schema(table),

@@ -20,6 +20,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "day": "2026-11-25",
         "run_id": "run",
         "batch": "photos-00000",
+        "kind": "generation",
         "attempts": 1,
         "pictures": 1,
         "charged_usd": 0.1,

@@ -8,6 +8,7 @@ from dagster import AssetKey
 from PIL import Image
 
 from kontext_pipeline.definitions import defs
+from kontext_pipeline.generation.ledger import Ledger, ReservationTerms, Reserved, Settlement, Stored
 from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.report import read_books
 from kontext_pipeline.settings import load_settings
@@ -65,6 +66,24 @@ def test_each_run_that_spends_records_it(project: Project) -> None:
     assert event is not None
     assert event.asset_materialization is not None
     assert event.asset_materialization.metadata["spent_usd"].value == project.cost() == 1.0
+
+
+def test_resamples_are_another_kind(project: Project) -> None:
+    project.plan()
+    project.generate(["photos-00002"])
+    ledger = Ledger(load_settings().resolved_ledger_url, backend="segmind")
+    ledger.register(run_id="again", lease_s=60)
+    (reserved,) = ledger.reserve([("a" * 64, "resample.first-00000")], ReservationTerms("v1", 100_000))
+    assert isinstance(reserved, Reserved)
+    picture = Stored("resamples/first/x.png", "0" * 64, 2, 1, 70)
+    ledger.settle(
+        reserved.attempt, Settlement("charged", "succeeded", cost=100_000), status="succeeded", picture=picture
+    )
+    ledger.close()
+    shown = spend_of(project)
+    assert (shown["spent_usd"], shown["spent_on_resamples_usd"], shown["pictures"]) == (0.3, 0.1, 2)
+    table = pd.read_parquet(project.data_dir / "spend.parquet")
+    assert table.groupby("kind")["charged_usd"].sum().round(6).to_dict() == {"generation": 0.2, "resample": 0.1}
 
 
 def test_a_table_that_can_not_be_written_fails_no_run(project: Project) -> None:

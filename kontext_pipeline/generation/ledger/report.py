@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from kontext_pipeline.generation.ledger import statements
 from kontext_pipeline.generation.ledger.database import Database, Transaction
 from kontext_pipeline.generation.ledger.money import usd
 from kontext_pipeline.generation.ledger.records import WithoutPicture
+from kontext_pipeline.generation.resamples import is_resample
 
 
 @dataclass(slots=True)
@@ -124,6 +125,7 @@ class Spending:
     day: str
     run_id: str
     batch: str
+    kind: Literal["generation", "resample"]
     attempts: int
     pictures: int
     charged_usd: float
@@ -141,6 +143,7 @@ def read_spending(database: Database) -> list[Spending]:
             day=row["day"],
             run_id=row["run_id"],
             batch=row["batch"],
+            kind="resample" if is_resample(row["batch"]) else "generation",
             attempts=int(row["attempts"]),
             pictures=int(row["pictures"]),
             charged_usd=usd(int(row["charged"])),
