@@ -31,6 +31,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[UPath]:
     folder.fs.mkdir("photos")
     yield folder
     server.stop()
+    # The next server has another port.
+    folder.fs.clear_instance_cache()
 
 
 def test_a_dataset_on_s3_is_made_and_costs_nothing_again(bucket: UPath, kontext: Kontext, tmp_path: Path) -> None:
@@ -54,3 +56,29 @@ def test_a_dataset_on_s3_is_made_and_costs_nothing_again(bucket: UPath, kontext:
     assert done.returncode == 0, done.stderr
     assert "Nothing to generate" in done.stdout
     assert not [path for path in tmp_path.rglob("*") if path.suffix in {".png", ".jpg", ".parquet"}]
+
+
+@pytest.mark.parametrize("layout", ["parquet", "imagefolder"])
+def test_a_dataset_on_s3_is_exported_to_s3(bucket: UPath, kontext: Kontext, tmp_path: Path, layout: str) -> None:
+    for number in range(3):
+        file = io.BytesIO()
+        Image.effect_mandelbrot((300, 300), (-2, -1.5, 1, 1.5), 20 + number).save(file, "PNG")
+        (bucket / f"in/{number}.png").write_bytes(file.getvalue())
+    rows = "".join(f"make it night,in/{number}.png\n" for number in range(3))
+    (bucket / "m.csv").write_text(f"prompt,input_image\n{rows}a cat,\n")
+    ledger = {"KONTEXT_LEDGER_URL": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    assert kontext("run", f"{bucket}/m.csv", "--data-dir", f"{bucket}/out", "--yes", **ledger).returncode == 0
+    arguments = ("export", "--data-dir", f"{bucket}/out", "--format", layout, "--out")
+    for _ in range(2):
+        done = kontext(*arguments, f"{bucket}/export")
+        assert done.returncode == 0, done.stderr
+    assert "nothing has changed" in done.stdout
+    assert kontext(*arguments, "here").returncode == 0
+    prefix = f"{bucket.path}/export/"
+    remote = {name.removeprefix(prefix): bucket.fs.cat_file(name) for name in bucket.fs.find(f"{bucket.path}/export")}
+    local = {
+        path.relative_to(tmp_path / "here").as_posix(): path.read_bytes()
+        for path in (tmp_path / "here").rglob("*")
+        if path.is_file() and path.name != ".kontext-export.lock"
+    }
+    assert remote == local

@@ -54,7 +54,7 @@ def decoded(data: bytes) -> bytes:
 def test_datasets_gives_pictures_and_text(filled: MadeDataset, tmp_path: Path, layout: Any, streaming: bool) -> None:
     made = export(filled, tmp_path / "out", layout, validation=VALIDATION)
     assert made.sound
-    loaded = load(tmp_path / "out", "default", streaming=streaming)
+    loaded = load(tmp_path / "out", streaming=streaming)
     assert set(loaded) == {"train", "validation"}
     by_fingerprint = {row["fingerprint"]: row for row in filled.rows}
     found = [sample for split in loaded.values() for sample in split]
@@ -80,7 +80,7 @@ def test_datasets_gives_pictures_and_text(filled: MadeDataset, tmp_path: Path, l
 def test_datasets_reads_the_tar_files(filled: MadeDataset, tmp_path: Path, streaming: bool) -> None:
     """`datasets` names the columns of tar files after the files in them, extension included."""
     export(filled, tmp_path / "out", "webdataset", validation=VALIDATION)
-    loaded = load(tmp_path / "out", "default", streaming=streaming)
+    loaded = load(tmp_path / "out", streaming=streaming)
     assert set(loaded) == {"train", "validation"}
     found = [sample for split in loaded.values() for sample in split]
     assert len(found) == 16
@@ -153,7 +153,7 @@ def test_a_kontext_trainer_reads_the_default_columns(filled: MadeDataset, tmp_pa
     convert both pictures to RGB and resize them to one size.
     """
     export(filled, tmp_path / "out", "imagefolder")
-    dataset = load(tmp_path / "out", "default")
+    dataset = load(tmp_path / "out")
     columns = dataset["train"].column_names
     for name in ("input_image", "edit_prompt", "edited_image"):
         assert name in columns

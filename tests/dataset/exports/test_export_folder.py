@@ -233,3 +233,88 @@ def test_a_full_disk_leaves_the_old_export_whole(dataset: MadeDataset, tmp_path:
     left = {path: data for path, data in tree(tmp_path / "out").items() if not path.startswith(".kontext-export/")}
     assert left == before
     assert export(dataset, tmp_path / "out", "parquet").samples == 2
+
+
+class Interrupted(Exception):
+    """Stands for the end of a process, which the file system in this process's memory would not outlive."""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_export_to_an_object_store_goes_on_too(
+    dataset: MadeDataset, tmp_path: Path, layout: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted at each request that changes the store, over an export of a smaller dataset."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    dataset.add([{}, {}, {"input": None}])
+    bucket = UPath(f"memory://bucket/killed-{tmp_path.name}-{layout}")
+    export(dataset, bucket, layout, validation=0.3)
+    dataset.add([{}, {}, {"input": None}])
+    whole = UPath(f"memory://bucket/whole-{tmp_path.name}-{layout}")
+    export(dataset, whole, layout, validation=0.3)
+    left = 0
+
+    def counted(name: str) -> Any:
+        real = getattr(MemoryFileSystem, name)
+
+        def call(self: MemoryFileSystem, *arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Interrupted
+            return real(self, *arguments, **options)
+
+        return call
+
+    interrupted = 0
+    for calls in (*range(0, 60, 3), 10_000):
+        left = calls
+        with monkeypatch.context() as patched:
+            for name in ("put_file", "mv", "rm_file", "rm"):
+                patched.setattr(MemoryFileSystem, name, counted(name))
+            try:
+                export(dataset, bucket, layout, validation=0.3)
+            except Interrupted:
+                interrupted += 1
+        # The lease of the dead process.
+        bucket.fs.pipe_file(f"{bucket.path}/{LOCK}", b"{}")
+        bucket.fs.rm_file(f"{bucket.path}/{LOCK}")
+    assert interrupted >= 3
+    assert store_of(bucket) == store_of(whole)
+
+
+def store_of(folder: UPath) -> dict[str, bytes]:
+    """Return all files of a folder of an object store, by their paths."""
+    prefix = f"{folder.path}/"
+    return {name.removeprefix(prefix): folder.fs.cat_file(name) for name in folder.fs.find(folder.path)}
+
+
+def test_staged_files_of_a_dead_export_are_not_written_again(dataset: MadeDataset, tmp_path: Path) -> None:
+    """Killed after it had staged all pictures of a folder of pairs, before any took its place."""
+    dataset.add([{}, {}, {}])
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=run_until_commit, args=(str(dataset.data_dir), str(tmp_path / "out")))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    staged = stamps(tmp_path / "out/.kontext-export/staged")
+    assert len(staged) >= 9
+    made = export(dataset, tmp_path / "out", "pairs")
+    # Six pictures and three captions were there.
+    assert made.written == made.files - len(staged)
+    assert set(staged.values()) <= set(stamps(tmp_path / "out").values())
+
+
+def run_until_commit(data_dir: str, out: str) -> None:
+    """Export in this process, and kill it when it writes the list of pairs."""
+
+    def stop(name: str, arguments: tuple[Any, ...]) -> None:
+        staged = Path(out, ".kontext-export/staged.jsonl")
+        if name == "open" and str(arguments[0]).endswith("writing") and staged.read_text().count("\n") >= 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    dataset = MadeDataset(UPath(data_dir))
+    Path(out, ".kontext-export").mkdir(parents=True)
+    Path(out, ".kontext-export/staged.jsonl").touch()
+    sys.addaudithook(stop)
+    export(dataset, Path(out), "pairs")
