@@ -30,6 +30,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[UPath]:
     folder = UPath("s3://photos/project")
     folder.fs.mkdir("photos")
     yield folder
+    # The servers of one process share their state.
+    folder.fs.rm("photos", recursive=True)
     server.stop()
     # The next server has another port.
     folder.fs.clear_instance_cache()

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +92,7 @@ def export_dataset(
     with _explained(out), open_export(out, data_dir) as folder:
         decisions = read_decisions(data_dir)
         selection = select(data_dir, decisions, options)
-        parts = selection.parts()
-        total, done = selection.samples.num_rows, 0
+        total, done = selection.samples, 0
 
         def advance(count: int) -> None:
             nonlocal done
@@ -103,11 +101,10 @@ def export_dataset(
                 progress(done, total)
 
         rows = SampleRows(data_dir, selection, decisions, options)
-        extensions = {
-            config: shard_extensions(options, table, config) for config, table in selection.by_config().items()
-        }
+        configs = dict.fromkeys(config for config, _ in selection.parts)
+        extensions = {config: shard_extensions(options, selection.parts, config) for config in configs}
         job = ExportJob(options, folder, PictureReader(data_dir), rows, extensions, advance)
-        written = [write_part(job, config, split, table) for (config, split), table in parts.items()]
+        written = [write_part(job, config, split, table) for (config, split), table in selection.parts.items()]
         left_out = selection.left_out
         for part in written:
             for reason, ids in part.left_out.items():
@@ -120,9 +117,9 @@ def export_dataset(
             left_out=left_out,
             rows=selection.rows,
             cost_usd=selection.cost_usd,
-            exported_usd=math.fsum(selection.samples["cost_usd"].to_pylist()),
+            exported_usd=selection.exported_usd,
             backends=selection.backends,
-            leaks=selection.splits.leaks,
+            leaks=selection.leaks,
         )
         _put_text(folder, CROISSANT, croissant(facts, folder.entries()))
         _put_text(folder, CARD, card(facts, old=owners_card(folder.read_text(CARD), published_card)))
@@ -133,8 +130,8 @@ def export_dataset(
             out=str(out),
             parts=written,
             left_out=left_out,
-            leaks=selection.splits.leaks,
-            leaks_shown=selection.splits.shown,
+            leaks=selection.leaks,
+            leaks_shown=selection.leaks_shown,
             files=len(entries),
             bytes=sum(entry.bytes for entry in entries),
             written=folder.written,

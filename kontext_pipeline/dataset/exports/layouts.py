@@ -1,6 +1,6 @@
 """The layouts, by name; and those of shards, `parquet` and `webdataset`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -38,8 +38,8 @@ def write_part(job: ExportJob, config: str, split: str, table: pa.Table) -> Part
     return part
 
 
-def shard_extensions(options: ExportOptions, samples: pa.Table, config: str) -> Extensions:
-    """Return the format of each picture in the shards of a configuration, of which `samples` are all.
+def shard_extensions(options: ExportOptions, parts: Mapping[tuple[str, str], pa.Table], config: str) -> Extensions:
+    """Return the format of each picture in the shards of a configuration, whatever the split. `parts` are all samples.
 
     `datasets` refuses a set of tar files whose samples have different extensions, so pictures of several formats, or of one
     that not all readers decode, become PNG, which has the same pixels.
@@ -48,21 +48,24 @@ def shard_extensions(options: ExportOptions, samples: pa.Table, config: str) -> 
     if options.image_format is not None or options.layout == "parquet":
         return (options.image_format,) * len(names)
     found: list[set[str]] = [set() for _ in names]
-    for some, _ in chunks(samples, config):
-        for sample in some:
-            for kinds, picture in zip(found, sample.pictures, strict=True):
-                kinds.add(picture.extension)
+    for (its_config, _), table in parts.items():
+        if its_config == config:
+            for samples, _ in chunks(table, config):
+                for sample in samples:
+                    for kinds, picture in zip(found, sample.pictures, strict=True):
+                        kinds.add(picture.extension)
     return tuple(kinds.pop() if len(kinds) == 1 and kinds <= DECODED_BY_ALL else "png" for kinds in found)
 
 
 def _write_shards(job: ExportJob, part: Part, table: pa.Table) -> None:
-    samples = samples_of(table, part.config)
     names = PICTURES[part.config]
     extensions = job.extensions[part.config]
-    shards = cut(samples, extensions, job.options.shard_bytes)
+    every = (sample for samples, _ in chunks(table, part.config) for sample in samples)
+    shards = cut(every, extensions, job.options.shard_bytes)
     folder = "data" if part.config == EDITS else part.config
     for number, place in enumerate(shards):
-        its, rows = samples[place], job.rows.rows(table[place], part.config)
+        its = samples_of(table[place], part.config)
+        rows = job.rows.rows(table[place], part.config)
         path = f"{folder}/{part.split}-{number:05}-of-{len(shards):05}.{SUFFIXES[job.options.layout]}"
         made_from = digest_of(job.options.layout, its, rows, extensions)
         loaded = partial(loaded_samples, job.reader, its, extensions)

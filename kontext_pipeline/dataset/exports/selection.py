@@ -42,6 +42,12 @@ WRONG: Final = frozenset(
 )
 """The reasons that are losses, not decisions."""
 EXAMPLES: Final = 5
+SAMPLE_COLUMNS: Final = (
+    *("batch", "row", "id", "fingerprint", "backward", "group", "cost_usd"),
+    *("input_path", "input_sha256", "input_bytes", "input_pixels"),
+    *("image_path", "image_sha256", "image_bytes", "image_pixels"),
+)
+"""The columns of samples, all short. `batch` is the index of the batch and `row` that of the row in its table."""
 
 
 @dataclass(slots=True)
@@ -66,39 +72,32 @@ class Selection:
     """The samples of an export.
 
     Attributes:
-        samples: A row for each sample, in order: the columns of `REDUCED_SCHEMA`, `group`, `cost_usd` of the picture,
-            `input_bytes`, `backward` and `split`.
+        parts: The samples of each configuration and split that has any: rows of `SAMPLE_COLUMNS`, in order.
         batches: Keys of the batches.
         schemas: The schema of the samples of each batch.
         inverse_column: The column with the inverse instruction, if the dataset has one.
         left_out: Why other rows have no sample.
-        splits: What the manifest's own splits say of edits.
+        leaks, leaks_shown: Groups that the manifest has put into several splits, and the first of them.
         rows, cost_usd, backends: Rows of the metadata table, the bill of all of them in USD, and what made the pictures.
+        exported_usd: The bill of the samples' pictures in USD.
     """
 
-    samples: pa.Table
+    parts: dict[tuple[str, str], pa.Table]
     batches: list[str]
     schemas: list[pa.Schema]
     inverse_column: str | None
     left_out: LeftOut
-    splits: Splits
+    leaks: int
+    leaks_shown: list[str]
     rows: int
     cost_usd: float
     backends: list[str]
+    exported_usd: float
 
-    def by_config(self) -> dict[str, pa.Table]:
-        """Return the samples of each configuration that has any."""
-        configs = (EDITS, TEXT_TO_IMAGE)
-        found = {config: self.samples.filter(pc.equal(self.samples["config"], config)) for config in configs}
-        return {config: table for config, table in found.items() if table.num_rows}
-
-    def parts(self) -> dict[tuple[str, str], pa.Table]:
-        """Return the samples of each configuration and split that has any."""
-        found = {}
-        for config, table in self.by_config().items():
-            for split in sorted(pc.unique(table["split"]).to_pylist(), key=_split_order):
-                found[config, split] = table.filter(pc.equal(table["split"], split))
-        return found
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return sum(table.num_rows for table in self.parts.values())
 
 
 def select(data_dir: UPath, decisions: Mapping[str, ReviewDecision], options: ExportOptions) -> Selection:
@@ -123,23 +122,28 @@ def select(data_dir: UPath, decisions: Mapping[str, ReviewDecision], options: Ex
         backends.update(pc.unique(table["backend"]).drop_null().to_pylist())
         reduced.append(kept.complete(reduced_rows(table, number, options)))
     rows = pa.concat_tables(reduced).combine_chunks()
+    reduced.clear()
+    count, cost_usd = rows.num_rows, math.fsum(rows["row_cost"].to_pylist())
     inverse_column = _inverse_column(schemas, options)
-    rows = _with_groups(rows)
-    samples = _candidates(rows, options, left_out, data_dir)
-    samples, splits = _split(samples, options)
-    if not samples.num_rows:
+    samples = _candidates(_with_groups(rows), options, left_out, data_dir)
+    del rows
+    exported_usd = math.fsum(samples["cost_usd"].to_pylist())
+    parts, splits = _split(samples, options)
+    if not parts:
         counted = "; ".join(f"{count:,}: {REASONS[reason]}" for reason, count in left_out.counts.most_common())
         raise ExportError(f"No row of {data_dir} can be exported. {counted or 'There are none'}.")
     return Selection(
-        samples=samples,
+        parts=parts,
         batches=batches,
         schemas=schemas,
         inverse_column=inverse_column,
         left_out=left_out,
-        splits=splits,
-        rows=rows.num_rows,
-        cost_usd=math.fsum(rows["row_cost"].to_pylist()),
+        leaks=splits.leaks,
+        leaks_shown=splits.shown,
+        rows=count,
+        cost_usd=cost_usd,
         backends=sorted(backends),
+        exported_usd=exported_usd,
     )
 
 
@@ -171,7 +175,7 @@ def _with_groups(rows: pa.Table) -> pa.Table:
     generated = rows["image_sha256"].combine_chunks()
     chained = pc.if_else(pc.is_in(generated, value_set=pictures), generated, pa.scalar(None, pa.string()))
     groups = group_names(pictures, [chained, rows["input_group"].combine_chunks()], rows["started"].combine_chunks())
-    return rows.append_column("group", groups)
+    return rows.drop_columns(["picture", "input_group", "started"]).append_column("group", groups)
 
 
 def _candidates(rows: pa.Table, options: ExportOptions, left_out: LeftOut, data_dir: UPath) -> pa.Table:
@@ -210,8 +214,12 @@ def _candidates(rows: pa.Table, options: ExportOptions, left_out: LeftOut, data_
         cost = back["cost_usd"] if options.direction == "backward" else pa.array([0.0] * back.num_rows)
         back = back.set_column(back.column_names.index("cost_usd"), "cost_usd", cost)
         ways.append(back.append_column("backward", pa.repeat(pa.scalar(True), back.num_rows)))
-    order = [("batch", "ascending"), ("row", "ascending"), ("backward", "ascending")]
-    return pa.concat_tables(ways).sort_by(order).combine_chunks()
+    names = [*SAMPLE_COLUMNS, "config", "declared_split"]
+    found = pa.concat_tables([way.select(names) for way in ways])
+    if len(ways) == 1:
+        # In order already.
+        return found
+    return found.sort_by([("batch", "ascending"), ("row", "ascending"), ("backward", "ascending")])
 
 
 def _distinct(rows: pa.Table, left_out: LeftOut) -> pa.Table:
@@ -231,7 +239,8 @@ def _ambiguous(rows: pa.Table) -> pa.Array:
     return pc.is_in(rows["image_sha256"], value_set=several)
 
 
-def _split(samples: pa.Table, options: ExportOptions) -> tuple[pa.Table, Splits]:
+def _split(samples: pa.Table, options: ExportOptions) -> tuple[dict[tuple[str, str], pa.Table], Splits]:
+    """Return the samples of each configuration and split that has any, and what is to be said of the splits."""
     declared = samples["declared_split"].combine_chunks()
     splits = split_names(
         samples["group"].combine_chunks(),
@@ -239,7 +248,14 @@ def _split(samples: pa.Table, options: ExportOptions) -> tuple[pa.Table, Splits]
         validation=options.validation,
         seed=options.seed,
     )
-    return samples.append_column("split", splits.names), splits
+    parts = {}
+    for config in (EDITS, TEXT_TO_IMAGE):
+        of_config = pc.equal(samples["config"], config)
+        names = pc.unique(splits.names.filter(of_config.combine_chunks())).to_pylist()
+        for split in sorted(names, key=_split_order):
+            wanted = pc.and_(of_config, pc.equal(splits.names, split))
+            parts[config, split] = samples.select(SAMPLE_COLUMNS).filter(wanted).combine_chunks()
+    return parts, splits
 
 
 def _split_order(name: str) -> tuple[int, str]:

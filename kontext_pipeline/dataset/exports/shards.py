@@ -5,7 +5,7 @@ others stay.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -52,10 +52,10 @@ class ShardFacts:
         return {"rows": self.rows, "bytes": self.bytes, **({"left_out": self.left_out} if self.left_out else {})}
 
 
-def cut(samples: Sequence[Sample], extensions: Extensions, most_bytes: int) -> list[slice]:
+def cut(samples: Iterable[Sample], extensions: Extensions, most_bytes: int) -> list[slice]:
     """Return the shards of samples: each has about `most_bytes` at most, and no fewer than a quarter but for the last."""
     shards: list[slice] = []
-    start, held = 0, 0
+    start, held, number = 0, 0, -1
     for number, sample in enumerate(samples):
         size = size_of(sample, extensions)
         if held and held + size > most_bytes:
@@ -67,8 +67,8 @@ def cut(samples: Sequence[Sample], extensions: Extensions, most_bytes: int) -> l
         if held >= most_bytes / 4 and chance < 4 * size / most_bytes:
             shards.append(slice(start, number + 1))
             start, held = number + 1, 0
-    if start < len(samples):
-        shards.append(slice(start, len(samples)))
+    if start <= number:
+        shards.append(slice(start, number + 1))
     return shards
 
 
