@@ -35,7 +35,7 @@ def command_of(unit: Path) -> list[str]:
 
 def check(instance: DagsterInstance) -> None:
     assert instance.run_monitoring_enabled
-    assert instance.run_monitoring_max_runtime_seconds == 86400
+    assert instance.run_monitoring_max_runtime_seconds == 604800
     assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] == 30
     assert instance.run_monitoring_poll_interval_seconds == 15
     assert instance.run_retries_max_retries == 3
