@@ -173,18 +173,18 @@ def test_a_ledger_that_cannot_be_read_ends_nothing(project: Project, monkeypatch
 def test_the_process_of_a_run_shows_itself_through_all_steps(
     project: Project, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[set[str]] = []
+    seen: list[list[str]] = []
     pipeline = KontextResource.pipeline
 
     def looked(*arguments: Any) -> Any:
         with contextlib.closing(Database(ledger)) as database:
-            seen.append({process.run_id for process in ProcessDetector().look(database) if not process.dead})
+            seen.append([process.run_id for process in ProcessDetector().look(database) if not process.dead])
         return pipeline(*arguments)
 
     monkeypatch.setattr(KontextResource, "pipeline", looked)
     result = project.plan()
     assert len(seen) == 2, "the plan, and its check"
-    assert all(runs == {result.run_id} for runs in seen)
+    assert all(runs == [result.run_id] for runs in seen)
     assert tick(project) == "Runs at work: 0."
 
 
