@@ -13,7 +13,7 @@ from kontext_pipeline.definitions import defs
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = Path(sys.executable).parent
 
-ASSETS = {"plan", "inputs", "requests", "images", "metadata", "quality", "dataset", "spend"}
+ASSETS = {"plan", "inputs", "requests", "images", "metadata", "quality", "review", "dataset", "spend"}
 
 
 def test_the_definitions_are_whole() -> None:

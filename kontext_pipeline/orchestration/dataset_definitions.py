@@ -26,6 +26,7 @@ from kontext_pipeline.orchestration.given_settings import checked_of, make_resou
 from kontext_pipeline.orchestration.input_asset import make_inputs
 from kontext_pipeline.orchestration.plan_check import make_check_plan
 from kontext_pipeline.orchestration.quality_asset import make_quality
+from kontext_pipeline.orchestration.review_asset import make_review
 from kontext_pipeline.orchestration.spend_asset import make_spend
 
 
@@ -71,6 +72,7 @@ def kontext_definitions(
                     make_requests(names),
                     make_images_and_metadata(names, batches_a_run),
                     make_quality(names),
+                    make_review(names),
                     make_dataset(names),
                     make_spend(names),
                 ],

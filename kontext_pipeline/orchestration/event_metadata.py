@@ -1,5 +1,6 @@
 """Metadata of materializations, which Dagster shows for a plan, a batch and a table."""
 
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,6 +82,7 @@ def batch_metadata(pipeline: "Pipeline", plan: "Plan", key: str, table: "pa.Tabl
     from kontext_pipeline.dataset.summary import summarize
 
     shown = figures(summarize(table))
+    shown["review"] = review_command(pipeline.data_dir, key)
     if sheet := _contact_sheet(pipeline, table, thumbnails):
         shown["contact_sheet"] = MetadataValue.md(sheet)
     if without := _rows_without_picture(table):
@@ -88,6 +90,14 @@ def batch_metadata(pipeline: "Pipeline", plan: "Plan", key: str, table: "pa.Tabl
     if causes := pipeline.failures(plan, [key]).lines():
         shown["failures"] = MetadataValue.md("\n".join(f"    {line}" for line in causes))
     return shown
+
+
+def review_command(data_dir: "UPath", batch: str | None = None) -> str:
+    """Return the command that opens the review page, on one batch or on all; without a password in a URL."""
+    scheme, separator, rest = str(data_dir).rpartition("://")
+    host, slash, path = rest.partition("/")
+    shown = f"{scheme}{separator}{host.rpartition('@')[2] if separator else host}{slash}{path}"
+    return one_line(shlex.join(["kontext", "review", "--data-dir", shown, *(["--batch", batch] if batch else [])]))
 
 
 def thumbnails_for(batches: int) -> int:
