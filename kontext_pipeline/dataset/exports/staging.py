@@ -157,7 +157,7 @@ class Staging:
     def _stage(self, temporary: Path, name: str, size: int) -> None:
         target = self._staged(name)
         if self._local is None:
-            write_atomically(target, lambda path: shutil.copyfile(temporary, path))
+            write_atomically(target, temporary.replace)
             return
         if size >= _FLUSHED_FROM:
             flush(temporary)

@@ -271,3 +271,31 @@ def test_mlcroissant_iterates_the_files_in_tar_files(filled: MadeDataset, tmp_pa
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet", "webdataset"])
+def test_hostile_names_and_texts_stay_data(dataset: MadeDataset, tmp_path: Path, layout: Any) -> None:
+    """Names of columns that are YAML, Markdown or HTML, and a prompt that is all of these."""
+    names = [
+        "a: [b]\x85",
+        "<script>alert(1)</script>",
+        "no",
+        "---",
+        "x\n---\nlicense: mit",
+        "12",
+        "edited_image",
+        "{{ x }}",
+    ]
+    prompt = "---\nlicense: mit\n---\n<img src=x> \u202e\x1b[2J ../../etc"
+    dataset.add([{"prompt": prompt}, {}], **{name: [f"its {name}", None] for name in names})
+    export(dataset, tmp_path / "out", layout)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "<script>" not in card.partition("## Columns")[2]
+    assert card.count("\n---\n") == 1
+    assert "license: unknown" in card
+    [sample] = [
+        one for one in load(tmp_path / "out")["train"] if prompt in (one.get("edit_prompt"), one.get("edit_prompt.txt"))
+    ]
+    others = sample["json"] if layout == "webdataset" else sample
+    for name in names:
+        assert others["manifest_edited_image" if name == "edited_image" else name] == f"its {name}"

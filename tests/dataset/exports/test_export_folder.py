@@ -19,6 +19,11 @@ from kontext_pipeline.dataset.exports.export_options import ExportError
 from tests.dataset.exports.made_datasets import MadeDataset, export, picture, tree
 
 LAYOUTS = ["imagefolder", "parquet", "webdataset", "pairs"]
+# Shards alone, and files alone; the others are like these.
+TWO_OR_ALL = [
+    *("parquet", "pairs"),
+    *(pytest.param(layout, marks=pytest.mark.long) for layout in ("webdataset", "imagefolder")),
+]
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
@@ -38,7 +43,7 @@ def test_an_export_again_writes_nothing(dataset: MadeDataset, tmp_path: Path, la
     assert stamps(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", TWO_OR_ALL)
 def test_an_export_of_a_grown_dataset_is_that_of_a_new_folder(
     dataset: MadeDataset, tmp_path: Path, layout: Any
 ) -> None:
@@ -58,7 +63,7 @@ def test_an_export_of_a_grown_dataset_is_that_of_a_new_folder(
     assert not list((tmp_path / "grown").rglob(".kontext-export/*"))
 
 
-@pytest.mark.parametrize("layout", ["parquet", "webdataset"])
+@pytest.mark.parametrize("layout", ["parquet", pytest.param("webdataset", marks=pytest.mark.long)])
 def test_a_row_that_leaves_changes_the_shards_beside_it_alone(
     dataset: MadeDataset, tmp_path: Path, layout: Any
 ) -> None:
@@ -188,7 +193,7 @@ def run_and_kill(data_dir: str, out: str, layout: str, calls: int) -> None:
     export(dataset, Path(out), layout, validation=0.3)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", TWO_OR_ALL)
 def test_an_export_that_was_killed_goes_on_to_the_same_tree(dataset: MadeDataset, tmp_path: Path, layout: Any) -> None:
     """Killed again and again, at later and later changes of the folder, over an export of a smaller dataset."""
     dataset.add([{}, {}, {"input": None}])
@@ -239,7 +244,7 @@ class Interrupted(Exception):
     """Stands for the end of a process, which the file system in this process's memory would not outlive."""
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", TWO_OR_ALL)
 def test_an_export_to_an_object_store_goes_on_too(
     dataset: MadeDataset, tmp_path: Path, layout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
