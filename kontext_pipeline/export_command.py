@@ -14,7 +14,7 @@ from kontext_pipeline.data_directory import data_dir_of
 from kontext_pipeline.dataset.exports import hub
 from kontext_pipeline.dataset.exports.export_options import ExportOptions
 from kontext_pipeline.dataset.exports.exporting import Export, Progress, export_dataset, folder_of
-from kontext_pipeline.dataset.exports.selection import REASONS, WRONG
+from kontext_pipeline.dataset.exports.selection import NOT_KEPT, REASONS, WRONG
 from kontext_pipeline.exits import Exit
 from kontext_pipeline.settings import Settings
 
@@ -63,10 +63,7 @@ def show(made: Export) -> None:
             more = ", ..." if count > len(ids) else ""
             console.complain(f"Left out: {console.many(count, 'row')}: {REASONS[reason]}: {', '.join(ids)}{more}")
     if made.left_out.counts["input_not_kept"]:
-        console.complain(
-            "  `kontext inputs MANIFEST` keeps local input pictures now. Pictures at URLs are kept while rows are "
-            "generated, with KONTEXT_KEEP_INPUTS=true."
-        )
+        console.complain(f"  {NOT_KEPT}")
     if made.leaks:
         console.complain(
             f"The manifest's column split puts {console.many(made.leaks, 'group')} of input pictures into several splits:"

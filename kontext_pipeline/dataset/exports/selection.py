@@ -37,6 +37,11 @@ REASONS: Final[Mapping[str, str]] = {
     "picture_unreadable": "a picture that the layout needs in another format can't be decoded",
 }
 """Why rows are left out, by reason, for people."""
+NOT_KEPT: Final = (
+    "Pictures at URLs are kept while rows are generated, unless KONTEXT_KEEP_INPUTS is false; `kontext inputs MANIFEST` keeps "
+    "local ones of earlier runs."
+)
+"""What to do where input pictures were not kept."""
 WRONG: Final = frozenset(
     {"picture_missing", "input_not_kept", "input_missing", "picture_changed", "picture_unreadable"}
 )
@@ -131,7 +136,8 @@ def select(data_dir: UPath, decisions: Mapping[str, ReviewDecision], options: Ex
     parts, splits = _split(samples, options)
     if not parts:
         counted = "; ".join(f"{count:,}: {REASONS[reason]}" for reason, count in left_out.counts.most_common())
-        raise ExportError(f"No row of {data_dir} can be exported. {counted or 'There are none'}.")
+        advice = f" {NOT_KEPT}" if left_out.counts["input_not_kept"] else ""
+        raise ExportError(f"No row of {data_dir} can be exported. {counted or 'There are none'}.{advice}")
     return Selection(
         parts=parts,
         batches=batches,
