@@ -52,6 +52,7 @@ class Deployment:
     folder: Path
     sandbox: Sandbox
     environment: dict[str, str]
+    location: str = LOCATION
     file: Path | None = None
     """A file with definitions in place of the shipped ones."""
     queue: str = ""
@@ -82,6 +83,8 @@ class Deployment:
         for name in names or ("code", "daemon", "webserver"):
             if name in ("code", "webserver"):
                 self.ports[name] = self.ports.get(name) or free_port()
+            if name == "dev":
+                self.ports["webserver"] = free_port()
             if name == "code":
                 self.environment["KONTEXT_CODE_PORT"] = str(self.ports["code"])
             log = (self.folder / f"{name}.log").open("ab")
@@ -91,11 +94,15 @@ class Deployment:
             log.close()
             if name == "code":
                 wait_for(lambda: "yes" if _listens(self.ports["code"]) else "no", {"yes"}, self.said)
-        if "webserver" in self.processes:
+        if "webserver" in self.ports:
             wait_for(self._answers, {"yes"}, self.said)
 
     def _command(self, name: str) -> list[str]:
-        """Return the command of the shipped systemd unit, for this machine and with free ports."""
+        """Return the command of the shipped systemd unit, for this machine and with free ports; for `dev`, `dagster dev`."""
+        if name == "dev":
+            workspace = str(REPOSITORY / "workspace.yaml")
+            port = str(self.ports["webserver"])
+            return [str(Path(sys.executable).with_name("dagster")), "dev", "-w", workspace, "--port", port]
         unit = (DEPLOY / "systemd" / f"kontext-{name}.service").read_text()
         [start] = re.findall("^ExecStart=(.*)$", unit, re.MULTILINE)
         start = start.replace("/opt/kontext/.venv/bin", str(Path(sys.executable).parent))
@@ -129,18 +136,15 @@ class Deployment:
         found.pop(os.getpid(), None)
         return list(found.values())
 
-    def kill(self, *names: str) -> None:
-        """Kill these programs alone with SIGKILL; without names every process, as when the machine goes down."""
-        while victims := [self._process(name) for name in names] or self.tree():
+    def kill(self) -> None:
+        """Kill every process with SIGKILL, as when the machine goes down."""
+        while victims := self.tree():
             for victim in victims:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     victim.send_signal(signal.SIGKILL)
             psutil.wait_procs(victims, timeout=30)
-            if names:
-                break
         for process in self.processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10 if not names else 0)
+            process.wait(30)
 
     def stop(self, name: str) -> None:
         """Stop a program with all processes below it, as systemd stops a service. Wait until they have ended."""
@@ -191,7 +195,7 @@ class Deployment:
 
     def launch(self, job: str, *, tags: Mapping[str, str] | None = None, config: Any = None) -> str:
         """Launch a job as the launchpad does. Return the run's id."""
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "jobName": job}
+        selector = {"repositoryLocationName": self.location, "repositoryName": "__repository__", "jobName": job}
         metadata = {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]}
         answer = self.ask(
             "mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) "
@@ -270,7 +274,7 @@ class Deployment:
 
     def ticks(self, instigator: str) -> list[dict[str, Any]]:
         """Return the ticks of a sensor or schedule, the latest first."""
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "name": instigator}
+        selector = {"repositoryLocationName": self.location, "repositoryName": "__repository__", "name": instigator}
         answer = self.ask(
             "query ($selector: InstigationSelector!) { instigationStateOrError(instigationSelector: $selector) "
             "{ ... on InstigationState { ticks(limit: 50) { status skipReason runIds error { message } } } } }",
@@ -279,7 +283,7 @@ class Deployment:
         return list(answer["ticks"])
 
     def start_sensor(self, name: str) -> None:
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "sensorName": name}
+        selector = {"repositoryLocationName": self.location, "repositoryName": "__repository__", "sensorName": name}
         answer = self.ask(
             "mutation ($selector: SensorSelector!) { startSensor(sensorSelector: $selector) { __typename } }",
             selector=selector,
@@ -287,7 +291,7 @@ class Deployment:
         assert answer["__typename"] == "Sensor", answer
 
     def start_schedule(self, name: str) -> None:
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "scheduleName": name}
+        selector = {"repositoryLocationName": self.location, "repositoryName": "__repository__", "scheduleName": name}
         answer = self.ask(
             "mutation ($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) { __typename } }",
             selector=selector,
