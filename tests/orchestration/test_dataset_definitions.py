@@ -132,6 +132,12 @@ def test_what_is_given_goes_before_the_environment_and_behind_run_config(project
     assert planned[None]["batches"] == 1
     assert (project.folder / "all" / "plan" / "birds.parquet").is_file()
 
+    given |= {"backend": "segmind", "rpm": 7}
+    definitions = kontext_definitions("birds", **given)
+    config = {"resources": {"segmind_birds": {"config": {"backend": "sandbox"}}}}
+    planned = materialized(run(project, definitions, "plan_manifests_birds", config=config), "birds/plan")
+    assert planned[None]["backend"] == "sandbox"
+
 
 def test_secrets_reach_a_run_and_no_page() -> None:
     definitions = kontext_definitions("birds", ledger_url=LEDGER, api_key=KEY, alert_url="http://127.0.0.1/hush-hush")
