@@ -88,7 +88,8 @@ def make_dataset(names: DatasetNames) -> AssetsDefinition:
 
     @asset(
         key_prefix=names.prefix,
-        deps=[names.asset_key("metadata")],
+        # All that decides what an export has.
+        deps=[names.asset_key(asset) for asset in ("metadata", "quality", "review")],
         group_name=names.group,
         kinds={"huggingface", "parquet"},
         tags={"kontext/costs": "nothing"},

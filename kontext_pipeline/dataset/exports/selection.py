@@ -38,8 +38,8 @@ REASONS: Final[Mapping[str, str]] = {
 }
 """Why rows are left out, by reason, for people."""
 NOT_KEPT: Final = (
-    "Pictures at URLs are kept while rows are generated, unless KONTEXT_KEEP_INPUTS is false; `kontext inputs MANIFEST` keeps "
-    "local ones of earlier runs."
+    "Pictures at URLs are kept while rows are generated, unless KONTEXT_KEEP_INPUTS is false; `kontext inputs MANIFEST` "
+    "keeps local ones of earlier runs."
 )
 """What to do where input pictures were not kept."""
 WRONG: Final = frozenset(

@@ -135,7 +135,7 @@ def test_nothing_to_export_is_an_error_that_says_why(dataset: MadeDataset, tmp_p
     with pytest.raises(ExportError, match="1: failed"):
         export(dataset, tmp_path / "out", "parquet")
     dataset.add([{"input_path": None, "input_kept_sha256": None, "input_sha256": None}])
-    with pytest.raises(ExportError, match="1: the input picture was not kept.*KONTEXT_KEEP_INPUTS"):
+    with pytest.raises(ExportError, match=r"1: the input picture was not kept.*KONTEXT_KEEP_INPUTS"):
         export(dataset, tmp_path / "out", "parquet")
 
 
