@@ -275,6 +275,8 @@ class BatchStep:
     def _note_replanned(self) -> None:
         """Observe the batches that were planned again while the step ran."""
         now = self._pipeline.planned()
+        if now.is_as(self._planned):
+            return
         for event in replanned_batches(self._context.instance, self._names.asset_key("requests"), self._pipeline, now):
             self._context.log_event(event)
 

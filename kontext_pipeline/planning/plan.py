@@ -69,6 +69,10 @@ class Plan:
         """The digest of each manifest as it was planned, by the manifest's name."""
         return {name: str(file.footer.origin["digest"]) for name, file in self._files.items()}
 
+    def is_as(self, other: "Plan") -> bool:
+        """Return whether two plans were made from the same. Plans that were not may ask for the same all the same."""
+        return [file.footer for file in self._files.values()] == [file.footer for file in other._files.values()]
+
     def has_batch(self, key: str) -> bool:
         """Return whether there is a batch with this key."""
         return key in self._batches
