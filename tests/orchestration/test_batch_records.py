@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from dagster import AssetIn, AssetKey, DagsterEventType, DagsterRunStatus, Definitions, asset
 
+from kontext_pipeline.batch_tables import BatchTables
 from kontext_pipeline.definitions import defs
 from kontext_pipeline.generation.progress import Stop
 from kontext_pipeline.orchestration.partitions import batches
@@ -46,17 +47,17 @@ def test_a_batch_turns_green_while_the_run_goes_on_and_no_batch_is_recorded_twic
 ) -> None:
     project.plan()
     seen: list[tuple[set[str], DagsterRunStatus]] = []
-    write_tables = Pipeline.write_tables
+    bring_up_to_date = BatchTables.bring_up_to_date
 
-    def looked(pipeline: Pipeline, *arguments: object) -> None:
+    def looked(tables: BatchTables, key: str, **options: Any) -> None:
         # The table of each batch is written when the batch is through: what was through before is recorded by now.
         wait_until(lambda: all(len(found) >= len(seen) for found in green(project)))
         assert green(project)[0] == green(project)[1]
         [run] = [run for run in project.instance.get_runs() if RANGE_START in run.tags]
         seen.append((green(project)[0], run.status))
-        write_tables(pipeline, *arguments)  # type: ignore[arg-type]
+        bring_up_to_date(tables, key, **options)
 
-    monkeypatch.setattr(Pipeline, "write_tables", looked)
+    monkeypatch.setattr(BatchTables, "bring_up_to_date", looked)
     result = project.augment(ALL[0], ALL[2], config=ONE_AT_A_TIME)
 
     assert [(len(found), status) for found, status in seen] == [
