@@ -37,7 +37,7 @@ def recorded(project: Project, run_id: str) -> Counter[tuple[str, str | None]]:
     return Counter(
         (event.asset_key.to_user_string(), event.partition)
         for entry in project.instance.all_logs(run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION)
-        if (event := entry.asset_materialization) is not None
+        if (event := entry.asset_materialization) is not None and event.partition is not None
     )
 
 
