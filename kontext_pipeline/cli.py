@@ -287,6 +287,8 @@ def verify(
     from kontext_pipeline import lock_command
     from kontext_pipeline.settings import load_settings
 
+    if lock_path is not None and resample is not None:
+        raise click.UsageError("--resample is for the data directory's own lock: leave --lock out.")
     settings = load_settings(**options)
     status = lock_command.verify(settings, lock_path)
     if resample is not None:

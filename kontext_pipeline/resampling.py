@@ -34,7 +34,7 @@ from kontext_pipeline.planning.plan import Plan
 from kontext_pipeline.planning.plan_file import FORMAT, Footer, PlanFile, write_plan_file
 
 PLAN: Final = "plan.parquet"
-_DATE: Final = "%Y%m%dT%H%M%SZ"
+_DATE: Final = "%Y%m%dT%H%M%S.%fZ"
 _OWN: Final = pa.schema(
     [(name, pa.string()) for name in ("fingerprint", "output_sha256", "date", "image_path", "input_sha256")]
 )
@@ -43,7 +43,7 @@ _OWN: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Resample:
-    """A resample that was begun. `name` begins with the time of its begin, UTC."""
+    """A resample that was begun. `name` is the time of its begin, UTC, so names sort by it."""
 
     name: str
     folder: UPath
@@ -52,7 +52,7 @@ class Resample:
     @property
     def started_at(self) -> datetime:
         """When it was begun."""
-        return datetime.strptime(self.name.partition("-")[0], _DATE).replace(tzinfo=UTC)
+        return datetime.strptime(self.name, _DATE).replace(tzinfo=UTC)
 
 
 def open_resample(pipeline: Pipeline, count: int, seed: int | None) -> Resample:
@@ -121,7 +121,7 @@ def _opened(folder: UPath) -> Resample:
 def _begin(pipeline: Pipeline, count: int, seed: int) -> Resample:
     chosen = _chosen(pipeline.data_dir / LOCK_NAME, count, seed, backend=pipeline.settings.backend)
     rows = _rows_of(pipeline, chosen)
-    name = f"{datetime.now(UTC):{_DATE}}-{secrets.token_hex(2)}"
+    name = datetime.now(UTC).strftime(_DATE)
     for row in rows:
         row["fingerprint"] = resample_fingerprint(name, row["fingerprint"])
         row["batch"] = batch_key(f"{PREFIX}{name}", 0)

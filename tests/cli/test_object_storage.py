@@ -57,6 +57,17 @@ def test_a_dataset_on_s3_is_made_and_costs_nothing_again(bucket: UPath, kontext:
     done = kontext(*arguments, **ledger)
     assert done.returncode == 0, done.stderr
     assert "Nothing to generate" in done.stdout
+    assert kontext("lock", "--data-dir", f"{bucket}/out", **ledger).returncode == 0
+    done = kontext("verify", "--data-dir", f"{bucket}/out", "--resample", "4", "--yes", **ledger)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 rows are as in the lock" in done.stdout
+    [again] = (bucket / "out" / "resamples").glob("*/resample.parquet")
+    resampled = pd.read_parquet(str(again))
+    assert list(resampled["outcome"]) == ["identical"] * 4
+    assert all((bucket / "out" / path).exists() for path in resampled["image_path"])
+    (bucket / "out" / table["image_path"][0]).write_bytes(b"changed")
+    done = kontext("verify", "--data-dir", f"{bucket}/out", **ledger)
+    assert (done.returncode, f"picture changed: {table['image_path'][0]}" in done.stdout) == (1, True)
     assert not [path for path in tmp_path.rglob("*") if path.suffix in {".png", ".jpg", ".parquet"}]
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import KONTEXT, Done, Kontext
-from tests.cli.provider import Provider, error
+from tests.cli.provider import Provider, error, picture
 from tests.sandbox.running import Sandbox, running_sandbox
 from tests.segmind.gateway import Reply
 
@@ -144,6 +144,19 @@ def test_a_row_that_brings_no_picture_and_a_lost_answer_are_told(
     assert (found["failed"], found["unknown"]) == (0, 0), "of the dataset, nothing failed"
     assert "resample " in kontext("reconcile").stdout
     assert kontext("failures").returncode == 0
+
+
+def test_only_the_locked_pictures_are_compared(locked: Path, kontext: Kontext, provider: Provider) -> None:
+    provider.fault = lambda body, _times: picture({**body, "drift": 1})
+    table = pd.read_parquet(locked / "out" / "metadata").set_index("id")
+    (locked / "out" / str(table.loc["r3", "image_path"])).write_bytes(b"no picture any more")
+    done = kontext("verify", "--resample", "6", "--yes")
+    assert done.returncode == 1
+    outcomes = result(locked).set_index("id")["outcome"].to_dict()
+    assert outcomes.pop("r3") == "not_compared"
+    assert set(outcomes.values()) <= {"near", "different"}
+    done = kontext("verify", "--resample", "6", "--lock", "out/kontext.lock.json", "--yes")
+    assert (done.returncode, "leave --lock out" in done.stderr) == (2, True)
 
 
 def test_rows_that_the_plan_no_longer_has_are_refused(

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
+from kontext_pipeline.dataset.lock.listed_files import sha256_of, split_path
 from kontext_pipeline.dataset.quality.decoding import UnreadablePicture, read_picture
 from kontext_pipeline.dataset.quality.perceptual_hash import distance, perceptual_hash
 from kontext_pipeline.errors import KontextError
@@ -94,6 +95,9 @@ def compared(data_dir: UPath, row: Mapping[str, Any], locked: Mapping[str, Any])
         return "not_compared", None
     if row["image_sha256"] == locked["output_sha256"]:
         return "identical", 0
+    old_path = split_path(locked["image_path"])
+    if old_path is None or sha256_of(data_dir, old_path) != locked["output_sha256"]:
+        return "not_compared", None
     try:
         old, new = (read_picture(data_dir / path) for path in (locked["image_path"], row["image_path"]))
     except UnreadablePicture:
