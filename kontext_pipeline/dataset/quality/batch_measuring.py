@@ -27,6 +27,8 @@ log: Final = logging.getLogger(__name__)
 
 SAVED_AFTER: Final = 500
 """Pictures after which a table is written: a run that is killed loses no more."""
+FULL_INPUTS_HELD: Final = 2
+"""The same where plug-ins need the pictures at their full size."""
 AT_ONCE: Final = 8
 """Pictures for each worker between two looks whether to stop."""
 INPUTS_HELD: Final = 8
@@ -259,6 +261,6 @@ class _Inputs:
         picture = InputPicture(read_picture(self._data_dir / path, least_px=self._least_px))
         with self._lock:
             self._held[path] = picture
-            while len(self._held) > INPUTS_HELD:
+            while len(self._held) > (INPUTS_HELD if self._least_px else FULL_INPUTS_HELD):
                 self._held.popitem(last=False)
         return picture

@@ -26,8 +26,8 @@ class UnreadablePicture(Exception):
 def read_picture(path: AnyPath, *, least_px: int | None = None) -> Image.Image:
     """Return the picture in a file: upright, in mode RGB, transparent parts on white. Of several frames, the first.
 
-    `least_px`: a JPEG may be decoded at an eighth, a quarter or a half of its size, while both sides keep this many
-    pixels. None: at its full size.
+    `least_px`: the picture is reduced to a whole fraction of its size whose shorter side still has this many pixels; a
+    JPEG is decoded so, which is faster. None: at its full size.
 
     Raises:
         UnreadablePicture: The file is missing, damaged, no picture, or has more than `MAX_PIXELS`.
@@ -47,7 +47,9 @@ def read_picture(path: AnyPath, *, least_px: int | None = None) -> Image.Image:
             if least_px is not None:
                 image.draft("RGB", (least_px, least_px))
             image.load()
-            return plain(ImageOps.exif_transpose(image))
+            upright = plain(ImageOps.exif_transpose(image))
+            factor = 1 if least_px is None else min(upright.size) // least_px
+            return upright.reduce(factor) if factor > 1 else upright
     except UnreadablePicture:
         raise
     except Exception as error:  # noqa: BLE001  Pillow's parsers raise errors of many kinds
