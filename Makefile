@@ -27,7 +27,15 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 demo: install ## Run the shipped manifest end to end against the sandbox. Costs nothing.
 	@$(BIN)/kontext run $(DEMO)
 	@echo
-	@echo 'make ui opens the Dagster UI on it; make demo again generates nothing.'
+	@$(BIN)/kontext review --data-dir data/demo --out data/demo/review.html
+	@echo
+	@# Status 1: a row was left out, as the sandbox keeps no input pictures of the web.
+	@$(BIN)/kontext export --data-dir data/demo --format imagefolder --out data/demo/export --validation 0.1 || test $$? -eq 1
+	@echo
+	@echo 'Review the pictures:  $(BIN)/kontext review --data-dir data/demo   (or open data/demo/review.html)'
+	@echo "Load the export:      $(BIN)/python -c \"import datasets; print(datasets.load_dataset('data/demo/export', 'default'))\""
+	@echo 'See it in Dagster:    make ui'
+	@echo 'make demo again generates nothing.'
 
 test: install ## Run the tests, several at a time.
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -39,7 +39,7 @@ export class FilterBar {
   // Draws the filters that the dataset has values for.
   draw(facets) {
     this.form.replaceChildren(
-      element("input", { type: "search", name: "text", placeholder: "Text in prompt, id or error ( / )", "aria-label": "Text", oninput: () => this.#typed() }),
+      element("input", { type: "search", name: "text", placeholder: "Search ( / )", title: "Text in prompt, id or error", "aria-label": "Text", oninput: () => this.#typed() }),
       this.#select("batch", "All batches", Object.entries(facets.batches)),
       this.#select("status", "Any status", Object.entries(facets.statuses)),
       this.#select("decision", "Any decision", [["undecided"], ["keep"], ["reject"]]),

@@ -25,7 +25,7 @@ export function showOverview(summary, { filter }) {
   ];
   if (figures.possibly_charged_usd) tiles.push(["possibly charged", usd(figures.possibly_charged_usd)]);
   dialog.replaceChildren(
-    element("h1", { text: "Overview" }),
+    element("h1", { text: "Overview", tabindex: "-1", autofocus: true }),
     element("div", { class: "tiles" }, ...tiles.map(([name, text]) => element("div", { class: "tile" }, element("b", { text }), element("span", { class: "dim", text: name })))),
     element(
       "div",
@@ -108,9 +108,11 @@ function latencyPlot(latency) {
   });
   for (const name of ["p50", "p90"]) {
     const at = x(latency[name]);
+    // Each label is on its own side of its line, where there is room.
+    const left = name === "p50" ? at > LEFT + 70 : at > WIDTH - 80;
     svg.append(
       svgElement("line", { class: "marker", x1: at, x2: at, y1: TOP, y2: HEIGHT - BOTTOM }),
-      svgElement("text", { x: at + (at > WIDTH - 80 ? -4 : 4), y: name === "p50" ? TOP + 8 : TOP + 22, "text-anchor": at > WIDTH - 80 ? "end" : "start", text: `${name} ${seconds(latency[name])}` }),
+      svgElement("text", { x: at + (left ? -4 : 4), y: name === "p50" ? TOP + 8 : TOP + 22, "text-anchor": left ? "end" : "start", text: `${name} ${seconds(latency[name])}` }),
     );
   }
   svg.append(
