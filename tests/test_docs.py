@@ -55,3 +55,8 @@ def test_the_tests_that_show_what_is_promised_exist() -> None:
         found = [path for known, path in files.items() if f"/{known}".endswith(f"/{file}")]
         assert len(found) == 1, file
         assert not name or re.search(rf"^ *(?:def|class) {name}\b", found[0].read_text(), re.MULTILINE), name
+
+
+def test_the_glossary_has_at_most_twenty_words() -> None:
+    glossary = (ROOT / "docs" / "architecture.md").read_text().partition("## Glossary")[2].partition("\n## ")[0]
+    assert 10 < len(re.findall(r"^\| (?!word )\w", glossary, re.MULTILINE)) <= 20
