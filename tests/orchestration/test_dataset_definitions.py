@@ -1,12 +1,12 @@
 """Several datasets live in one project, each with its own names, settings and partitions."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dagster import (
-    AssetExecutionContext,
     AssetKey,
     BackfillPolicy,
     DagsterInvalidDefinitionError,
@@ -14,7 +14,6 @@ from dagster import (
     IdentityPartitionMapping,
     RepositoryDefinition,
     RunConfig,
-    asset,
     in_process_executor,
     multiprocess_executor,
 )
@@ -27,7 +26,7 @@ from kontext_pipeline.orchestration.reporting import Reporter
 from kontext_pipeline.orchestration.resources import SegmindResource
 from kontext_pipeline.pipeline import Pipeline
 from kontext_pipeline.settings import load_settings
-from tests.orchestration.conftest import Project, materialized
+from tests.orchestration.conftest import REPOSITORY, Project, materialized
 
 KEY = "SG_0123456789abcdef"
 LEDGER = "postgresql://user:hush-hush@db/ledger"
@@ -193,40 +192,29 @@ def test_a_missing_manifest_is_said_by_the_run(project: Project) -> None:
     assert "nowhere.csv" in str(said.description)
 
 
-def test_a_project_maps_partitions_onto_assets_of_its_own(project: Project) -> None:
-    birds = DatasetNames("birds")
-    seen: dict[str, list[bytes]] = {}
-
-    @asset(
-        partitions_def=birds.batches,
-        deps=[birds.asset_key("images")],
-        ins={},
-        required_resource_keys={birds.kontext},
+def test_the_documents_examples_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (REPOSITORY / "docs" / "own-project.md").read_text(), re.DOTALL | re.MULTILINE
     )
-    def sizes(context: AssetExecutionContext) -> None:
-        data_dir = Path(getattr(context.resources, birds.kontext).settings().data_dir)
-        table = load_table(data_dir, context.partition_key)
-        seen[context.partition_key] = [(data_dir / path).read_bytes()[:4] for path in table["image_path"].to_pylist()]
-
+    assert len(blocks) == 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
     given: dict[str, Any] = {
         "manifests": [manifest(project.folder, "birds", ["a robin", "a wren"])],
-        "data_dir": project.folder / "b",
+        "data_dir": project.folder / "birds",
     }
-    merged = Definitions.merge(kontext_definitions("birds", **given), Definitions(assets=[sizes]))
+    own = [names["brightness"], names["labels"]]
+    merged = Definitions.merge(kontext_definitions("birds", **given), Definitions(assets=own))
     run(project, merged, "plan_manifests_birds")
     run(project, merged, "augment_birds", partition="birds-00000")
-    graph = merged.resolve_asset_graph()
-    assert isinstance(graph.get_partition_mapping(sizes.key, AssetKey(["birds", "images"])), IdentityPartitionMapping)
-    job = merged.resolve_implicit_global_asset_job_def().get_subset(asset_selection={sizes.key})
+    mapping = merged.resolve_asset_graph().get_partition_mapping(own[0].key, AssetKey(["birds", "images"]))
+    assert isinstance(mapping, IdentityPartitionMapping)
+    job = merged.resolve_implicit_global_asset_job_def().get_subset(asset_selection={one.key for one in own})
     assert job.execute_in_process(instance=project.instance, partition_key="birds-00000").success
-    assert seen == {"birds-00000": [b"\x89PNG"] * 2}
-
-
-def load_table(data_dir: Path, key: str) -> Any:
-    import pyarrow.parquet as pq
-
-    [path] = data_dir.glob(f"metadata/batch={key}/*.parquet")
-    return pq.ParquetFile(path).read()
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert len(shown) == 2
+    assert all(0 <= int(brightness) <= 255 for _, brightness in shown)
 
 
 OWN = """
