@@ -112,10 +112,11 @@ def _of_image_folder(facts: CardFacts, config: str, parts: list[Part]) -> Descri
 def _of_pairs(facts: CardFacts, config: str, parts: list[Part], entries: list[Entry]) -> Described:
     names = ["image_path", *(["control_path"] if config == EDITS else []), "caption"]
     columns = [*pa.schema([(name, pa.string()) for name in names]), *list(facts.columns[config])[1:]]
-    sha256 = {entry.path: entry for entry in entries}
+    wanted = {data_files("pairs", part) for part in parts}
+    lists = {entry.path: entry for entry in entries if entry.path in wanted}
     files, records = [], []
     for part in parts:
-        entry = sha256[data_files("pairs", part)]
+        entry = lists[data_files("pairs", part)]
         files.append(_file(entry, "application/jsonlines"))
         name = f"{config}-{part.split}"
         records.append(_record_set(name, _columns(name, columns, entry.path, file_set=False)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 from upath import UPath
 
 from kontext_pipeline.dataset.exports.card import CARD, CardFacts, card, owners_card
@@ -92,6 +93,8 @@ def export_dataset(
     with _explained(out), open_export(out, data_dir) as folder:
         decisions = read_decisions(data_dir)
         selection = select(data_dir, decisions, options)
+        # The rows that were not selected are gone; the system can have their memory back.
+        pa.default_memory_pool().release_unused()
         total, done = selection.samples, 0
 
         def advance(count: int) -> None:

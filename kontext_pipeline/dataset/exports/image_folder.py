@@ -7,7 +7,6 @@
 A picture that several samples have is there once. Rows without an input picture are in `text_to_image/`.
 """
 
-import hashlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from kontext_pipeline.dataset.exports.export_job import ExportJob, Part, chunks,
 from kontext_pipeline.dataset.exports.reduced_rows import EDITS
 from kontext_pipeline.dataset.exports.sample_pictures import Loaded, Picture, Sample, read_ahead
 from kontext_pipeline.dataset.exports.sample_rows import PICTURES
-from kontext_pipeline.dataset.exports.shards import READ_AHEAD_BYTES, digest_of
+from kontext_pipeline.dataset.exports.shards import READ_AHEAD_BYTES, ShardDigest
 
 METADATA: Final = "metadata.parquet"
 
@@ -62,11 +61,11 @@ class _Folder:
             else:
                 entry = self._job.folder.put(path, made_from, partial(_write_bytes, found))
                 self._bytes[picture.path] = entry.bytes
-        digest = hashlib.sha256()
+        digest = ShardDigest("imagefolder", (extension,))
         for samples, rows in self._rows():
             self._part.rows += len(samples)
             self._part.bytes += sum(self._bytes[picture.path] for one in samples for picture in one.pictures)
-            digest.update(digest_of("imagefolder", samples, rows, (extension,)).encode())
+            digest.add(samples, rows)
         for samples, _ in chunks(self._table, self._part.config):
             for one in samples:
                 if reason := self._problem(one):

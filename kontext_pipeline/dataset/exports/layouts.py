@@ -1,6 +1,6 @@
 """The layouts, by name; and those of shards, `parquet` and `webdataset`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +13,8 @@ from kontext_pipeline.dataset.exports.image_folder import write_image_folder
 from kontext_pipeline.dataset.exports.image_pairs import write_pairs
 from kontext_pipeline.dataset.exports.parquet_shard import write_parquet
 from kontext_pipeline.dataset.exports.reduced_rows import EDITS
-from kontext_pipeline.dataset.exports.sample_pictures import samples_of
 from kontext_pipeline.dataset.exports.sample_rows import PICTURES
-from kontext_pipeline.dataset.exports.shards import Extensions, LoadedSamples, cut, digest_of, loaded_samples
+from kontext_pipeline.dataset.exports.shards import Extensions, ShardDigest, cut, loaded_samples
 from kontext_pipeline.dataset.exports.tar_shard import write_tar
 
 SUFFIXES: Final = {"parquet": "parquet", "webdataset": "tar"}
@@ -58,27 +57,28 @@ def shard_extensions(options: ExportOptions, parts: Mapping[tuple[str, str], pa.
 
 
 def _write_shards(job: ExportJob, part: Part, table: pa.Table) -> None:
-    names = PICTURES[part.config]
     extensions = job.extensions[part.config]
     every = (sample for samples, _ in chunks(table, part.config) for sample in samples)
     shards = cut(every, extensions, job.options.shard_bytes)
     folder = "data" if part.config == EDITS else part.config
     for number, place in enumerate(shards):
-        its = samples_of(table[place], part.config)
-        rows = job.rows.rows(table[place], part.config)
+        digest = ShardDigest(job.options.layout, extensions)
+        for samples, some in chunks(table[place], part.config):
+            digest.add(samples, job.rows.rows(some, part.config))
         path = f"{folder}/{part.split}-{number:05}-of-{len(shards):05}.{SUFFIXES[job.options.layout]}"
-        made_from = digest_of(job.options.layout, its, rows, extensions)
-        loaded = partial(loaded_samples, job.reader, its, extensions)
-        write = partial(_write_shard, job.options.layout, rows, loaded, names)
-        facts = job.folder.put(path, made_from, write, may_move=True).facts or {}
+        write = partial(_write_shard, job, table[place], part.config)
+        facts = job.folder.put(path, digest.hexdigest(), write, may_move=True).facts or {}
         part.rows += facts["rows"]
         part.bytes += facts["bytes"]
         for reason, ids in facts.get("left_out", {}).items():
             part.leave_out(reason, ids)
-        job.advance(len(its))
+        job.advance(place.stop - place.start)
 
 
-def _write_shard(
-    layout: str, rows: pa.Table, loaded: Callable[[], LoadedSamples], names: tuple[str, ...], path: Path
-) -> dict[str, Any]:
-    return (write_parquet if layout == "parquet" else write_tar)(path, rows, loaded(), names)
+def _write_shard(job: ExportJob, table: pa.Table, config: str, path: Path) -> dict[str, Any]:
+    loaded = (
+        (loaded_samples(job.reader, samples, job.extensions[config]), job.rows.rows(some, config))
+        for samples, some in chunks(table, config)
+    )
+    write = write_parquet if job.options.layout == "parquet" else write_tar
+    return write(path, job.rows.schema(config), loaded, PICTURES[config])

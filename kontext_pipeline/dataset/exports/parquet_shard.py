@@ -1,6 +1,7 @@
 """A Parquet file of samples with their pictures, typed so that Hugging Face `datasets` gives pictures."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kontext_pipeline.dataset.exports.column_features import features_of
-from kontext_pipeline.dataset.exports.shards import LoadedSamples, ShardFacts
+from kontext_pipeline.dataset.exports.shards import Chunks, LoadedSamples, ShardFacts
 
 ROW_GROUP_BYTES: Final = 32 * 10**6
 """Bytes of pictures after which a row group ends. The Hub's viewer gives up on groups of some 300 MB."""
@@ -26,11 +27,11 @@ def shard_schema(columns: pa.Schema, pictures: tuple[str, ...]) -> pa.Schema:
     return pa.schema(fields, metadata={"huggingface": json.dumps(info, ensure_ascii=False)})
 
 
-def write_parquet(path: Path, rows: pa.Table, loaded: LoadedSamples, pictures: tuple[str, ...]) -> dict[str, Any]:
-    """Write a file of samples and return its facts. `rows` has a row for each sample, in the same order."""
+def write_parquet(path: Path, columns: pa.Schema, chunks: Chunks, pictures: tuple[str, ...]) -> dict[str, Any]:
+    """Write a file of samples and return its facts. `columns` are those of the rows, the prompt first."""
     facts = ShardFacts()
-    schema = shard_schema(rows.schema, pictures)
-    others = [field.name for field in rows.schema if not pa.types.is_nested(field.type)]
+    schema = shard_schema(columns, pictures)
+    others = [field.name for field in columns if not pa.types.is_nested(field.type)]
     with pq.ParquetWriter(
         path,
         schema,
@@ -39,30 +40,36 @@ def write_parquet(path: Path, rows: pa.Table, loaded: LoadedSamples, pictures: t
         write_statistics=others,
         write_page_index=True,
     ) as writer:
-        numbers: list[int] = []
-        found: list[list[dict[str, Any]]] = []
-        held = 0
-
-        def flush() -> None:
-            nonlocal held
-            if numbers:
-                group = rows.take(numbers)
-                for place, name in enumerate(pictures):
-                    group = group.append_column(name, pa.array([one[place] for one in found], PICTURE_TYPE))
-                writer.write_table(group.select(schema.names).cast(schema), row_group_size=len(numbers))
-            numbers.clear()
-            found.clear()
-            held = 0
-
-        for number, (sample, its) in enumerate(loaded):
-            if isinstance(its, str):
-                facts.leave_out(sample, its)
-                continue
-            numbers.append(number)
-            named = zip(sample.pictures, its, strict=True)
-            found.append([{"bytes": one.data, "path": f"{picture.stem}.{one.extension}"} for picture, one in named])
-            held += facts.add(its)
-            if held >= ROW_GROUP_BYTES:
-                flush()
-        flush()
+        for loaded, rows in chunks:
+            for group in _groups(loaded, rows, pictures, facts):
+                writer.write_table(group.select(schema.names).cast(schema), row_group_size=group.num_rows)
     return facts.as_dict()
+
+
+def _groups(loaded: LoadedSamples, rows: pa.Table, pictures: tuple[str, ...], facts: ShardFacts) -> Iterator[pa.Table]:
+    """Yield the rows of samples that have their pictures, with these, in groups of about `ROW_GROUP_BYTES`."""
+    numbers: list[int] = []
+    found: list[list[dict[str, Any]]] = []
+    held = 0
+
+    def group() -> pa.Table:
+        table = rows.take(numbers)
+        for place, name in enumerate(pictures):
+            table = table.append_column(name, pa.array([one[place] for one in found], PICTURE_TYPE))
+        numbers.clear()
+        found.clear()
+        return table
+
+    for number, (sample, its) in enumerate(loaded):
+        if isinstance(its, str):
+            facts.leave_out(sample, its)
+            continue
+        numbers.append(number)
+        named = zip(sample.pictures, its, strict=True)
+        found.append([{"bytes": one.data, "path": f"{picture.stem}.{one.extension}"} for picture, one in named])
+        held += facts.add(its)
+        if held >= ROW_GROUP_BYTES:
+            yield group()
+            held = 0
+    if numbers:
+        yield group()

@@ -27,6 +27,9 @@ Extensions = tuple[str | None, ...]
 LoadedSamples = Iterator[tuple[Sample, list[Loaded] | str]]
 """Samples with their pictures, or with the reason, one of `REASONS`, for which a sample has none."""
 
+Chunks = Iterable[tuple[LoadedSamples, pa.Table]]
+"""Samples with their pictures, and their rows, in the same order, a few at a time."""
+
 
 @dataclass(slots=True)
 class ShardFacts:
@@ -78,16 +81,25 @@ def size_of(sample: Sample, extensions: Extensions) -> int:
     return SAMPLE_BYTES + sum(picture.bytes_as(extension) for picture, extension in pictures)
 
 
-def digest_of(layout: str, samples: Sequence[Sample], rows: pa.Table, extensions: Extensions) -> str:
-    """Return the digest of all that a shard, or a table of samples, follows from."""
-    digest = hashlib.sha256(repr((SHARD_VERSION, PICTURE_VERSION, layout, extensions)).encode())
-    for sample in samples:
-        digest.update(repr((sample.key, [(one.path, one.sha256, one.bytes) for one in sample.pictures])).encode())
-    stream = pa.BufferOutputStream()
-    with pa.ipc.new_stream(stream, rows.schema) as writer:
-        writer.write_table(rows.combine_chunks())
-    digest.update(stream.getvalue())
-    return digest.hexdigest()
+class ShardDigest:
+    """The digest of all that a shard, or a table of samples, follows from. Its samples are added a few at a time."""
+
+    def __init__(self, layout: str, extensions: Extensions) -> None:
+        self._digest = hashlib.sha256(repr((SHARD_VERSION, PICTURE_VERSION, layout, extensions)).encode())
+
+    def add(self, samples: Sequence[Sample], rows: pa.Table) -> None:
+        """Add samples and their rows."""
+        for sample in samples:
+            pictures = [(one.path, one.sha256, one.bytes) for one in sample.pictures]
+            self._digest.update(repr((sample.key, pictures)).encode())
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, rows.schema) as writer:
+            writer.write_table(rows.combine_chunks())
+        self._digest.update(stream.getvalue())
+
+    def hexdigest(self) -> str:
+        """Return the digest as 64 hex digits."""
+        return self._digest.hexdigest()
 
 
 def loaded_samples(reader: PictureReader, samples: Sequence[Sample], extensions: Extensions) -> LoadedSamples:

@@ -50,8 +50,8 @@ class Staging:
         self._read_log()
 
     def find(self, name: str, path: str, made_from: str) -> Entry | None:
-        """Return the entry of a staged file, for `path`; None if it isn't staged, or lacks samples."""
-        known = self._known.get(name)
+        """Return the entry of a staged file, for `path`; None if it isn't staged, or lacks samples. Each is found once."""
+        known = self._known.pop(name, None)
         if known is None or known.made_from != made_from or (known.facts and known.facts.get("left_out")):
             return None
         with contextlib.suppress(OSError):

@@ -9,27 +9,27 @@ from typing import Any
 import pyarrow as pa
 
 from kontext_pipeline.dataset.exports.sample_rows import json_value
-from kontext_pipeline.dataset.exports.shards import LoadedSamples, ShardFacts
-
-_ROWS_AT_ONCE = 256
+from kontext_pipeline.dataset.exports.shards import Chunks, ShardFacts
 
 
-def write_tar(path: Path, rows: pa.Table, loaded: LoadedSamples, pictures: tuple[str, ...]) -> dict[str, Any]:
-    """Write a file of samples and return its facts. `rows` has a row for each sample, in order, the prompt first."""
+def write_tar(path: Path, columns: pa.Schema, chunks: Chunks, pictures: tuple[str, ...]) -> dict[str, Any]:
+    """Write a file of samples and return its facts. `columns` are those of the rows, the prompt first."""
     facts = ShardFacts()
-    prompt = rows.schema.names[0]
-    each = (row for batch in rows.to_batches(_ROWS_AT_ONCE) for row in batch.to_pylist())
+    prompt = columns.names[0]
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-        for row, (sample, its) in zip(each, loaded, strict=True):
-            if isinstance(its, str):
-                facts.leave_out(sample, its)
-                continue
-            facts.add(its)
-            for name, one in zip(pictures, its, strict=True):
-                _add(archive, f"{sample.key}.{name}.{one.extension}", one.data)
-            _add(archive, f"{sample.key}.{prompt}.txt", str(row.pop(prompt) or "").encode())
-            others = {name: json_value(value) for name, value in row.items()}
-            _add(archive, f"{sample.key}.json", json.dumps(others, ensure_ascii=False).encode())
+        for loaded, rows in chunks:
+            for row, (sample, its) in zip(rows.to_pylist(), loaded, strict=True):
+                if isinstance(its, str):
+                    facts.leave_out(sample, its)
+                    continue
+                facts.add(its)
+                for name, one in zip(pictures, its, strict=True):
+                    _add(archive, f"{sample.key}.{name}.{one.extension}", one.data)
+                _add(archive, f"{sample.key}.{prompt}.txt", str(row.pop(prompt) or "").encode())
+                others = {name: json_value(value) for name, value in row.items()}
+                _add(archive, f"{sample.key}.json", json.dumps(others, ensure_ascii=False).encode())
+            # The list of members would grow with the file; only readers need it.
+            archive.members.clear()  # type: ignore[attr-defined]
     return facts.as_dict()
 
 
