@@ -1,7 +1,9 @@
 """Thumbnails of pictures: made in memory, or kept in the user's cache so that each is made once."""
 
+import hashlib
 import logging
 import os
+import re
 import struct
 import threading
 from io import BytesIO
@@ -14,6 +16,7 @@ from kontext_pipeline.files import AnyPath, cache_folder, make_private, write_at
 
 log: Final = logging.getLogger(__name__)
 
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 _PAPER: Final = "#ffffff"
 _QUALITY: Final = 80
 _UNREADABLE: Final = (
@@ -68,7 +71,9 @@ class ThumbnailCache:
 
     def get(self, sha256: str, path: AnyPath) -> bytes | None:
         """Return the JPEG thumbnail of the picture at `path`, or None if the picture can't be read."""
-        kept = self._folder / sha256[:2] / f"{sha256}.jpg"
+        # A table that somebody else made could name any file here.
+        name = sha256 if _SHA256.fullmatch(sha256) else hashlib.sha256(sha256.encode()).hexdigest()
+        kept = self._folder / name[:2] / f"{name}.jpg"
         try:
             return kept.read_bytes()
         except OSError:

@@ -21,7 +21,7 @@ from upath import UPath
 from kontext_pipeline.dataset.review import overview
 from kontext_pipeline.dataset.review.decisions import Decision, DecisionLog, ReviewError, Verdict
 from kontext_pipeline.dataset.review.page_guard import PageGuard, cookie_name
-from kontext_pipeline.dataset.review.review_rows import Filters, Numbers, ReviewRows
+from kontext_pipeline.dataset.review.review_rows import Filters, Numbers, ReviewRows, is_picture
 from kontext_pipeline.dataset.thumbnails import ThumbnailCache
 from kontext_pipeline.errors import KontextError
 from kontext_pipeline.escaping import displayable
@@ -227,7 +227,7 @@ def _pairs(rows: ReviewRows, key: str, value: str) -> list[tuple[str, str]]:
 
 
 def _paths(rows: ReviewRows, key: str, value: str) -> dict[str, str]:
-    return dict(_pairs(rows, key, value))
+    return {name: path for name, path in _pairs(rows, key, value) if is_picture(path)}
 
 
 def _number(text: str, end: int) -> int:

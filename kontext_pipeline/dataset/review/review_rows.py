@@ -4,6 +4,7 @@ A selection is an array of row numbers. Text leaves this module as `displayable`
 """
 
 import math
+import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from upath import UPath
 
 from kontext_pipeline.columns import TABLE_SCHEMA
+from kontext_pipeline.dataset.quality.quality_tables import quality_path
 from kontext_pipeline.dataset.review.decisions import Decision, ReviewError, decision_files, read_decisions
 from kontext_pipeline.dataset.samples import QUALITY_SCHEMA, REVIEW_SCHEMA, batch_samples
 from kontext_pipeline.dataset.storage import batch_path, written_batches
@@ -205,8 +207,8 @@ class ReviewRows:
         return {
             "n": number,
             **{name: shown(values[name]) for name in _FACTS},
-            "output": fingerprint if values["image_path"] else None,
-            "input": values["input_kept_sha256"] if values["input_path"] else None,
+            "output": fingerprint if is_picture(values["image_path"] or "") else None,
+            "input": values["input_kept_sha256"] if is_picture(values["input_path"] or "") else None,
             "issues": [shown(issue) for issue in values["issues"] or []],
             "measures": {displayable(name): shown(values[name]) for name in self.measures},
             "own": {displayable(name): shown(values[name]) for name in self.own if values[name] is not None},
@@ -245,7 +247,13 @@ class ReviewRows:
         return ordered
 
 
+_PICTURE: Final = re.compile(r"(images|inputs)(/[0-9A-Za-z_-][0-9A-Za-z._-]*)+")
 _OURS: Final = frozenset([*TABLE_SCHEMA.names, "batch"])
+
+
+def is_picture(path: str) -> bool:
+    """Return whether a path of a table leads to a picture of the data directory, and nowhere else."""
+    return _PICTURE.fullmatch(path) is not None
 
 
 def shown(value: Any) -> Any:
@@ -275,7 +283,7 @@ def _read(data_dir: UPath) -> pa.Table:
 
 def _state_of(data_dir: UPath) -> list[tuple[str, object]]:
     keys = written_batches(data_dir)
-    return [(key, (_stamp(batch_path(data_dir, key)), _stamp(data_dir / "quality" / f"batch={key}"))) for key in keys]
+    return [(key, (_stamp(batch_path(data_dir, key)), _stamp(quality_path(data_dir, key)))) for key in keys]
 
 
 def _stamp(path: UPath) -> object:

@@ -7,6 +7,8 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect
 from upath import UPath
 
+from kontext_pipeline.dataset.quality.dataset_measuring import measure_batches
+from kontext_pipeline.dataset.quality.thresholds import Thresholds
 from kontext_pipeline.dataset.review.decisions import Decision, read_decisions, record_decisions
 from kontext_pipeline.dataset.review.offline_page import SCRIPTS, joined_scripts, write_offline_page
 from kontext_pipeline.dataset.review.page_app import page_file
@@ -161,6 +163,21 @@ def test_filters_show_the_rows_that_pass(page: Page, url: str, dataset: MadeData
     expect(page.locator("#pictures")).to_contain_text("No row passes the filters.")
     for key in "nkrud1":
         page.keyboard.press(key)
+
+
+def test_measures_and_issues_are_shown_filtered_and_ordered(page: Page, dataset: MadeDataset) -> None:
+    black = dataset.data_dir / dataset.rows[3]["image_path"]
+    flat(Path(str(black)), (0, 0, 0))
+    measure_batches(dataset.data_dir, ["demo-00000", "demo-00001"], Thresholds(), plug_ins=[])
+    with serve_in_thread(dataset.data_dir) as url:
+        open_page(page, url)
+        page.locator("#filters select[name=issue]").select_option("black")
+        expect(page.locator("#position")).to_have_text("1 / 1")
+        expect(page.locator("#facts")).to_contain_text("black")
+        expect(page.locator("#facts")).to_contain_text("brightness_p99")
+        page.get_by_role("button", name="Clear").click()
+        page.locator("#filters select[name=order]").select_option("brightness_p99")
+        expect(page.locator("#facts .verdict.issue").first).to_have_text("black")
 
 
 def test_rows_are_ordered_by_a_number(page: Page, url: str) -> None:

@@ -1,13 +1,16 @@
 """Who may use the page: nobody without the token, and no other site."""
 
+import os
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
+from upath import UPath
 
 from kontext_pipeline.dataset.review.decisions import read_decisions
-from tests.dataset.exports.made_datasets import MadeDataset
+from kontext_pipeline.dataset.review.page_server import serve_in_thread
+from tests.dataset.exports.made_datasets import MadeDataset, picture
 
 
 class Client:
@@ -128,6 +131,42 @@ def test_pictures_are_those_of_the_table_alone(client: Client, dataset: MadeData
     for path in ("output/..%2f..%2fledger.db", "output/nothing", "input/" + row["fingerprint"], "x/y"):
         assert client.get(f"/picture/{path}").status_code == 404
     assert client.get("/page/..%2fdecisions.py").status_code == 404
+
+
+def test_a_table_that_somebody_else_made_leads_to_no_other_file(tmp_path: Path) -> None:
+    made = MadeDataset(UPath(tmp_path / "data"))
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(picture("outside"))
+    rows = made.add(
+        [
+            {"image_path": "../outside.png"},
+            {"image_path": str(outside)},
+            {"image_path": "images/../../outside.png"},
+            {"image_path": "ledger.db"},
+            {"image_sha256": "../../../escaped"},
+        ]
+    )
+    with serve_in_thread(made.data_dir) as url:
+        client = Client(url)
+        for row in rows[:-1]:
+            assert client.get(f"/picture/output/{row['fingerprint']}").status_code == 404
+            assert client.get(f"/thumbnail/output/{row['fingerprint']}").status_code == 404
+        assert client.get(f"/thumbnail/output/{rows[-1]['fingerprint']}").status_code == 200
+    assert not list(Path(os.environ["XDG_CACHE_HOME"]).parent.rglob("escaped*"))
+
+
+def test_a_data_directory_in_an_object_store(tmp_path: Path) -> None:
+    made = MadeDataset(UPath(f"memory://{tmp_path.name}"))
+    rows = made.add([{}, {}])
+    with serve_in_thread(made.data_dir, reviewer="ann") as url:
+        client = Client(url)
+        for decision in ("keep", "reject"):
+            body = {"decisions": [{"fingerprint": rows[1]["fingerprint"], "decision": decision, "reason": "dark"}]}
+            assert client.post(body).status_code == 200
+        assert client.get("/api/view?decision=reject").json()["total"] == 1
+        assert client.get(f"/thumbnail/input/{rows[0]['input_kept_sha256']}").status_code == 200
+        assert client.get("/api/summary").json()["coverage"]["rejected_by_reason"] == {"dark": 1}
+    assert read_decisions(made.data_dir)[rows[1]["fingerprint"]].decision == "reject"
 
 
 def test_a_thumbnail_is_made_once(client: Client, dataset: MadeDataset) -> None:
