@@ -20,6 +20,10 @@ from kontext_pipeline.threads import NoThreadError, start_thread
 log: Final = logging.getLogger(__name__)
 
 
+STOP_WAIT_S: Final = 5.0
+"""Longest wait at a stop for the pictures that are being measured, seconds."""
+
+
 class QualityRun(AbstractContextManager["QualityRun"]):
     """Measures the batches that it is given, one after another. Any number of threads may give batches.
 
@@ -51,7 +55,8 @@ class QualityRun(AbstractContextManager["QualityRun"]):
     def __exit__(self, *_error: object) -> None:
         self._stopped.set()
         self._keys.put(None)
-        self._over.wait()
+        # A plug-in may take long; the thread ends with the process, and no file is ever half-written.
+        self._over.wait(STOP_WAIT_S)
 
     def add(self, key: str) -> None:
         """Measure a batch, whose metadata table is written, when the batches before it are measured."""

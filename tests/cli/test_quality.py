@@ -145,15 +145,16 @@ def test_a_folder_that_cant_be_written_changes_no_exit_status(
     assert len(pd.read_parquet(tmp_path / "out" / "metadata")) == 2
 
 
-def test_a_run_killed_while_it_measures_loses_no_picture_and_the_next_one_goes_on(
-    provider: Provider, environment: dict[str, str], manifest: Manifest, tmp_path: Path
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 3)])
+def test_a_run_that_ends_while_it_measures_loses_no_picture_and_the_next_one_goes_on(
+    provider: Provider, environment: dict[str, str], manifest: Manifest, tmp_path: Path, number: int, status: int
 ) -> None:
     """The plug-in of a real process tells when the first batch is being measured, and then waits to be killed."""
     site = tmp_path / "site"
     (site / "slow-1.0.dist-info").mkdir(parents=True)
     (site / "slow.py").write_text(
         "import os, time\n\ndef measure(samples):\n    open('measuring', 'a').close()\n"
-        "    time.sleep(0 if os.environ.get('GO_ON') else 60)\n    return [{'one': 1} for _ in samples]\n"
+        "    time.sleep(0 if os.environ.get('GO_ON') else 3600)\n    return [{'one': 1} for _ in samples]\n"
     )
     (site / "slow-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
     (site / "slow-1.0.dist-info" / "entry_points.txt").write_text("[kontext_pipeline.measures]\nslow = slow:measure\n")
@@ -166,7 +167,8 @@ def test_a_run_killed_while_it_measures_loses_no_picture_and_the_next_one_goes_o
         while not (tmp_path / "measuring").exists():
             assert run.poll() is None
             time.sleep(0.05)
-        run.send_signal(signal.SIGKILL)
+        run.send_signal(number)
+        assert run.wait() == status
     assert provider.posted == 3
     done = subprocess.run(command, cwd=tmp_path, env={**settings, "GO_ON": "1"}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,7 +18,15 @@ from kontext_pipeline.dataset.quality.neighbours import NEIGHBOURS_VERSION, layo
 from kontext_pipeline.dataset.quality.perceptual_hash import distance
 from kontext_pipeline.dataset.quality.picture_pair import WORKING_PX, InputPicture, PicturePair
 from kontext_pipeline.dataset.quality.plug_ins import PlugIn, Sample, words_of
-from kontext_pipeline.dataset.quality.quality_tables import Row, exclusive, read_footer, read_rows, write_rows
+from kontext_pipeline.dataset.quality.quality_tables import (
+    Row,
+    exclusive,
+    measured_batches,
+    read_footer,
+    read_rows,
+    read_table,
+    write_rows,
+)
 from kontext_pipeline.dataset.quality.thresholds import Thresholds
 from kontext_pipeline.dataset.storage import origin_of, read_batch
 
@@ -59,6 +67,7 @@ class BatchMeasuring:
         self._thresholds = thresholds
         self._plug_ins = list(plug_ins)
         self._workers = workers
+        self._batch_of: dict[str, str] | None = None
         self._inputs = _Inputs(data_dir, full_size=bool(plug_ins))
 
     def is_current(self, key: str) -> bool:
@@ -87,6 +96,9 @@ class BatchMeasuring:
             if one["image_path"] is not None:
                 wanted.setdefault(one["fingerprint"], one)
         known = read_rows(self._data_dir, key)
+        # A picture that costs nothing here may be one that another batch has paid for.
+        copied = self._of_others({name for name, one in wanted.items() if name not in known and not one["cost_usd"]})
+        known |= copied
         jobs = [job for name, one in wanted.items() if (job := self._job(one, known.get(name)))]
         # Pictures of one input after another, so that each input is decoded once.
         jobs.sort(key=lambda job: job.metadata.get("input_path") or "")
@@ -103,13 +115,31 @@ class BatchMeasuring:
                 if len(done) - saved >= SAVED_AFTER:
                     self._save(key, source, metadata, wanted, done, complete=False)
                     saved = len(done)
+        if self._batch_of is not None:
+            self._batch_of.update(dict.fromkeys(done, key))
+        to_measure = {job.metadata["fingerprint"] for job in jobs}
+        done.update((name, row) for name, row in copied.items() if name not in to_measure)
         complete = (
-            len(done) == len(jobs)
+            to_measure <= done.keys()
             and not any(row["errors"] for row in done.values())
             and all(one.usable for one in self._plug_ins)
         )
         self._save(key, source, metadata, wanted, done, complete=complete)
-        return len(done)
+        return len(to_measure & done.keys())
+
+    def _of_others(self, names: Set[str]) -> dict[str, Row]:
+        """Return the rows of these pictures in the tables of batches that were measured before."""
+        if not names:
+            return {}
+        if self._batch_of is None:
+            self._batch_of = {}
+            for key in measured_batches(self._data_dir):
+                if (table := read_table(self._data_dir, key, ["fingerprint"])) is not None:
+                    self._batch_of.update(dict.fromkeys(table["fingerprint"].to_pylist(), key))
+        keys = {self._batch_of[name] for name in names if name in self._batch_of}
+        return {
+            name: row for key in sorted(keys) for name, row in read_rows(self._data_dir, key).items() if name in names
+        }
 
     def _footer(self, key: str, source: str | None, *, complete: bool) -> dict[str, Any]:
         versions = {one.name: one.version for one in MEASURES} | {one.name: one.version for one in self._plug_ins}

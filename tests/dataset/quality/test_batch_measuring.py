@@ -213,6 +213,21 @@ def test_a_picture_of_two_batches_is_no_duplicate_of_itself(data_dir: UPath) -> 
     assert row["near_duplicate_of"] is None
 
 
+def test_a_picture_of_two_batches_is_measured_once(data_dir: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    measuring = BatchMeasuring(data_dir, Thresholds())
+    write_pictures(data_dir, [Made("1", COFFEE, ROCKET), Made("2", ROCKET)])
+    assert measuring.measure(KEY) == 2
+    write_pictures(data_dir, [Made("1", COFFEE, ROCKET, cost_usd=0.0)], key="demo-00001")
+    monkeypatch.setattr(batch_measuring, "read_picture", None)
+    for another in (measuring, BatchMeasuring(data_dir, Thresholds())):
+        assert another.measure("demo-00001") == 0
+        update_neighbours(data_dir, Thresholds())
+        assert another.is_current("demo-00001")
+        [row] = read_rows(data_dir, "demo-00001").values()
+        assert row["changed_share"] == read_rows(data_dir, KEY)[row["fingerprint"]]["changed_share"]
+        quality_path(data_dir, "demo-00001").unlink()
+
+
 def test_near_duplicate_inputs_are_a_group_that_keeps_its_name(data_dir: UPath) -> None:
     same = [COFFEE, *(COFFEE.resize(size) for size in ((190, 126), (180, 120), (96, 64)))]
     write_pictures(data_dir, [Made("1", ROCKET, same[0]), Made("2", ROCKET, HORSES), Made("3", ROCKET)])
