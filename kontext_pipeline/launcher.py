@@ -75,7 +75,8 @@ def open_ui(settings: Settings, *, port: int) -> int:
 
 def _as_environment(settings: Settings) -> dict[str, str]:
     """Return the settings that were given as options, as environment variables."""
-    given = settings.model_dump(exclude_unset=True, exclude={"api_key"})
+    # Secrets come from where this process has them: the environment or the `.env` file.
+    given = settings.model_dump(exclude_unset=True, exclude={"api_key", "alert_url", "alert_template"})
     texts = {name: str(value) for name, value in given.items() if value is not None}
     texts |= {name: shlex.join(value) for name, value in given.items() if isinstance(value, list)}
     for name in {"manifests", "input_roots"} & given.keys():

@@ -46,6 +46,16 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
+def test_the_pictures_of_the_ui_are_small_and_shown() -> None:
+    """docs/screenshots.py takes them."""
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    pictures = sorted(ROOT.glob("docs/ui-*.png"))
+    assert pictures
+    for picture in pictures:
+        assert picture.stat().st_size < 300_000
+        assert f"{picture.name})" in text
+
+
 def test_the_tests_that_show_what_is_promised_exist() -> None:
     """docs/threats.md names test files, and tests and classes in them."""
     files = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "tests").rglob("test_*.py")}

@@ -23,14 +23,19 @@ COUNTS: Final = ("attempts", "pictures")
 _NAMES: Final = ("day", "backend", "run_id", "manifest", "kind")
 SPEND_SCHEMA: Final = pa.schema(
     [
-        pa.field("day", pa.date32(), False, {"meaning": "UTC day on which the attempts began"}),
-        pa.field("backend", pa.string(), False),
-        pa.field("run_id", pa.string(), False),
-        pa.field("manifest", pa.string(), False),
-        pa.field("kind", pa.string(), False, {"meaning": "generation, or resample: requests sent again"}),
-        pa.field("attempts", pa.int64(), False, {"meaning": "requests that were sent or are about to be"}),
-        pa.field("pictures", pa.int64(), False),
-        *(pa.field(name, pa.float64(), False) for name in AMOUNTS),
+        pa.field(name, kind, False, {"meaning": meaning})
+        for name, kind, meaning in (
+            ("day", pa.date32(), "UTC day on which the requests were sent"),
+            ("backend", pa.string(), "segmind is paid, sandbox is not"),
+            ("run_id", pa.string(), "the run that sent them"),
+            ("manifest", pa.string(), "the manifest that asked for them first, or the resample"),
+            ("kind", pa.string(), "generation, or resample: requests sent again to compare pictures"),
+            ("attempts", pa.int64(), "requests that were sent, or are about to be"),
+            ("pictures", pa.int64(), "pictures that came"),
+            ("charged_usd", pa.float64(), "what was charged"),
+            ("possibly_charged_usd", pa.float64(), "held for answers that were lost"),
+            ("reserved_usd", pa.float64(), "held for requests that are not settled"),
+        )
     ]
 )
 _NUMBER: Final = re.compile(r"-[0-9]{5,}$")

@@ -105,6 +105,23 @@ def test_a_mapping_that_is_none(value: str) -> None:
         load_settings(columns=value)
 
 
+def test_the_ui_gets_no_secret_as_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads secrets where this process has read them: as text of a setting they would be stars."""
+    for name, text in {
+        "SEGMIND_API_KEY": "SG_0123456789abcdef",
+        "KONTEXT_ALERT_URL": "https://hooks.example.com/services/T0",
+        "KONTEXT_ALERT_TEMPLATE": '{"text": "$text"}',
+        "KONTEXT_ALERT_FAILURE_SHARE": "0.5",
+    }.items():
+        monkeypatch.setenv(name, text)
+    given = _as_environment(load_settings())
+    assert given["KONTEXT_ALERT_FAILURE_SHARE"] == "0.5"
+    assert "*" not in "".join(given.values())
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().alert_url is not None
+
+
 def test_the_ui_gets_the_lists_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = load_settings(manifests=["a b.csv", "s3://bucket/m.csv"], columns=["id=the id"], input_roots=["in puts"])
