@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -56,19 +57,29 @@ class ExportFolder:
     """An export that is being written. For use from one thread."""
 
     def __init__(self, out: UPath) -> None:
-        """Finish what an export before has left unfinished, and read what is there. The caller has the lock."""
+        """Finish what an export before has left unfinished. The caller has the lock."""
         self.out = out
         self._staging = Staging(out)
         self._staging.finish_commit()
-        found = read_record(out / RECORD)
-        self._old = {entry.path: entry for entry in found[1]} if found else {}
-        self._old_shards = {entry.made_from: entry for entry in self._old.values() if entry.facts}
-        self._sizes = _sizes(out)
         self._new: dict[str, Entry] = {}
         # By path: where the content is now; None: it is staged.
         self._moves: dict[str, str | None] = {}
         self.written = 0
         """How many files were written; the others were there."""
+
+    # What is there is read when it is first asked for: until then the selection needs the memory.
+    @cached_property
+    def _old(self) -> dict[str, Entry]:
+        found = read_record(self.out / RECORD)
+        return {entry.path: entry for entry in found[1]} if found else {}
+
+    @cached_property
+    def _old_shards(self) -> dict[str, Entry]:
+        return {entry.made_from: entry for entry in self._old.values() if entry.facts}
+
+    @cached_property
+    def _sizes(self) -> dict[str, int] | None:
+        return _sizes(self.out)
 
     def put(self, path: str, made_from: str, write: Write, *, may_move: bool = False) -> Entry:
         """Let the export have a file at `path`, and return its entry. The file is written if no equal one is there.

@@ -40,17 +40,18 @@ class Staging:
     """The staged files of one export. For use from one thread."""
 
     def __init__(self, out: UPath) -> None:
-        """Read which files are staged already."""
+        """Which files are staged already is read when it is first asked for."""
         self._out = out
         self._folder = out / STAGING
         self._local = local_path(out) if is_local(out) else None
-        self._known: dict[str, Entry] = {}
+        self._known: dict[str, Entry] | None = None
         self._unlogged: list[str] = []
         self._logs = 0
-        self._read_log()
 
     def find(self, name: str, path: str, made_from: str) -> Entry | None:
         """Return the entry of a staged file, for `path`; None if it isn't staged, or lacks samples. Each is found once."""
+        if self._known is None:
+            self._known = self._read_log()
         known = self._known.pop(name, None)
         if known is None or known.made_from != made_from or (known.facts and known.facts.get("left_out")):
             return None
@@ -113,7 +114,7 @@ class Staging:
 
     def clear(self) -> None:
         """Remove all staged files."""
-        self._known.clear()
+        self._known = {}
         self._unlogged.clear()
         if self._local is not None:
             folder = self._local / STAGING
@@ -174,22 +175,26 @@ class Staging:
         if len(self._unlogged) >= _LOGGED_AT_ONCE or entry.bytes >= _FLUSHED_FROM:
             self.flush_log()
 
-    def _read_log(self) -> None:
-        if self._local is not None:
-            paths: list[Path | UPath] = [self._local / STAGING / "staged.jsonl"]
-        else:
-            paths = sorted(self._folder.glob("staged-*.jsonl"), key=str) if self._folder.exists() else []
-            self._logs = 1 + max((int(path.stem.rpartition("-")[2]) for path in paths), default=-1)
-        for path in paths:
+    def _read_log(self) -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
+        for path in self._log_files():
             try:
                 with path.open("r", encoding="utf-8") as file:
                     for line in file:
                         # The last line of a process that was killed may be cut.
                         with contextlib.suppress(ValueError, TypeError):
                             name, _, text = line.partition(" ")
-                            self._known[json.loads(name)] = entry_of(text)
+                            found[json.loads(name)] = entry_of(text)
             except FileNotFoundError:
                 continue
+        return found
+
+    def _log_files(self) -> list[Path | UPath]:
+        if self._local is not None:
+            return [self._local / STAGING / "staged.jsonl"]
+        paths = sorted(self._folder.glob("staged-*.jsonl"), key=str) if self._folder.exists() else []
+        self._logs = 1 + max((int(path.stem.rpartition("-")[2]) for path in paths), default=-1)
+        return [*paths]
 
     def _write_journal(self, phase: str, items: Iterable[Move | str]) -> None:
         def write(path: Path) -> None:
