@@ -47,7 +47,9 @@ def read_picture(path: AnyPath, *, least_px: int | None = None) -> Image.Image:
             if least_px is not None:
                 image.draft("RGB", (least_px, least_px))
             image.load()
-            upright = plain(ImageOps.exif_transpose(image))
+            # In place: a copy of every picture would take a tenth of the time.
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = plain(image)
             factor = 1 if least_px is None else min(upright.size) // least_px
             return upright.reduce(factor) if factor > 1 else upright
     except UnreadablePicture:

@@ -77,12 +77,14 @@ def _sharpness(pair: PicturePair) -> float:
     if min(image.size) < 3:
         # Without a pixel that has all four neighbours.
         image = image.resize((max(3, image.width), max(3, image.height)), Image.Resampling.NEAREST)
-    values = np.asarray(image, np.int16)
-    inner = values[1:-1, 1:-1] * 4
-    inner -= values[:-2, 1:-1]
-    inner -= values[2:, 1:-1]
-    inner -= values[1:-1, :-2]
-    inner -= values[1:-1, 2:]
+    values = np.asarray(image)
+    # Every fourth line says as much as all of them.
+    above, lines, below = (values[start : image.height - 2 + start : 4].astype(np.int16) for start in range(3))
+    inner = lines[:, 1:-1] * 4
+    inner -= above[:, 1:-1]
+    inner -= below[:, 1:-1]
+    inner -= lines[:, :-2]
+    inner -= lines[:, 2:]
     return float(inner.var())
 
 

@@ -1,13 +1,14 @@
 """What each measure says of pictures whose answer is known, and which issues follow."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import ExifTags, Image, ImageEnhance, ImageFilter, ImageOps
 
 from kontext_pipeline.dataset.quality.connected_parts import largest_part
-from kontext_pipeline.dataset.quality.decoding import plain
+from kontext_pipeline.dataset.quality.decoding import plain, read_picture
 from kontext_pipeline.dataset.quality.measures import MEASURES
 from kontext_pipeline.dataset.quality.picture_pair import InputPicture, PicturePair
 from kontext_pipeline.dataset.quality.thresholds import ISSUES, Thresholds
@@ -167,3 +168,13 @@ def test_transparent_parts_are_white() -> None:
     palette = COFFEE.quantize(8)
     palette.info["transparency"] = bytes(8)
     assert np.asarray(plain(palette)).min() == 255
+
+
+def test_pictures_are_measured_upright(tmp_path: Path) -> None:
+    """A phone stores a picture on its side, and how to turn it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    COFFEE.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    found = numbers(read_picture(tmp_path / "a.jpg"), COFFEE)
+    assert Thresholds().issues(found, {}) == ["unchanged"]
+    assert read_picture(tmp_path / "a.jpg", least_px=100).size == (150, 100)
