@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kontext_pipeline.commands.subcommand import GENERATION, PLANNING, POSTS, Group, log_options
 from kontext_pipeline.exits import Exit
-from kontext_pipeline.subcommand import GENERATION, PLANNING, POSTS, Group, log_options
 
 if TYPE_CHECKING:
     from kontext_pipeline.pipeline import Pipeline
@@ -85,7 +85,7 @@ def run(
     Exit status: 0 every row has its picture; 1 some rows failed for good; 2 nothing was sent, because the
     manifest, the settings or the key was wrong; 3 stopped early, start again to go on.
     """
-    from kontext_pipeline.run_command import RunCommand
+    from kontext_pipeline.commands.run import RunCommand
 
     # A termination is handled as Ctrl-C is.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -188,10 +188,10 @@ def reconcile(*, usage: str | None, **options: Any) -> None:
 
     Exit status: 0 every cost is known; 1 some are not, and are listed; 2 the file or the settings are wrong.
     """
-    from kontext_pipeline import reconcile_command
+    from kontext_pipeline.commands import reconcile as command
     from kontext_pipeline.settings import load_settings
 
-    sys.exit(reconcile_command.run(load_settings(**options), None if usage is None else Path(usage)))
+    sys.exit(command.run(load_settings(**options), None if usage is None else Path(usage)))
 
 
 @main.command(settings=("data_dir",))
@@ -230,13 +230,13 @@ def export(*, out: str, repository: str | None, private: bool, data_dir: str | N
     Exit status: 0 every wanted row is exported; 1 pictures are missing, or a picture is in several splits, and they are
     listed; 2 nothing can be exported, or an option is wrong; 3 stopped early, start again to go on.
     """
-    from kontext_pipeline import export_command
+    from kontext_pipeline.commands import export as command
     from kontext_pipeline.dataset.exports.export_options import ExportOptions
     from kontext_pipeline.settings import load_settings
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = load_settings(data_dir=data_dir)
-    sys.exit(export_command.run(settings, out, ExportOptions(**options), repository=repository, private=private))
+    sys.exit(command.run(settings, out, ExportOptions(**options), repository=repository, private=private))
 
 
 @main.command(settings=("data_dir",))
@@ -245,10 +245,10 @@ def lock(**options: Any) -> None:
 
     Exit status: 0 the lock is written; 2 there is no plan, or a batch has no table yet.
     """
-    from kontext_pipeline import lock_command
+    from kontext_pipeline.commands import lock as command
     from kontext_pipeline.settings import load_settings
 
-    sys.exit(lock_command.lock(load_settings(**options)))
+    sys.exit(command.lock(load_settings(**options)))
 
 
 @main.command(settings=("data_dir", "backend", *GENERATION))
@@ -284,15 +284,15 @@ def verify(
     Exit status: 0 nothing differs; 1 something does, and is listed; 2 there is no lock, or nothing was sent; 3 stopped
     early, start again to go on.
     """
-    from kontext_pipeline import lock_command
+    from kontext_pipeline.commands import lock as command
     from kontext_pipeline.settings import load_settings
 
     if lock_path is not None and resample is not None:
         raise click.UsageError("--resample is for the data directory's own lock: leave --lock out.")
     settings = load_settings(**options)
-    status = lock_command.verify(settings, lock_path)
+    status = command.verify(settings, lock_path)
     if resample is not None:
-        from kontext_pipeline import resample_command
+        from kontext_pipeline.commands import resample as resample_command
         from kontext_pipeline.pipeline import Pipeline
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -314,14 +314,14 @@ def review(*, port: int, out: str | None, batch: str | None, reviewer: str | Non
     Exit status: 0 the page was closed by Ctrl-C, or the file is written; 2 there is nothing to review, or the port is
     taken.
     """
-    from kontext_pipeline import review_command
+    from kontext_pipeline.commands import review as command
     from kontext_pipeline.settings import load_settings
 
     settings = load_settings(data_dir=data_dir)
     if out is not None:
-        review_command.write(settings, out, batch=batch)
+        command.write(settings, out, batch=batch)
     else:
-        review_command.serve(settings, port=port, batch=batch, reviewer=reviewer)
+        command.serve(settings, port=port, batch=batch, reviewer=reviewer)
 
 
 @main.command()

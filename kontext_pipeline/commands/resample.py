@@ -3,13 +3,13 @@
 from rich.table import Table
 
 from kontext_pipeline import console
+from kontext_pipeline.commands.run import RunCommand
 from kontext_pipeline.dataset.lock.resample_table import Drift, drift_of, read_drifts
 from kontext_pipeline.exits import Exit
 from kontext_pipeline.generation.resamples import FOLDER
 from kontext_pipeline.pipeline import Pipeline
 from kontext_pipeline.planning.estimate import estimate
 from kontext_pipeline.resampling import finish_resample, open_resample
-from kontext_pipeline.run_command import RunCommand
 
 
 def resample(pipeline: Pipeline, *, count: int, seed: int | None, budget: float | None, yes: bool) -> Exit:

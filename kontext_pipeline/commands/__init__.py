@@ -1,0 +1,1 @@
+"""What each `kontext` command does, says and asks. `cli.py` has their options."""
