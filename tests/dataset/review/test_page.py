@@ -153,16 +153,23 @@ def test_filters_show_the_rows_that_pass(page: Page, url: str, dataset: MadeData
         expect(page.locator("#position")).to_have_text(f"1 / {rows}")
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("#position")).to_have_text("1 / 9")
+    page.keyboard.press("k")
+    saved(page)
     page.keyboard.press("/")
     page.keyboard.type("RED boat")
     expect(page.locator("#position")).to_have_text("1 / 1")
     assert "text=RED+boat" in page.url
     page.reload()
     expect(page.locator("#position")).to_have_text("1 / 1")
+    page.keyboard.press("k")
+    saved(page)
     page.locator("#filters input").fill("nothing like this")
     expect(page.locator("#pictures")).to_contain_text("No row passes the filters.")
-    for key in "nkrud1":
+    page.locator("#list").focus()
+    for key in "nkrd1u":
         page.keyboard.press(key)
+    saved(page)
+    assert decided(dataset) == {"demo-00000-0/1": ("keep", "")}
 
 
 def test_measures_and_issues_are_shown_filtered_and_ordered(page: Page, dataset: MadeDataset) -> None:
@@ -274,6 +281,12 @@ def test_a_phone_has_no_sideways_scrolling(browser: Browser, url: str) -> None:
     page.locator("#open-list").tap()
     page.locator(".row").nth(4).tap()
     at(page, 5)
+    page.locator(".compare").tap()
+    page.locator("#pictures .choice").nth(1).tap()
+    at(page, 8)
+    page.locator("#undo").tap()
+    at(page, 5)
+    page.locator("[data-mode=side]").tap()
     page.locator("#keep").tap()
     at(page, 6)
     page.locator("#open-filters").tap()

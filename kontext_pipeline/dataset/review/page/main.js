@@ -64,7 +64,8 @@ class Page {
     if (!this.rows.total) {
       this.row = null;
       this.viewer.show(null, []);
-      showFacts(null);
+      this.drawFacts();
+      this.drawButtons();
       return undefined;
     }
     this.list.select(this.position);
@@ -101,7 +102,8 @@ class Page {
   }
 
   drawFacts() {
-    showFacts(this.row, this.decisionOf(this.row), (number) => this.showNumber(number));
+    if (!this.row) return showFacts(null);
+    return showFacts(this.row, this.decisionOf(this.row), (number) => this.showNumber(number));
   }
 
   // Shows a row that the list may not have.
@@ -171,7 +173,7 @@ class Page {
 
   apply(decisions) {
     for (const one of decisions) this.decided.set(one.fingerprint, { ...one, reviewer: this.summary.reviewer });
-    this.list.refresh();
+    this.list.mark(new Set(decisions.map((one) => one.fingerprint)));
     this.viewer.drawStrip();
     if (this.viewer.mode === "grid") this.viewer.show(this.row, this.viewer.variants);
     this.drawFacts();
@@ -217,10 +219,10 @@ class Page {
   }
 
   drawButtons() {
-    const { decision } = this.decisionOf(this.row);
+    const decision = this.row ? this.decisionOf(this.row).decision : "";
     byId("keep").classList.toggle("on", decision === "keep");
     byId("reject").classList.toggle("on", decision === "reject");
-    byId("keep").disabled = byId("reject").disabled = !this.row.output;
+    byId("keep").disabled = byId("reject").disabled = !this.row?.output;
     byId("undo").disabled = !this.history.length;
   }
 

@@ -74,10 +74,12 @@ export class List {
     this.shown.clear();
   }
 
-  // Draws a row again whose decision has changed.
-  refresh() {
-    this.clear();
-    this.draw();
+  // Marks the rows in sight whose decision has changed.
+  mark(fingerprints) {
+    for (const [position, made] of this.shown) {
+      const row = this.rows.at(position);
+      if (fingerprints.has(row.fingerprint)) made.lastChild.replaceWith(markOf(row, this.decisionOf(row).decision));
+    }
   }
 
   select(position) {

@@ -71,7 +71,7 @@ export class Viewer {
     const { row, frame } = this;
     for (const button of document.querySelectorAll("[data-mode]")) {
       button.setAttribute("aria-pressed", String(button.dataset.mode === this.mode));
-      button.disabled = !row?.input || !row?.output;
+      button.disabled = button.dataset.mode !== "side" && (!row?.input || !row?.output);
     }
     frame.replaceChildren();
     frame.className = this.mode;
@@ -188,8 +188,13 @@ export class Viewer {
       );
       this.strip.append(made);
     });
+    const compare = () => {
+      this.setMode("grid");
+      this.drawStrip();
+    };
     const most = Math.min(9, this.variants.length);
-    this.strip.append(element("span", { class: "variants-hint", text: `1–${most} keeps one variant and rejects the others; v shows all.` }));
+    this.strip.append(element("button", { type: "button", class: "compare", onclick: compare }, "Compare ", element("kbd", { text: "v" })));
+    this.strip.append(element("span", { class: "variants-hint", text: `1–${most} keeps one variant and rejects the others.` }));
   }
 
   #setSplit(percent) {
