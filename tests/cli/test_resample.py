@@ -37,6 +37,7 @@ def result(folder: Path) -> pd.DataFrame:
 
 
 def books(done: Done) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     [backend], [resamples] = found["backends"], found["resamples"]
     return {**backend, "resamples": resamples}
@@ -272,3 +273,41 @@ def test_a_resample_that_is_killed_goes_on_and_pays_once(
             states = dict(found.execute("SELECT state, COUNT(*) FROM attempts GROUP BY state").fetchall())
         assert states["charged"] + states.get("unknown", 0) >= billed
         assert billed == 17 + states.get("unknown", 0), "but for a submission whose answer the kill has lost"
+
+
+def test_a_postgresql_ledger_counts_resamples_apart(
+    kontext: Kontext, manifest: Manifest, provider: Provider, postgres: str
+) -> None:
+    settings = {"KONTEXT_LEDGER_URL": postgres}
+    manifest(rows(3))
+    assert kontext(*RUN, **settings).returncode == 0
+    assert kontext("lock", **settings).returncode == 0
+    assert kontext("verify", "--resample", "2", "--yes", **settings).returncode == 0
+    found = books(kontext("status", "--json", **settings))
+    assert (found["pictures"], found["spent_usd"], found["resamples"]["pictures"]) == (3, pytest.approx(0.5), 2)
+    assert len(provider.billed) == 5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", range(6))
+def test_a_resample_that_is_killed_at_any_moment_pays_at_most_for_what_was_in_flight(
+    locked: Path, kontext: Kontext, environment: dict[str, str], provider: Provider, moment: int
+) -> None:
+    provider.latency_s = 0.15
+    command = [KONTEXT, "verify", "--resample", "6", "--yes", "--concurrency", "2"]
+    killed = subprocess.Popen(command, cwd=locked, env=environment, stdout=subprocess.DEVNULL)
+    while len(provider.billed) < 6 + moment and killed.poll() is None:
+        time.sleep(0.001)
+    time.sleep(0.02 * moment)
+    killed.kill()
+    killed.wait()
+    if result(locked).empty:
+        done = kontext("verify", "--resample", "6", "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert list(result(locked)["outcome"]) == ["identical"] * 6
+    found = books(kontext("status", "--json"))
+    lost = found["possibly_charged_attempts"]
+    assert lost <= 2
+    assert found["spent_usd"] == pytest.approx(1.2)
+    assert 12 <= len(provider.billed) <= 12 + lost
+    assert kontext("verify").returncode == 0

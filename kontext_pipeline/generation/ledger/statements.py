@@ -5,7 +5,8 @@ the partial index `attempts_unsettled` only where a condition repeats the condit
 `state IN ('open', 'unknown')`. tests/generation/test_query_plans.py checks each statement for the index that it needs.
 
 Amounts are summed up as `SUM(... * 1.0)`: exact to nine billion USD, and no error where a ledger of an earlier version
-holds costs that no sum of integers can.
+holds costs that no sum of integers can. Batches whose keys begin with `resample.` are those of resamples. No statement has a
+percent sign: the driver of PostgreSQL takes it for a placeholder.
 """
 
 from typing import Final
@@ -221,12 +222,12 @@ BACKENDS: Final = "SELECT backend FROM generations UNION SELECT backend FROM att
 # How many requests have each status.
 COUNT_BY_STATUS: Final = """
     SELECT status, COUNT(*) AS times FROM generations
-    WHERE backend = :backend AND batch NOT LIKE 'resample.%' GROUP BY status"""
+    WHERE backend = :backend AND SUBSTR(batch, 1, 9) <> 'resample.' GROUP BY status"""
 # Requests that resamples have sent again, by backend: with and without a picture, and what all their attempts cost.
 RESAMPLES: Final = """
     SELECT g.backend, SUM(CASE WHEN g.status = 'succeeded' THEN 1 ELSE 0 END) AS pictures, COUNT(*) AS requests, (
-        SELECT SUM(cost * 1.0) FROM attempts a WHERE a.backend = g.backend AND a.batch LIKE 'resample.%') AS cost
-    FROM generations g WHERE g.batch LIKE 'resample.%' GROUP BY g.backend ORDER BY g.backend"""
+        SELECT SUM(cost * 1.0) FROM attempts a WHERE a.backend = g.backend AND SUBSTR(a.batch, 1, 9) = 'resample.') AS cost
+    FROM generations g WHERE SUBSTR(g.batch, 1, 9) = 'resample.' GROUP BY g.backend ORDER BY g.backend"""
 # Attempts and amounts by day and state.
 AMOUNTS_BY_DAY: Final = """
     SELECT day, state, COUNT(*) AS times, SUM(cost * 1.0) AS cost, SUM(price * 1.0) AS price,
@@ -251,7 +252,7 @@ FIGURES_OF_RUNS: Final = """
 FAILED_BY_CAUSE: Final = """
     SELECT COALESCE(a.cause, 'other') AS cause, COUNT(*) AS times FROM generations g JOIN attempts a ON a.id = (
         SELECT MAX(id) FROM attempts WHERE fingerprint = g.fingerprint AND COALESCE(outcome, '') <> 'not_sent')
-    WHERE g.backend = :backend AND g.status = 'failed' AND g.batch NOT LIKE 'resample.%'
+    WHERE g.backend = :backend AND g.status = 'failed' AND SUBSTR(g.batch, 1, 9) <> 'resample.'
     GROUP BY COALESCE(a.cause, 'other') ORDER BY times DESC"""
 # Requests without a picture that a run has given up, or may give up, and the attempt that was the last one.
 WITHOUT_PICTURE: Final = """
