@@ -11,6 +11,7 @@ from dagster import (
     asset_check,
 )
 
+from kontext_pipeline.escaping import displayable
 from kontext_pipeline.orchestration.check_evaluations import latest_materialization
 from kontext_pipeline.orchestration.dataset_names import DatasetNames
 from kontext_pipeline.orchestration.resources import kontext_of
@@ -69,15 +70,14 @@ def record_plan_check(
 
 def outdated_manifests(pipeline: "Pipeline", plan: "Plan") -> list[str]:
     """Return which of the settings' manifests are not as they were planned, a sentence each. Reads each one once."""
-    from kontext_pipeline.errors import KontextError
     from kontext_pipeline.planning.manifest_options import ManifestOptions
     from kontext_pipeline.planning.manifests import read_manifests
 
     settings = pipeline.settings
     try:
         manifests = read_manifests(settings.manifests, ManifestOptions.from_settings(settings))
-    except KontextError as error:
-        return [str(error)]
+    except Exception as error:  # noqa: BLE001  file systems have errors of their own, and what is planned can be generated
+        return [displayable(f"the manifests can't be read: {error}")]
     planned = plan.digests
     return [
         f"{manifest.shown} {'has changed since it was planned' if manifest.name in planned else 'is not planned'}"
