@@ -8,6 +8,7 @@ import pytest
 from dagster import AssetKey, SensorResult, SkipReason, build_sensor_context
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
+from kontext_pipeline.definitions import defs
 from kontext_pipeline.orchestration.alert_sensor import BACKFILL, tell_ended
 from kontext_pipeline.orchestration.dataset_names import UNNAMED, DatasetNames
 from kontext_pipeline.orchestration.resources import KontextResource, SegmindResource
@@ -87,6 +88,27 @@ def test_a_backfill_is_told_once_when_it_has_ended(project: Project, receiver: G
     assert texts(receiver)[1:] == [
         "output: the run is finished. This run: 4 pictures, 0 failed, 0 unknown; charged 0.40 USD."
     ]
+
+
+def test_a_tick_of_the_sensor_itself(project: Project, receiver: Gateway) -> None:
+    """As the daemon evaluates it, which checks more than a direct call."""
+    project.plan()
+    repository = defs().get_repository_def()
+    definition = repository.get_sensor_def("backfills_ended")
+    cursor: str | None = None
+    for status in (BulkActionStatus.REQUESTED, BulkActionStatus.COMPLETED_SUCCESS):
+        with build_sensor_context(
+            instance=project.instance,
+            cursor=cursor,
+            repository_def=repository,
+            resources=repository.get_top_level_resources(),
+        ) as context:
+            tick = definition.evaluate_tick(context)
+        assert (tick.run_requests or [], bool(tick.skip_message)) == ([], True)
+        cursor = tick.cursor
+        if status is BulkActionStatus.REQUESTED:
+            backfill(project, "abcdefgh", BulkActionStatus.COMPLETED_SUCCESS)
+    assert len(texts(receiver)) == 1
 
 
 def test_a_backfill_is_told_when_the_address_answers_again(project: Project, receiver: Gateway) -> None:
