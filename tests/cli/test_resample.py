@@ -311,3 +311,17 @@ def test_a_resample_that_is_killed_at_any_moment_pays_at_most_for_what_was_in_fl
     assert found["spent_usd"] == pytest.approx(1.2)
     assert 12 <= len(provider.billed) <= 12 + lost
     assert kontext("verify").returncode == 0
+
+
+def test_a_run_that_reads_the_whole_ledger_misses_no_picture_of_a_resample(
+    locked: Path, kontext: Kontext, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kontext(*RESAMPLE).returncode == 0
+    monkeypatch.setattr("kontext_pipeline.settled_requests.WHOLE_LEDGER_FROM", 1)
+    done = kontext(*RUN)
+    assert (done.returncode, "gone" in done.stderr) == (0, False)
+    (locked / "rows.csv").write_text((locked / "rows.csv").read_text() + "more,number 7\n")
+    assert kontext(*RUN).returncode == 0
+    assert len(provider.billed) == 10, "six, three again, and the new one"
+    assert kontext(*RESAMPLE[:-1], "--yes").returncode == 1, "rows are added to the lock's"
+    assert len(provider.billed) == 13
