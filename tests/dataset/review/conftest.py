@@ -52,8 +52,9 @@ def url(dataset: MadeDataset) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """A Chromium for the tests of one module: while it runs, no other code of the process can start an event loop."""
     named = os.environ.get(VARIABLE)
     chromium = named or shutil.which("chromium")
     if chromium is None:
