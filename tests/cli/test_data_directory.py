@@ -83,7 +83,8 @@ def test_a_ledger_and_a_directory_of_the_version_before_get_their_id(
     (tmp_path / "out" / "dataset.id").unlink()
     with closing(sqlite3.connect(tmp_path / "out" / "ledger.db")) as ledger:
         ledger.executescript(
-            "DROP TABLE alerts; DROP TABLE ledger_facts; ALTER TABLE generations DROP COLUMN revision; "
+            "DROP TABLE alerts; DROP TABLE balances; DROP TABLE ledger_facts; "
+            "ALTER TABLE generations DROP COLUMN revision; "
             "ALTER TABLE generations DROP COLUMN reopened_after; "
             "DROP TABLE inputs; DROP TABLE uploads; ALTER TABLE attempts DROP COLUMN input_sha256; "
             "UPDATE alembic_version SET version_num = '0002'"
