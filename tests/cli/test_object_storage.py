@@ -6,35 +6,23 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
 from upath import UPath
 
 from tests.cli.conftest import Kontext
+from tests.s3 import s3_server
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[UPath]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    folder = UPath("s3://photos/project")
-    folder.fs.mkdir("photos")
-    yield folder
-    # The servers of one process share their state.
-    folder.fs.rm("photos", recursive=True)
-    server.stop()
-    # The next server has another port.
-    folder.fs.clear_instance_cache()
+    with s3_server(monkeypatch):
+        folder = UPath("s3://photos/project")
+        folder.fs.mkdir("photos")
+        yield folder
+        # The servers of one process share their state.
+        folder.fs.rm("photos", recursive=True)
 
 
 def test_a_dataset_on_s3_is_made_and_costs_nothing_again(bucket: UPath, kontext: Kontext, tmp_path: Path) -> None:

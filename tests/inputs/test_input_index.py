@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from upath import UPath
 
 from kontext_pipeline.inputs.input_address import InputAddress
 from kontext_pipeline.inputs.input_index import LEAST_MERGED, IndexEntry, InputIndex
 from kontext_pipeline.inputs.input_store import InputStore, KeptInput, kept_path
 from tests.inputs.collecting import collector, picture
+from tests.s3 import s3_server
 
 PROCESSES = 4
 SHARED, OWN = 8, 5
@@ -133,19 +133,9 @@ def test_a_process_that_is_killed_while_it_keeps_leaves_whole_pictures(tmp_path:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[UPath]:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    UPath("s3://bucket").mkdir()
-    yield UPath("s3://bucket")
-    server.stop()
+    with s3_server(monkeypatch):
+        UPath("s3://bucket").mkdir()
+        yield UPath("s3://bucket")
 
 
 def test_everything_lies_on_object_storage(bucket: UPath) -> None:

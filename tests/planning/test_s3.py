@@ -7,28 +7,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from upath import UPath
 
 from tests.planning.reading import plan_of, planned_rows, problems_of
+from tests.s3 import s3_server
 
 SET = "s3://kontext-sets/set"
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[UPath]:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        # The usual ways of fsspec's package for S3.
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch):
         path = UPath("s3://kontext-sets")
         path.fs.mkdir(path.path)
         yield path
-    server.stop()
 
 
 def test_manifests_on_s3(bucket: UPath, tmp_path: Path) -> None:
