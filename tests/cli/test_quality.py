@@ -145,6 +145,7 @@ def test_a_folder_that_cant_be_written_changes_no_exit_status(
     assert len(pd.read_parquet(tmp_path / "out" / "metadata")) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 3)])
 def test_a_run_that_ends_while_it_measures_loses_no_picture_and_the_next_one_goes_on(
     provider: Provider, environment: dict[str, str], manifest: Manifest, tmp_path: Path, number: int, status: int

@@ -47,6 +47,7 @@ def test_more_workers_than_threads_wait_for_the_last_of_a_budget(spec: SpecMaker
     assert kontext_sandbox.wait_idle()["totals"]["billed"] == 37
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fault",
     [

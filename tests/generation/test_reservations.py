@@ -79,6 +79,7 @@ def test_after_a_kill_what_was_not_sent_is_not_counted(
     assert book.books.attempts == 20 + SLOTS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kontext_sandbox", [THREE_SECONDS], indirect=True)
 @pytest.mark.parametrize("lost", ["removed", "of another uptime"])
 def test_without_the_log_every_open_attempt_counts_as_sent(

@@ -106,6 +106,7 @@ def sleeping(run: Run, sandbox: Sandbox, posts: int) -> None:
     run.signal(signal.SIGSTOP)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kontext_sandbox", [A_SECOND], indirect=True)
 @pytest.mark.parametrize("api_version", ["v1", "v2"])
 def test_a_run_that_sleeps_longer_than_its_lease_is_replaced_and_stops_when_it_wakes(

@@ -127,6 +127,7 @@ def test_an_expired_record_is_unknown_and_left_for_another_run(
     assert set(Ledgerbook(one.ledger, kontext_sandbox).posts_per_row().values()) == {2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fault",
     [

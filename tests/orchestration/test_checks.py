@@ -94,6 +94,7 @@ def test_a_picture_that_two_batches_share_is_charged_once(project: Project) -> N
     assert sum(pc.sum(project.table(key)["cost_usd"]).as_py() for key in ALL) == pytest.approx(project.cost())
 
 
+@pytest.mark.long
 def test_a_batch_that_failed_keeps_the_check_red_until_it_passes(project_on_disk: Project) -> None:
     project = project_on_disk
     project.plan()

@@ -40,8 +40,9 @@ defs = with_processes()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("project", [{"speed": 12}], indirect=True)
-@pytest.mark.parametrize("api_version", ["v1", pytest.param("v2", marks=pytest.mark.long)])
+@pytest.mark.parametrize("api_version", ["v1", "v2"])
 def test_sigterm_collects_what_is_in_flight(
     project_on_disk: Project, api_version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

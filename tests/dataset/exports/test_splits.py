@@ -84,7 +84,7 @@ def shared(found: Iterable[set[str]]) -> set[str]:
     return first & second
 
 
-@pytest.mark.parametrize("direction", ["forward", "both"])
+@pytest.mark.parametrize("direction", ["forward", pytest.param("both", marks=pytest.mark.long)])
 def test_no_input_picture_is_on_both_sides_also_after_growth(
     dataset: MadeDataset, tmp_path: Path, direction: str
 ) -> None:

@@ -70,6 +70,7 @@ def test_the_index_of_30_000_pictures_finds_what_was_planted() -> None:
     assert list(zip(found.one.tolist(), found.other.tolist(), strict=True)) == [(i, i + 100) for i in range(100)]
 
 
+@pytest.mark.long
 def test_thousands_of_equal_pictures_each_have_a_pair() -> None:
     hashes = np.full(5_000, 12345, np.uint64)
     found = near_pairs(hashes)

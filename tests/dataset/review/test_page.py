@@ -4,6 +4,7 @@ import csv
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Page, expect
 from upath import UPath
 
@@ -16,6 +17,8 @@ from kontext_pipeline.dataset.review.page_server import serve_in_thread
 from tests.dataset.exports.made_datasets import MadeDataset
 from tests.dataset.review.conftest import XSS, flat
 from tests.dataset.review.test_decisions import NOON
+
+pytestmark = pytest.mark.long
 
 
 def open_page(page: Page, url: str) -> None:
