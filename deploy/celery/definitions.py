@@ -9,8 +9,8 @@ from pathlib import Path
 from dagster import Definitions, config_from_files, definitions
 from dagster_celery import celery_executor
 
+from kontext_pipeline.definition_settings import dataset_name
 from kontext_pipeline.orchestration.dataset_definitions import kontext_definitions
-from kontext_pipeline.settings import dataset_name
 
 CONFIG = config_from_files([str(Path(__file__).with_name("celery.yaml"))])["execution"]["config"]
 

@@ -150,6 +150,7 @@ def test_four_processes_share_a_new_dagster_home(
     environment = {**environment, "DAGSTER_HOME": str(tmp_path / "home")}
     runs = []
     for number in range(4):
+        environment = {**environment, "KONTEXT_DATASET": f"dataset{number}"}
         manifest([{"prompt": f"number {number}"}], f"rows{number}.csv")
         command = [KONTEXT, "run", f"rows{number}.csv", "--yes", "--data-dir", f"out{number}"]
         runs.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True))

@@ -21,7 +21,7 @@ MB = 2**20
 
 MEASURED = """
 import json, resource, sys
-from kontext_pipeline.lock_command import lock, verify
+from kontext_pipeline.commands.lock import lock, verify
 from kontext_pipeline.settings import load_settings
 settings = load_settings(data_dir=sys.argv[1])
 lock(settings)
