@@ -15,6 +15,8 @@ from tests.cli.conftest import KONTEXT, Kontext
 from tests.cli.provider import Provider, error
 from tests.segmind.gateway import Gateway, Reply
 
+pytestmark = pytest.mark.long
+
 Manifest = Callable[..., Path]
 TARGET = "/services/T0123/B4567/89abcdefghij"
 

@@ -23,10 +23,13 @@ AS_USER = (
     *("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"),
 )
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("setpriv"),
-    reason="only the superuser can run a command as another user, and setpriv is needed",
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not shutil.which("setpriv"),
+        reason="only the superuser can run a command as another user, and setpriv is needed",
+    ),
+]
 
 
 @pytest.fixture

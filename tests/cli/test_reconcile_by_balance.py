@@ -9,6 +9,8 @@ from kontext_pipeline.generation.ledger import balances
 from tests.cli.conftest import Kontext
 from tests.sandbox.running import TEST_KEY, Sandbox, running_sandbox
 
+pytestmark = pytest.mark.long
+
 Manifest = Callable[..., Path]
 RUN = ("run", "rows.csv", "--yes")
 

@@ -21,6 +21,8 @@ from tests.cli.provider import Provider, error, picture
 from tests.sandbox.running import Sandbox, running_sandbox
 from tests.segmind.gateway import Reply
 
+pytestmark = pytest.mark.long
+
 Manifest = Callable[..., Path]
 RUN = ("run", "rows.csv", "--yes")
 RESAMPLE = ("verify", "--resample", "3", "--resample-seed", "5", "--yes")

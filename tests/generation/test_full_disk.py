@@ -16,6 +16,8 @@ from tests.generation.runs import Ledgerbook, Run, RunSpec, fingerprint_of, perf
 from tests.inputs.collecting import picture
 from tests.sandbox.running import Sandbox
 
+pytestmark = pytest.mark.long
+
 A_SECOND = {"speed": 24.0, "latency_spread": 0.0}
 MIB = 2**20
 

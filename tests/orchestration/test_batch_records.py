@@ -19,6 +19,8 @@ from kontext_pipeline.segmind.outcomes import Cause
 from tests.orchestration.conftest import RANGE_END, RANGE_START, Project, failure_of, materialized, wait_until
 from tests.orchestration.shown import shown
 
+pytestmark = pytest.mark.long
+
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
 ONE_AT_A_TIME = {"resources": {"segmind": {"config": {"concurrency": 1}}}}
 

@@ -30,6 +30,8 @@ from kontext_pipeline.orchestration.resources import KontextResource
 from kontext_pipeline.settings import load_settings
 from tests.orchestration.conftest import Project, job_def, wait_until
 
+pytestmark = pytest.mark.long
+
 RUN = "11111111-2222-3333-4444-555555555555"
 PROCESS = """
 import sys, time

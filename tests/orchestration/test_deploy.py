@@ -5,6 +5,7 @@
 
 import getpass
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -67,6 +68,11 @@ def test_the_two_instance_configurations_differ_in_their_storage_alone() -> None
     one, other = read("dagster.yaml"), read("dagster.postgres.yaml")
     assert other.pop("storage") == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
     assert one == other
+
+
+def test_the_location_for_celery_loads() -> None:
+    defs = runpy.run_path(str(DEPLOY / "celery" / "definitions.py"))["defs"]()
+    assert defs.executor.name == "celery"
 
 
 def test_the_configuration_of_celery_is_one_of_its_executor() -> None:

@@ -12,6 +12,8 @@ from kontext_pipeline.settings import load_settings
 from tests.orchestration.conftest import Project, materialized
 from tests.orchestration.shown import shown
 
+pytestmark = pytest.mark.long
+
 ALL = ["photos-00000", "photos-00001", "photos-00002"]
 FRESH = dict.fromkeys(ALL, "FRESH")
 

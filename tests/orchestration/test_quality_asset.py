@@ -30,6 +30,8 @@ from kontext_pipeline.orchestration.resources import KontextResource, SegmindRes
 from tests.inputs.collecting import picture
 from tests.orchestration.conftest import RANGE_END, RANGE_START, Project, checks, materialized
 
+pytestmark = pytest.mark.long
+
 FIRST, SECOND, THIRD = "photos-00000", "photos-00001", "photos-00002"
 
 

@@ -8,6 +8,8 @@ from kontext_pipeline.definitions import defs
 from tests.orchestration.conftest import KEY, Project
 from tests.segmind.gateway import Gateway, Reply
 
+pytestmark = pytest.mark.long
+
 ADDRESS = "/services/T0123/B4567/89abcdefghij"
 PAGER_KEY = "pager-key-of-nobody"
 

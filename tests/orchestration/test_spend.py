@@ -4,6 +4,7 @@ import base64
 from io import BytesIO
 
 import pandas as pd
+import pytest
 from dagster import AssetKey
 from PIL import Image
 
@@ -13,6 +14,8 @@ from kontext_pipeline.generation.ledger.database import Database
 from kontext_pipeline.generation.ledger.report import read_books
 from kontext_pipeline.settings import load_settings
 from tests.orchestration.conftest import Project, materialized
+
+pytestmark = pytest.mark.long
 
 
 def spend_of(project: Project) -> dict[str, object]:
