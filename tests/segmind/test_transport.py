@@ -198,11 +198,11 @@ def test_a_call_ends_at_its_deadline_however_it_is_dragged_out(
     gateway: Gateway, connect: Connect, spool: Path, reply: Reply, outcome: Outcome
 ) -> None:
     gateway.routes[V1] = reply
-    answer = connect(answer_timeout_s=0.4).generate(BODY, spool)
+    answer = connect(answer_timeout_s=1.5).generate(BODY, spool)
     # The whole answer would take minutes.
     assert result(answer) == (outcome, "answer_timeout")
     assert answer.charge is Charge.POSSIBLE
-    assert answer.latency_s >= 0.4
+    assert answer.latency_s >= 1.5
 
 
 def test_a_poll_has_a_shorter_deadline(gateway: Gateway, connect: Connect) -> None:
