@@ -70,3 +70,7 @@ def test_the_tests_that_show_what_is_promised_exist() -> None:
 def test_the_glossary_has_at_most_twenty_words() -> None:
     glossary = (ROOT / "docs" / "architecture.md").read_text().partition("## Glossary")[2].partition("\n## ")[0]
     assert 10 < len(re.findall(r"^\| (?!word )\w", glossary, re.MULTILINE)) <= 20
+
+
+def test_the_figures_fit_on_a_page() -> None:
+    assert len((ROOT / "docs" / "performance.md").read_text().splitlines()) <= 80
