@@ -61,7 +61,7 @@ class Slots:
     def filling(self) -> bool:
         """Whether reservations are being sent because slots are free."""
         with self._condition:
-            return bool(self._reservations) and self._may_send()
+            return bool(self._reservations) and not self._closed and self._may_send()
 
     def wanted(self) -> int:
         """Return how many more reservations should be made now."""

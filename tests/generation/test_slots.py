@@ -50,6 +50,9 @@ def test_slots_are_filling_while_a_reservation_can_be_sent(clock: FakeClock) -> 
     assert not slots.filling
     clock.forward(5.0)
     assert slots.filling
+    # What is in flight is collected now, and nothing else is sent.
+    slots.close()
+    assert not slots.filling
 
 
 def test_a_taken_slot_is_waited_for(clock: FakeClock) -> None:
