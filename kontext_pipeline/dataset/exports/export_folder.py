@@ -27,7 +27,7 @@ from kontext_pipeline.dataset.exports.export_record import RECORD, Entry, line_o
 from kontext_pipeline.dataset.exports.staging import STAGING, Move, Staging, Write
 from kontext_pipeline.files import is_local, local_path
 
-_OWN_FOLDERS: Final = ("plan", "images", "inputs", "metadata", "quality", "review", "ledger.db.claims")
+_OWN_FOLDERS: Final = ("plan", "images", "inputs", "metadata", "quality", "review", "resamples", "ledger.db.claims")
 _UNSEEN: Final = frozenset({LOCK, STAGING, ".DS_Store"})
 
 

@@ -5,7 +5,7 @@ A line for each file, so that a list of a million files is read and written with
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from kontext_pipeline.dataset.exports.export_options import ExportError
@@ -86,7 +86,20 @@ def entry_of(line: str) -> Entry:
         ValueError, TypeError: It has none.
     """
     entry = Entry(**json.loads(line))
+    checked_path(entry.path)
     return entry._replace(sha256=entry.made_from) if entry.sha256 == entry.made_from else entry
+
+
+def checked_path(path: str) -> str:
+    """Return the path of a file of an export. An export may come from somebody else: its paths must stay in its folder.
+
+    Raises:
+        ValueError: The path leads out of the folder.
+    """
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\\" in path:
+        raise ValueError(f"{path!r} is no path of a file in the export")
+    return path
 
 
 def _entries(lines: Iterable[str]) -> Iterator[Entry]:

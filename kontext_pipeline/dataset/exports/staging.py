@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from upath import UPath
 
-from kontext_pipeline.dataset.exports.export_record import Entry, entry_of, line_of
+from kontext_pipeline.dataset.exports.export_options import ExportError
+from kontext_pipeline.dataset.exports.export_record import Entry, checked_path, entry_of, line_of
 from kontext_pipeline.files import flush, is_local, local_path, write_atomically
 
 STAGING: Final = ".kontext-export"
@@ -91,8 +92,10 @@ class Staging:
         """Finish a commit that was begun, if there is one.
 
         Raises:
+            ExportError: The journal is none that an export has written. Nothing was moved.
             OSError: It can't be finished.
         """
+        self._check_journal()
         phase = next(self._journal(), None)
         if phase is None:
             return
@@ -211,6 +214,19 @@ class Staging:
         ):
             for line in file:
                 yield json.loads(line)
+
+    def _check_journal(self) -> None:
+        """Refuse a journal with a path that leads out of the folder, before anything is moved or removed."""
+        try:
+            for item in islice(self._journal(), 1, None):
+                for path in [item] if isinstance(item, str) else item:
+                    if path is not None:
+                        checked_path(path)
+        except (ValueError, TypeError) as error:
+            raise ExportError(
+                f"{self._folder / 'commit.jsonl'} is no journal of an export ({error}). Remove {self._folder}, or choose "
+                "another folder with --out."
+            ) from None
 
     def _journaled_moves(self) -> Iterator[Move]:
         for item in self._journal():

@@ -16,6 +16,7 @@ from upath import UPath
 
 from kontext_pipeline.dataset.exports.export_lock import LOCK, locked
 from kontext_pipeline.dataset.exports.export_options import ExportError
+from kontext_pipeline.dataset.exports.staging import STAGING
 from tests.dataset.exports.made_datasets import MadeDataset, export, picture, tree
 
 LAYOUTS = ["imagefolder", "parquet", "webdataset", "pairs"]
@@ -120,7 +121,31 @@ def test_the_owners_lines_of_the_card_stay(dataset: MadeDataset, tmp_path: Path)
     assert "| `default` | `train` | 2 |" in card.read_text()
 
 
-@pytest.mark.parametrize("inside", ["", "images", "metadata/out", "inputs/aa"])
+@pytest.mark.parametrize("path", ["../mine.txt", "{folder}/mine.txt", "data/../../mine.txt"])
+def test_an_export_of_somebody_else_moves_and_removes_nothing_outside(
+    dataset: MadeDataset, tmp_path: Path, path: str
+) -> None:
+    out, mine = tmp_path / "out", tmp_path / "mine.txt"
+    dataset.add([{}])
+    export(dataset, out, "parquet")
+    mine.write_text("mine")
+    path = path.format(folder=tmp_path)
+    record = (out / "export.json").read_text()
+    entry = json.dumps({"path": path, "bytes": 4, "sha256": "0", "made_from": "0"})
+    (out / "export.json").write_text(record.replace('"files": [\n', f'"files": [\n    {entry},\n'))
+    with pytest.raises(ExportError, match="no path of a file in the export"):
+        export(dataset, out, "parquet")
+    (out / "export.json").write_text(record)
+    journal = out / STAGING / "commit.jsonl"
+    for item in (path, [path, "00aa", "data/taken.txt"], [None, "00aa", path]):
+        journal.parent.mkdir(exist_ok=True)
+        journal.write_text(f'"placing"\n{json.dumps(item)}\n')
+        with pytest.raises(ExportError, match="no journal of an export"):
+            export(dataset, out, "parquet")
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("inside", ["", "images", "metadata/out", "inputs/aa", "resamples"])
 def test_the_data_directorys_own_folders_are_refused(dataset: MadeDataset, inside: str) -> None:
     dataset.add([{}])
     before = tree(Path(dataset.data_dir.path))
