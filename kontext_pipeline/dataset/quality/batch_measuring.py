@@ -35,12 +35,12 @@ log: Final = logging.getLogger(__name__)
 
 SAVED_AFTER: Final = 500
 """Pictures after which a table is written: a run that is killed loses no more."""
-FULL_INPUTS_HELD: Final = 2
-"""The same where plug-ins need the pictures at their full size."""
 AT_ONCE: Final = 8
 """Pictures for each worker between two looks whether to stop."""
 INPUTS_HELD: Final = 8
 """Input pictures that stay in memory, because several pictures of a batch are made from one."""
+FULL_INPUTS_HELD: Final = 2
+"""The same where plug-ins need the pictures at their full size."""
 
 
 @dataclass(slots=True)
