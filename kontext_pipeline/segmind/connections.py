@@ -64,6 +64,8 @@ class OpenCall:
     sock: Any = None
     check_peer: Callable[[str, str], None] | None = None
     """Called with the host and the address of each new connection, before anything is sent on it."""
+    response: "FinalResponse | None" = None
+    """The answer, once its status and headers came."""
 
     def sending(self, sock: Any) -> None:
         """Record that bytes of the request are about to leave through `sock`.
@@ -134,6 +136,8 @@ class FinalResponse(HTTPResponse):
             del self.headers["content-length"]
             if not self.chunked:
                 self.length, self.will_close = None, True
+        if (call := current_call.get()) is not None:
+            call.response = self
 
     def rest(self, size: int) -> Iterator[bytes]:
         """Yield the bytes behind the announced length, in pieces of at most `size`, until none came for a moment."""

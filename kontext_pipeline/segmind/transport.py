@@ -21,7 +21,6 @@ from urllib3.exceptions import SSLError as WrappedSSLError
 
 from kontext_pipeline.segmind.addresses import is_loopback
 from kontext_pipeline.segmind.connections import (
-    FinalResponse,
     ForbiddenAddressError,
     OpenCall,
     Session,
@@ -184,9 +183,8 @@ class Reply:
 
     def rest(self) -> Iterator[bytes]:
         """Yield what came behind the announced length, once `chunks` has reached it. Most often nothing did."""
-        original = getattr(self.response.raw, "_original_response", None)
-        if isinstance(original, FinalResponse):
-            yield from original.rest(CHUNK_BYTES)
+        if self.call.response is not None:
+            yield from self.call.response.rest(CHUNK_BYTES)
 
 
 def _ended(call: OpenCall) -> DisconnectedError:
