@@ -111,6 +111,7 @@ def request_plan(context: SensorEvaluationContext, kontext: KontextResource) -> 
     depends_on = [
         sorted((manifest.name, manifest.digest) for manifest in manifests),
         [settings.backend, settings.seed, settings.clamp_safety_tolerance, settings.data_dir],
+        [sorted(settings.column_mapping.items()), settings.aspect_ratio],
     ]
     digest = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
     planned, asked, key = [*(context.cursor or "").split("|"), "", ""][:3]

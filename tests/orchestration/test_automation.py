@@ -2,6 +2,7 @@
 
 import datetime
 
+import pytest
 from dagster import (
     AssetKey,
     DagsterInstance,
@@ -56,6 +57,30 @@ def test_a_changed_manifest_is_planned_once(project: Project) -> None:
     second = _sensed(project, planned.cursor)
     assert isinstance(second, SensorResult)
     assert second.run_requests
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("KONTEXT_SEED", "7"),
+        ("KONTEXT_ASPECT_RATIO", "match_input_image"),
+        ("KONTEXT_COLUMNS", "id=caption"),
+        ("KONTEXT_CLAMP_SAFETY_TOLERANCE", "true"),
+    ],
+)
+def test_a_setting_on_which_the_plan_depends_asks_for_a_plan(
+    project: Project, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    first = _sensed(project, None)
+    assert isinstance(first, SensorResult)
+    [request] = first.run_requests or []
+    project.run("plan_manifests", tags=request.tags)
+    planned = _sensed(project, first.cursor)
+    assert isinstance(planned, SensorResult)
+    monkeypatch.setenv(variable, value)
+    changed = _sensed(project, planned.cursor)
+    assert isinstance(changed, SensorResult)
+    assert changed.run_requests
 
 
 def test_a_manifest_that_cannot_be_planned_is_asked_for_once_and_said_until_it_changes(project: Project) -> None:
